@@ -1,0 +1,55 @@
+"""gasang: unmodified x86-64 guests by binary translation, in an ordinary process.
+
+    from gasang import Machine
+
+    with Machine.boot(memory="512M") as vm:
+        print(vm.run("uname -a", timeout=10).stdout)
+"""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from gasang.config import MachineConfig
+from gasang.errors import (
+    CacheError,
+    ConfigError,
+    DownloadError,
+    GasangError,
+    GuestAgentError,
+    GuestCommandFailed,
+    GuestImageError,
+    GuestTimeout,
+    KernelError,
+    MachineDied,
+)
+
+if TYPE_CHECKING:
+    from gasang.machine import Machine
+
+__all__ = [
+    "CacheError",
+    "ConfigError",
+    "DownloadError",
+    "GasangError",
+    "GuestAgentError",
+    "GuestCommandFailed",
+    "GuestImageError",
+    "GuestTimeout",
+    "KernelError",
+    "Machine",
+    "MachineConfig",
+    "MachineDied",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """`Machine` is loaded when it is asked for: `gasang --version` needs no engine."""
+    if name == "Machine":
+        from gasang.machine import Machine  # noqa: PLC0415
+
+        return Machine
+    if name == "__version__":
+        return metadata.version("gasang")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,90 @@
+"""What a machine is asked to be: one frozen value, validated when it is made."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from gasang.errors import ConfigError
+from gasang.units import MIB, format_size
+
+Accelerator = Literal["auto", "bt", "interp"]
+ACCELERATORS: tuple[str, ...] = get_args(Accelerator)
+
+MINIMUM_MEMORY = 32 * MIB
+MAXIMUM_CPUS = 64
+_PAGE = 4096
+_CPU_NAME = re.compile(r"[\w.-]+(,[+-][\w.-]+)*", re.ASCII)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineConfig:
+    """A machine's parts. Raises `ConfigError` when made with a value that no machine can have.
+
+    Files are not opened here: a missing kernel is found by the loaders, when the machine is built.
+    """
+
+    kernel: Path | None = None
+    """The kernel's file; None boots the default guest's."""
+
+    initrd: Path | str | bytes | None = None
+    """The initial RAM disk: a file, or its content as bytes. For a multiboot kernel a string is QEMU's list of
+    modules, "FILE ARGS,FILE ARGS", where a doubled comma stands for one."""
+
+    modules: tuple[str, ...] = ()
+    """Multiboot modules, each "FILE ARGS"."""
+
+    append: str = ""
+    """The kernel's command line."""
+
+    memory: int = 512 * MIB
+    """Guest RAM in bytes, a multiple of 4096, at least 32 MiB."""
+
+    cpus: int = 1
+    """Virtual processors."""
+
+    cpu: str = "max"
+    """Processor model: MODEL[,+feature,-feature]... The engine knows the names."""
+
+    accel: Accelerator = "auto"
+    """What executes the guest: "bt" translates, "interp" interprets, "auto" takes the best one here ("bt")."""
+
+    trace_blocks: bool = False
+    """Keep each translated block, guest code beside host code, for `Machine.translated_blocks`."""
+
+    def __post_init__(self) -> None:
+        self._check_memory()
+        self._check_processors()
+        self._check_boot()
+
+    @property
+    def engine_accel(self) -> Literal["bt", "interp"]:
+        """The accelerator by the engine's name: "auto" resolved."""
+        return "bt" if self.accel == "auto" else self.accel
+
+    def _check_memory(self) -> None:
+        if self.memory < MINIMUM_MEMORY:
+            raise ConfigError(
+                f"memory {format_size(self.memory)} is too little: "
+                f"give the guest at least {format_size(MINIMUM_MEMORY)}"
+            )
+        if self.memory % _PAGE:
+            raise ConfigError(f"memory of {self.memory} bytes is not a multiple of {_PAGE}")
+
+    def _check_processors(self) -> None:
+        if not 1 <= self.cpus <= MAXIMUM_CPUS:
+            raise ConfigError(f"cpus is {self.cpus}: choose 1 to {MAXIMUM_CPUS}")
+        if not _CPU_NAME.fullmatch(self.cpu):
+            raise ConfigError(f"cpu {self.cpu!r} is not MODEL[,+feature,-feature]..., such as max,-avx512f")
+        if self.accel not in ACCELERATORS:
+            raise ConfigError(f"accel {self.accel!r} is not one of {', '.join(ACCELERATORS)}")
+
+    def _check_boot(self) -> None:
+        if self.modules and self.kernel is None:
+            raise ConfigError("modules are for a multiboot kernel: name one with kernel (--kernel)")
+        if self.modules and self.initrd is not None:
+            raise ConfigError("give either modules (--module) or an initrd (--initrd), not both")
+        if "\0" in self.append:
+            raise ConfigError("the kernel command line (append) contains a NUL character")

@@ -1,0 +1,94 @@
+"""Everything that gasang raises on purpose, as one tree.
+
+    GasangError
+    ├── ConfigError          an option has a value that cannot be used (also a ValueError)
+    ├── KernelError          a kernel, initrd or module file is missing, truncated, or for another machine
+    ├── GuestImageError      the default guest cannot be put together
+    │   ├── DownloadError    a package of it could not be fetched or verified
+    │   └── CacheError       the cache directory cannot be used
+    ├── MachineDied          the machine ended while a call was waiting for it
+    ├── GuestTimeout         the guest did not answer, or a command did not end, in time (also a TimeoutError)
+    ├── GuestCommandFailed   `run(check=True)`: the command's exit code was not 0
+    └── GuestAgentError      the guest's agent refused a request, or no agent runs in this guest
+
+Each message says what was wrong, with which value, and what to do about it, in one line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class GasangError(Exception):
+    """The root of the tree: catch it to catch everything that gasang raises on purpose."""
+
+
+class ConfigError(GasangError, ValueError):
+    """An option has a value that cannot be used."""
+
+
+class KernelError(GasangError):
+    """A kernel, initrd or module cannot be booted: missing, truncated, not a kernel, for another architecture."""
+
+
+class GuestImageError(GasangError):
+    """The default guest cannot be put together."""
+
+
+class DownloadError(GuestImageError):
+    """A package of the default guest could not be fetched, or is not what its index promises."""
+
+
+class CacheError(GuestImageError):
+    """The cache directory cannot be made, read or written."""
+
+
+class MachineDied(GasangError):
+    """The machine ended while a call was waiting for it.
+
+    `reason` is one short phrase ("triple fault", "power-off", "stopped"); `console_tail` is the end of what the
+    guest printed on its console, as text.
+    """
+
+    def __init__(self, reason: str, console_tail: str = "") -> None:
+        super().__init__(reason, console_tail)
+        self.reason = reason
+        self.console_tail = console_tail
+
+    def __str__(self) -> str:
+        message = f"the machine ended: {self.reason}"
+        if not self.console_tail:
+            return message
+        return f"{message}; the end of its console:\n{self.console_tail}"
+
+
+class GuestTimeout(GasangError, TimeoutError):
+    """The guest did not answer, or a command did not end, in time.
+
+    `stdout` and `stderr` hold what the command wrote until then; for a console, `stdout` is what was read.
+    """
+
+    def __init__(self, message: str, *, stdout: bytes = b"", stderr: bytes = b"") -> None:
+        super().__init__(message)
+        self.stdout = stdout
+        self.stderr = stderr
+
+
+class GuestCommandFailed(GasangError):
+    """A command that ran with `check=True` ended with an exit code other than 0."""
+
+    def __init__(
+        self, command: str | Sequence[str], returncode: int, *, stdout: bytes = b"", stderr: bytes = b""
+    ) -> None:
+        super().__init__(command, returncode)
+        self.command = command
+        self.returncode = returncode
+        self.stdout = stdout
+        self.stderr = stderr
+
+    def __str__(self) -> str:
+        return f"command {self.command!r} returned {self.returncode} in the guest"
+
+
+class GuestAgentError(GasangError):
+    """The guest's agent refused a request, or this guest runs no agent."""
