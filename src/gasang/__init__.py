@@ -1,9 +1,11 @@
 """gasang: unmodified x86-64 guests by binary translation, in an ordinary process.
 
-    from gasang import Machine
+```python
+from gasang import Machine
 
-    with Machine.boot(memory="512M") as vm:
-        print(vm.run("uname -a", timeout=10).stdout)
+with Machine.boot(memory="512M") as vm:
+    print(vm.run("uname -a", timeout=10).stdout)
+```
 """
 
 from __future__ import annotations

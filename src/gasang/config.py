@@ -30,8 +30,8 @@ class MachineConfig:
     """The kernel's file; None boots the default guest's."""
 
     initrd: Path | str | bytes | None = None
-    """The initial RAM disk: a file, or its content as bytes. For a multiboot kernel a string is QEMU's list of
-    modules, "FILE ARGS,FILE ARGS", where a doubled comma stands for one."""
+    """The initial RAM disk: a file, or its content as bytes. For a multiboot kernel a string is QEMU's list
+    of modules, "FILE ARGS,FILE ARGS", where a doubled comma stands for one."""
 
     modules: tuple[str, ...] = ()
     """Multiboot modules, each "FILE ARGS"."""
@@ -49,7 +49,7 @@ class MachineConfig:
     """Processor model: MODEL[,+feature,-feature]... The engine knows the names."""
 
     accel: Accelerator = "auto"
-    """What executes the guest: "bt" translates, "interp" interprets, "auto" takes the best one here ("bt")."""
+    """What executes the guest: "bt" translates, "interp" interprets, "auto" takes the faster one ("bt")."""
 
     trace_blocks: bool = False
     """Keep each translated block, guest code beside host code, for `Machine.translated_blocks`."""

@@ -28,7 +28,7 @@ class ConfigError(GasangError, ValueError):
 
 
 class KernelError(GasangError):
-    """A kernel, initrd or module cannot be booted: missing, truncated, not a kernel, for another architecture."""
+    """A kernel, initrd or module cannot be booted: missing, truncated, for another machine, not a kernel."""
 
 
 class GuestImageError(GasangError):
@@ -43,11 +43,11 @@ class CacheError(GuestImageError):
     """The cache directory cannot be made, read or written."""
 
 
-class MachineDied(GasangError):
+class MachineDied(GasangError):  # noqa: N818 - the name says what happened
     """The machine ended while a call was waiting for it.
 
-    `reason` is one short phrase ("triple fault", "power-off", "stopped"); `console_tail` is the end of what the
-    guest printed on its console, as text.
+    `reason` is one short phrase ("triple fault", "power-off", "stopped"); `console_tail` is the end of what
+    the guest printed on its console, as text.
     """
 
     def __init__(self, reason: str, console_tail: str = "") -> None:
@@ -62,7 +62,7 @@ class MachineDied(GasangError):
         return f"{message}; the end of its console:\n{self.console_tail}"
 
 
-class GuestTimeout(GasangError, TimeoutError):
+class GuestTimeout(GasangError, TimeoutError):  # noqa: N818 - the name says what happened
     """The guest did not answer, or a command did not end, in time.
 
     `stdout` and `stderr` hold what the command wrote until then; for a console, `stdout` is what was read.
@@ -74,7 +74,7 @@ class GuestTimeout(GasangError, TimeoutError):
         self.stderr = stderr
 
 
-class GuestCommandFailed(GasangError):
+class GuestCommandFailed(GasangError):  # noqa: N818 - the name says what happened
     """A command that ran with `check=True` ended with an exit code other than 0."""
 
     def __init__(

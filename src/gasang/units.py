@@ -1,6 +1,7 @@
 """Sizes as people write them: "512M", "1.5GiB", "64k".
 
-K, M, G and T are powers of 1024 whether written K, KB or KiB, as in QEMU. A bare number is MiB, as in QEMU's `-m`.
+K, M, G and T are powers of 1024 whether written K, KB or KiB, as in QEMU. A bare number counts MiB, as in
+QEMU's `-m`.
 """
 
 from __future__ import annotations
