@@ -1,0 +1,210 @@
+"""The engine: virtual processors, guest memory and the chipset that is too hot for Python.
+
+`Vcpu.run(reply)` enters the guest; the exit is the value that it returns, and the answer to an exit that
+reads travels with the next entry.
+"""
+
+from collections.abc import Mapping
+from typing import final
+
+@final
+class EngineError(Exception):
+    """The engine refused: a bad processor model, memory that cannot be had, a register that does not exist."""
+
+@final
+class PioRead:
+    """The guest reads an I/O port; answer with the value in the next `run`."""
+
+    __match_args__ = ("port", "size")
+    @property
+    def port(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+
+@final
+class PioWrite:
+    """The guest writes an I/O port."""
+
+    __match_args__ = ("port", "size", "value")
+    @property
+    def port(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def value(self) -> int: ...
+
+@final
+class MmioRead:
+    """The guest reads a physical address that is neither RAM nor a device of the engine; answer in the next `run`."""
+
+    __match_args__ = ("address", "size")
+    @property
+    def address(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+
+@final
+class MmioWrite:
+    """The guest writes a physical address that is neither RAM nor a device of the engine."""
+
+    __match_args__ = ("address", "size", "value")
+    @property
+    def address(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def value(self) -> int: ...
+
+@final
+class SerialOutput:
+    """Bytes that the guest sent through serial port `index` (0 is COM1), collected since the last exit."""
+
+    __match_args__ = ("index", "data")
+    @property
+    def index(self) -> int: ...
+    @property
+    def data(self) -> bytes: ...
+
+@final
+class Halted:
+    """HLT with interrupts disabled: nothing but an NMI could wake this processor."""
+
+@final
+class Shutdown:
+    """The processor gave up; `reason` is "triple fault"."""
+
+    __match_args__ = ("reason",)
+    @property
+    def reason(self) -> str: ...
+
+@final
+class Interrupted:
+    """`Vcpu.kick` was called, or the instruction budget of `run` is spent."""
+
+Exit = PioRead | PioWrite | MmioRead | MmioWrite | SerialOutput | Halted | Shutdown | Interrupted
+
+@final
+class Segment:
+    """A segment register: the selector and the hidden part.
+
+    `attributes` has the layout of a VMCS access-rights field (SDM vol. 3, 25.4.1): type 3:0, S 4, DPL 6:5, P 7,
+    AVL 12, L 13, D/B 14, G 15, unusable 16. `limit` is in bytes, already scaled.
+    """
+
+    __match_args__ = ("selector", "base", "limit", "attributes")
+    def __new__(cls, selector: int, base: int, limit: int, attributes: int) -> Segment: ...
+    @property
+    def selector(self) -> int: ...
+    @property
+    def base(self) -> int: ...
+    @property
+    def limit(self) -> int: ...
+    @property
+    def attributes(self) -> int: ...
+
+@final
+class DescriptorTable:
+    """GDTR or IDTR."""
+
+    __match_args__ = ("base", "limit")
+    def __new__(cls, base: int, limit: int) -> DescriptorTable: ...
+    @property
+    def base(self) -> int: ...
+    @property
+    def limit(self) -> int: ...
+
+@final
+class TranslatedBlock:
+    """A translation block: the guest's code beside the host code that it became.
+
+    `guest` and `host` are lists of (address, bytes, text) in program order.
+    """
+
+    @property
+    def guest_address(self) -> int: ...
+    @property
+    def physical_address(self) -> int: ...
+    @property
+    def guest(self) -> list[tuple[int, bytes, str]]: ...
+    @property
+    def host(self) -> list[tuple[int, bytes, str]]: ...
+
+@final
+class Vcpu:
+    """A virtual processor. One thread runs it; `kick` may come from any thread."""
+
+    @property
+    def index(self) -> int: ...
+    def run(self, reply: int | None = None, *, instructions: int | None = None) -> Exit:
+        """Enter the guest; return the next exit.
+
+        `reply` answers the read that the last exit asked for. `instructions` bounds the run: after that many
+        instructions it returns `Interrupted`. The GIL is released inside.
+
+        Raises `EngineError` if a reply is due and missing, or another thread is inside `run`.
+        """
+
+    def kick(self) -> None:
+        """Make the current or the next `run` return `Interrupted` soon. Safe from any thread."""
+
+    def registers(self) -> Mapping[str, int | Segment | DescriptorTable]:
+        """Every register by its manual's name: rax … r15, rip, rflags, cr0, cr2, cr3, cr4, cr8, efer, xcr0,
+        cs ss ds es fs gs ldtr tr (`Segment`), gdtr idtr (`DescriptorTable`), dr0 … dr7, and the rest of the
+        64-bit MSRs by name (star, lstar, cstar, fmask, kernel_gs_base, tsc_aux).
+        """
+
+    def set_registers(self, **values: int | Segment | DescriptorTable) -> None:
+        """Set the registers named; the others keep their values. Raises `EngineError` for an unknown name."""
+
+    def statistics(self) -> dict[str, int]:
+        """Counters since creation: instructions, exits, blocks translated, TLB refills, and so on."""
+
+    def translated_blocks(self) -> list[TranslatedBlock]:
+        """The blocks translated since the last call, when the Vm was made with `trace_blocks=True`."""
+
+@final
+class Vm:
+    """Guest memory, processors, interrupt controllers, timers and four serial ports, on one virtual clock.
+
+    RAM of `memory` bytes (a multiple of 4096) lies from address 0 up to 3 GiB and continues at 4 GiB; 0xA0000 to
+    0xBFFFF is a hole. Serial ports are at 0x3f8, 0x2f8, 0x3e8, 0x2e8 with GSIs 4, 3, 6, 7. Also in the engine: PIC, PIT
+    (with port 0x61), I/O APIC at 0xfec00000, HPET at 0xfed00000, local APIC at 0xfee00000, ACPI PM timer at port 0x608.
+
+    `accel` is "bt" (translator) or "interp" (T0 only). `cpu` is MODEL[,+feature,-feature]…
+
+    Raises `EngineError` for a bad model or feature name, or memory that cannot be mapped.
+    """
+
+    def __new__(
+        cls, *, memory: int, cpus: int = 1, accel: str = "bt", cpu: str = "max", trace_blocks: bool = False
+    ) -> Vm: ...
+    def vcpu(self, index: int) -> Vcpu: ...
+    def memory_regions(self) -> list[tuple[int, int]]:
+        """RAM as (physical address, length) pairs, ascending."""
+
+    def read_memory(self, address: int, length: int) -> bytes:
+        """Bytes of RAM at a physical address. Raises `EngineError` if any of it is not RAM."""
+
+    def write_memory(self, address: int, data: bytes) -> None:
+        """Write RAM at a physical address. Raises `EngineError` if any of it is not RAM, and then writes nothing."""
+
+    def set_interrupt_line(self, gsi: int, level: bool) -> None:
+        """Drive a global system interrupt line (0-23) high or low. Safe from any thread."""
+
+    def serial_input(self, index: int, data: bytes) -> int:
+        """Offer bytes to serial port `index`; returns how many were queued (all, up to a queue of 64 KiB)."""
+
+    def serial_pending(self, index: int) -> int:
+        """Bytes queued for serial port `index` that the guest has not read yet."""
+
+    def virtual_time(self) -> int:
+        """Nanoseconds of the virtual clock since creation."""
+
+def cpu_models() -> list[str]:
+    """The names that `cpu` takes."""
+
+def cpu_features() -> list[str]:
+    """The feature names that `cpu` takes after `+` and `-`."""
+
+def host_capabilities() -> dict[str, bool]:
+    """What the host processor and kernel offer the engine: fsgsbase, avx2, xsavec, …"""
