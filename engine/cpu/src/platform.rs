@@ -1,0 +1,36 @@
+//! What a processor reaches beyond its registers and RAM.
+
+use crate::exception::Trap;
+
+/// The processor's surroundings: I/O ports, memory-mapped devices, its local APIC, the clock, and whoever must hear of
+/// writes to translated code.
+///
+/// A method that returns `Err(Trap::Pending)` asks for an answer from outside: the instruction is abandoned without
+/// effect and executed again; the platform then gives the accesses it has already answered the same answers, in order.
+pub trait Platform {
+    /// IN: read `size` (1, 2, 4) bytes at a port.
+    fn port_read(&mut self, port: u16, size: u8) -> Result<u32, Trap>;
+    /// OUT.
+    fn port_write(&mut self, port: u16, size: u8, value: u32) -> Result<(), Trap>;
+    /// Read `size` (1, 2, 4, 8) bytes at a physical address that is not RAM; never crosses a page.
+    fn mmio_read(&mut self, address: u64, size: u8) -> Result<u64, Trap>;
+    /// Write at a physical address that is not RAM.
+    fn mmio_write(&mut self, address: u64, size: u8, value: u64) -> Result<(), Trap>;
+    /// Read an MSR of the local APIC or its timer; None if the MSR is not the platform's; #GP as the error.
+    fn msr_read(&mut self, msr: u32) -> Option<Result<u64, Trap>>;
+    /// Write such an MSR. `tsc_offset` converts a deadline of guest TSC to the platform's.
+    fn msr_write(&mut self, msr: u32, value: u64, tsc_offset: u64) -> Option<Result<(), Trap>>;
+    /// CR8: the task-priority class, 0-15.
+    fn task_priority(&mut self) -> u8;
+    /// Write CR8.
+    fn set_task_priority(&mut self, value: u8);
+    /// The time-stamp counter before the guest's offset.
+    fn time_stamp_counter(&mut self) -> u64;
+    /// Entropy for RDRAND and RDSEED.
+    fn random(&mut self) -> u64;
+    /// RAM at `host` (host address) is about to be written and its page holds translated code: on return, none of the
+    /// code made from those bytes may run again.
+    fn code_written(&mut self, host: u64, length: u64);
+    /// An iteration of a REP string instruction is committed: the answers given so far are spent.
+    fn iteration_committed(&mut self);
+}
