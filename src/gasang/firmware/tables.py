@@ -120,7 +120,7 @@ _BOOT_ARCHITECTURE = (
     1 << 0  # user-visible ISA devices: the serial ports
     | 1 << 2  # VGA must not be probed for
 )
-"""Bit 1, an 8042 keyboard controller, stays clear: ours can reset the machine, but no keyboard is behind it."""
+"""Bit 1, an 8042 keyboard controller, stays clear: ours can reset the machine, but it has no keyboard."""
 
 _SYSTEM_IO = 1
 _NO_DEEP_SLEEP_STATE = 0xFFFF

@@ -1,0 +1,6 @@
+"""From files to a `BootImage`: what to write into guest memory, and the registers to enter with."""
+
+from gasang.loaders.detect import load
+from gasang.loaders.image import BootImage, BootRequest, Segment, SegmentRegister, TableRegister
+
+__all__ = ["BootImage", "BootRequest", "Segment", "SegmentRegister", "TableRegister", "load"]
