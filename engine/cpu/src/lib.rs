@@ -2,18 +2,31 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod control_registers;
 mod core;
 pub mod cpuid;
+mod debug;
+mod delivery;
 mod exception;
+mod extended;
+mod far;
+mod flags;
+mod halt;
+mod io;
+mod msr;
 mod paging;
 mod platform;
+mod segments;
 pub mod state;
+mod syscall;
+mod task;
 pub mod tlb;
 
 pub use crate::access::Privilege;
 pub use crate::core::Core;
-pub use crate::cpuid::CpuModel;
+pub use crate::cpuid::{CpuModel, Feature};
 pub use crate::exception::{Exception, Trap};
+pub use crate::extended::SaveKind;
 pub use crate::paging::{Access, Physical};
 pub use crate::platform::Platform;
 pub use crate::state::{Activity, DescriptorTable, ExtendedState, SegmentRegister, Shadow, VcpuState};

@@ -1,0 +1,1 @@
+//! Hardware task switches (SDM vol. 3, chapter 7).
