@@ -1,0 +1,45 @@
+"""What a device is, and all that it sees of the machine: offsets, an interrupt line, guest memory, a clock.
+
+A device knows neither its addresses nor its interrupt's number, and never the engine: so a test drives it with
+a byte buffer, and the same device can be wired twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+
+class Device(Protocol):
+    """Registers, read and written by offset.
+
+    `size` is 1, 2, 4 or 8 bytes, never more than the width that the device was attached with; values are
+    unsigned and fit in `size` bytes.
+    """
+
+    def read(self, offset: int, size: int) -> int: ...
+
+    def write(self, offset: int, size: int, value: int) -> None: ...
+
+
+class InterruptLine(Protocol):
+    """A wire to an interrupt controller."""
+
+    def set_level(self, high: bool) -> None:
+        """Drive the line high or low; an edge-triggered input takes the change from low to high."""
+
+
+class GuestMemory(Protocol):
+    """Guest RAM by physical address. Both methods raise `GuestMemoryError` if any of the bytes is not RAM."""
+
+    def read(self, address: int, length: int) -> bytes: ...
+
+    def write(self, address: int, data: bytes) -> None: ...
+
+
+class GuestMemoryError(Exception):
+    """A guest gave a device an address that is not RAM: the device answers as its hardware would."""
+
+
+VirtualClock = Callable[[], int]
+"""Nanoseconds of the virtual clock since the machine was made: the only time that a device knows."""

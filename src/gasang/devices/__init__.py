@@ -1,0 +1,1 @@
+"""The devices of the PC that are not hot enough for the engine."""
