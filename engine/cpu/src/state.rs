@@ -199,6 +199,8 @@ pub struct VcpuState {
     pub nmi_blocked: bool,
     /// Debug-trap conditions (DR6 bits) waiting for the end of the current instruction.
     pub pending_debug: u64,
+    /// Room for generated code's own values; what lies where is the translator's matter.
+    pub translator: [u64; 32],
     /// x87, SSE, AVX state.
     pub extended: ExtendedState,
 }
@@ -231,6 +233,7 @@ impl VcpuState {
             shadow: Shadow::None,
             nmi_blocked: false,
             pending_debug: 0,
+            translator: [0; 32],
             extended: ExtendedState::initial(),
         };
         state.gpr[gpr::RDX] = 0x0080_0f11;
