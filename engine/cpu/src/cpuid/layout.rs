@@ -1,0 +1,88 @@
+//! The layout of XSAVE's standard format (SDM vol. 1, 13.4).
+
+use gasang_x86::control::xcr0;
+use std::arch::x86_64::__cpuid_count;
+
+/// One state component of the extended region.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Component {
+    /// Offset in the standard format.
+    pub offset: usize,
+    /// Size in bytes.
+    pub size: usize,
+    /// In the compacted format it starts at a multiple of 64.
+    pub aligned: bool,
+}
+
+/// Legacy region and header.
+const BASE_SIZE: usize = 576;
+/// PKRU is not in the image that the host restores, so it lies where no other component does.
+const PKRU: Component = Component { offset: 2688, size: 8, aligned: false };
+const PKRU_NUMBER: u32 = xcr0::PKRU.trailing_zeros();
+
+/// Where each component lies: the host's offsets, since the state is kept in the host's image.
+#[derive(Debug, Clone)]
+pub(super) struct StateLayout {
+    components: [Option<Component>; 10],
+}
+
+impl StateLayout {
+    pub(super) fn of_host() -> StateLayout {
+        let mut layout = StateLayout { components: [None; 10] };
+        for number in [2, 5, 6, 7] {
+            let leaf = __cpuid_count(0xd, number);
+            if leaf.eax != 0 {
+                layout.components[number as usize] = Some(Component {
+                    offset: leaf.ebx as usize,
+                    size: leaf.eax as usize,
+                    aligned: leaf.ecx & 2 != 0,
+                });
+            }
+        }
+        layout.components[PKRU_NUMBER as usize] = Some(PKRU);
+        layout
+    }
+
+    #[inline]
+    pub(super) fn component(&self, number: u32) -> Option<Component> {
+        self.components.get(number as usize).copied().flatten()
+    }
+
+    fn each(&self, components: u64) -> impl Iterator<Item = Component> + '_ {
+        (2..64).filter(move |number| components >> number & 1 != 0).filter_map(|number| self.component(number))
+    }
+
+    /// Size of the standard format with `components`.
+    pub(super) fn standard_size(&self, components: u64) -> usize {
+        self.each(components).map(|component| component.offset + component.size).fold(BASE_SIZE, usize::max)
+    }
+
+    /// Size of the compacted format with `components`.
+    pub(super) fn compacted_size(&self, components: u64) -> usize {
+        self.each(components).fold(BASE_SIZE, |end, component| {
+            let start = if component.aligned { end.next_multiple_of(64) } else { end };
+            start + component.size
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn components_do_not_overlap() {
+        let layout = StateLayout::of_host();
+        let mut used: Vec<Component> = layout.each(!0).collect();
+        used.sort_by_key(|component| component.offset);
+        assert!(used.windows(2).all(|pair| pair[0].offset + pair[0].size <= pair[1].offset));
+        assert!(used.iter().all(|component| component.offset >= BASE_SIZE));
+    }
+
+    #[test]
+    fn pkru_follows_the_header_in_the_compacted_format() {
+        let layout = StateLayout::of_host();
+        assert_eq!(layout.compacted_size(xcr0::X87 | xcr0::PKRU), BASE_SIZE + 8);
+        assert_eq!(layout.standard_size(xcr0::X87 | xcr0::PKRU), 2696);
+    }
+}
