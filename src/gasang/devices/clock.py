@@ -3,7 +3,8 @@
 Offset 0 is the index port (0x70), offset 1 the data port (0x71). The time is the host's when the machine was
 made plus the virtual clock, until the guest sets it.
 
-It raises no interrupts: its flags are worked out when register C is read, which is what a polling driver needs.
+It raises no interrupts: its flag is worked out when register C is read, which is what a driver that polls
+needs.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ _PM = 1 << 7
 
 
 class RealTimeClock:
-    """`start` is the wall-clock time when `clock` was 0; `memory` presets bytes of the battery-backed memory."""
+    """`start` is the wall-clock time when `clock` was 0; `memory` presets battery-backed bytes."""
 
     def __init__(self, clock: VirtualClock, start: datetime, memory: Mapping[int, int]) -> None:
         self._clock = clock
@@ -126,16 +127,18 @@ class RealTimeClock:
         return _UPDATE_IN_PROGRESS if sub_second >= SECOND - _UPDATE_TIME else 0
 
     def _take_flags(self) -> int:
-        """Register C: the update-ended flag, if a second has passed since the last read, which clears it."""
+        """Register C: the update-ended flag, if a second began since the last read, which clears it."""
         now, last = self._clock(), self._last_flags_read
         self._last_flags_read = now
         return _UPDATE_ENDED if now // SECOND != last // SECOND and not self._stopped else 0
 
     def _write_control(self, value: int) -> None:
-        """Register B: setting SET keeps the time as it is now; clearing it lets the clock go on from there."""
+        """Register B: setting SET keeps the time as it is now; clearing it lets the clock go on from it."""
         self._latch_time()
+        was_stopped = self._stopped
         self._ram[Register.B] = value
-        self._set_time()
+        if was_stopped:
+            self._set_time()
 
     def _latch_time(self) -> None:
         """Bring the time registers up to date, in the format that register B asks for."""

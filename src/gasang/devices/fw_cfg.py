@@ -85,7 +85,7 @@ class FirmwareConfiguration:
         return data.ljust(length, b"\0")
 
     def _transfer(self, request: int) -> None:
-        """Obey the request at a guest address: control, length, address, big-endian; control becomes 0 when done."""
+        """Obey the request at a guest address: control, length, address, big-endian; answer in control."""
         try:
             control, length, address = struct.unpack(">IIQ", self._memory.read(request, 16))
             self._memory.write(request, struct.pack(">I", self._obey(control, length, address)))

@@ -93,7 +93,7 @@ class PciConfiguration:
         return (self._address & 0xFC) + (offset - _DATA)
 
     def _write_reset_control(self, value: int) -> None:
-        """RST_CPU going from 0 to 1 resets the machine; SYS_RST chooses how, which makes no difference here."""
+        """RST_CPU going from 0 to 1 resets the machine; SYS_RST chooses how, which is all the same here."""
         rising = value & ~self._reset_control & _RESET_CPU
         self._reset_control = value & (_RESET_CPU | _SYSTEM_RESET)
         if rising:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from gasang.errors import KernelError
 from gasang.loaders import bzimage, elf, multiboot, pvh, vmlinux
 from gasang.loaders.decompress import compression, decompress
@@ -20,46 +18,51 @@ _FOREIGN = (
 
 
 def load(request: BootRequest) -> BootImage:
-    """Boot whatever `request.kernel` is: bzImage, multiboot, PVH, Linux vmlinux, or one of them compressed.
+    """Boot what `request.kernel` is: bzImage, multiboot, PVH or vmlinux; `unwrap` it first.
 
     Raises `KernelError` for anything else, by name where it is known.
     """
-    kernel = request.kernel
+    kernel, source = request.kernel, f"kernel {request.path}"
     if bzimage.recognizes(kernel):
         return bzimage.load(_without_modules(request))
-    if compression(memoryview(kernel)):
-        content = decompress(memoryview(kernel), f"kernel {request.path}")
-        if compression(memoryview(content)):
-            raise KernelError(f"kernel {request.path} is compressed twice: decompress it first")
-        return load(replace(request, kernel=content))
-    return _load_plain(request)
-
-
-def _load_plain(request: BootRequest) -> BootImage:
-    kernel, source = request.kernel, f"kernel {request.path}"
-    header = multiboot.find_header(kernel)
-    if kernel[:4] == elf.MAGIC and not (header and header.has_addresses):
-        executable = elf.parse(kernel, source)
-        if header and not executable.is_64_bit:
-            return multiboot.load(header, request)
-        return _load_elf(executable, header, request)
-    if header:
-        return multiboot.load(header, request)
+    if is_multiboot(kernel, source):
+        return multiboot.load(request)
+    if kernel[:4] == elf.MAGIC:
+        return _load_elf(elf.parse(kernel, source), _without_modules(request))
     raise _not_a_kernel(kernel, source)
 
 
-def _load_elf(executable: elf.ElfKernel, header: multiboot.Header | None, request: BootRequest) -> BootImage:
-    """PVH where a note offers it, multiboot where a header does, and Linux's own protocol for the rest."""
+def unwrap(content: bytes, source: str) -> bytes:
+    """`content`, decompressed if the whole file is compressed, as `xen.gz` is; a bzImage is not."""
+    if not compression(memoryview(content)):
+        return content
+    return decompress(memoryview(content), source)
+
+
+def is_multiboot(kernel: bytes, source: str) -> bool:
+    """Whether multiboot is how to boot it; a 64-bit kernel that offers PVH too is booted by that.
+
+    Raises `KernelError` if it is a damaged ELF file.
+    """
+    header = multiboot.find_header(kernel)
+    if header is None or bzimage.recognizes(kernel):
+        return False
+    if header.has_addresses or kernel[:4] != elf.MAGIC:
+        return True
+    executable = elf.parse(kernel, source)
+    return not executable.is_64_bit or executable.pvh_entry is None
+
+
+def _load_elf(executable: elf.ElfKernel, request: BootRequest) -> BootImage:
+    """By PVH where a note offers it, by Linux's own protocol if the kernel has 64 bits."""
     if executable.pvh_entry is not None:
-        return pvh.load(executable, executable.pvh_entry, _without_modules(request))
-    if header:
-        return multiboot.load(header, request)
+        return pvh.load(executable, executable.pvh_entry, request)
     if not executable.is_64_bit:
         raise KernelError(
             f"kernel {request.path} is a 32-bit ELF file with neither a multiboot header nor a PVH note: "
             "there is no agreed way to boot it"
         )
-    return vmlinux.load(executable, _without_modules(request))
+    return vmlinux.load(executable, request)
 
 
 def _without_modules(request: BootRequest) -> BootRequest:

@@ -62,9 +62,12 @@ def find_header(content: bytes) -> Header | None:
     return None
 
 
-def load(header: Header, request: BootRequest) -> BootImage:
+def load(request: BootRequest) -> BootImage:
     """Lay out kernel, modules and boot information. Raises `KernelError` if something does not fit."""
     source = f"kernel {request.path}"
+    header = find_header(request.kernel)
+    if header is None:
+        raise KernelError(f"{source} has no multiboot header")
     if unknown := header.flags & _MANDATORY & ~_SUPPORTED:
         raise KernelError(f"{source} needs multiboot features that gasang does not have (flags {unknown:#x})")
     placement = Placement(request.memory_map)

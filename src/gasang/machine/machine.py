@@ -1,0 +1,221 @@
+"""`Machine`: a virtual machine from boot to end, as a Python object."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from subprocess import CompletedProcess
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from gasang import loaders
+from gasang.config import Accelerator, MachineConfig
+from gasang.errors import GuestCommandFailed, GuestTimeout
+from gasang.machine.boot_files import open_boot_files
+from gasang.machine.channel import Channel
+from gasang.machine.ending import Ending
+from gasang.machine.outcome import Outcome, Stopped
+from gasang.machine.pc import Pc, new_vm
+from gasang.machine.run_loop import RunLoop
+from gasang.machine.serial_ports import SerialPorts
+from gasang.units import format_size, parse_size
+
+if TYPE_CHECKING:
+    from gasang._engine import DescriptorTable, Segment, TranslatedBlock
+    from gasang.guest.agent import Agent
+
+
+class Machine:
+    """A running virtual machine; `boot` makes one, and leaving a `with` block stops it.
+
+    Every method may be called from any thread. No call outlives the machine: what waits for it raises
+    `MachineDied` when it ends.
+    """
+
+    def __init__(self, config: MachineConfig) -> None:
+        """Build the machine that `config` describes, load its kernel and start it.
+
+        Raises `ConfigError`, `KernelError`, and for the default guest `GuestImageError`.
+        """
+        self.config = config if config.kernel else _with_default_guest(config)
+        vm = new_vm(self.config)
+        self._ports = SerialPorts(vm.serial_input)
+        self._debug_console = Channel("the debug console", lambda _: 0)
+        self._ending = Ending(self._ports.judge)
+        self._pc = Pc(vm, self.config, self._ending, self._debug_console.deliver)
+        self._load_kernel()
+        self._loop = RunLoop(self._pc.vcpus, self._pc.bus, self._ending, self._ports.deliver)
+        self._ending.watch(self._ports.close)
+        self._ending.watch(_closer(self._debug_console))
+        # Stops a machine that nobody refers to any more, and every machine before the interpreter exits:
+        # its threads must be gone by then.
+        self._finalizer = weakref.finalize(self, _stop, self._ending, self._loop, Stopped())
+        self._loop.start()
+
+    @classmethod
+    def boot(
+        cls,
+        *,
+        kernel: str | Path | None = None,
+        initrd: str | Path | bytes | None = None,
+        modules: Sequence[str] = (),
+        append: str = "",
+        memory: str | int = "512M",
+        cpus: int = 1,
+        cpu: str = "max",
+        accel: Accelerator = "auto",
+        trace_blocks: bool = False,
+    ) -> Self:
+        """Start a machine; with no kernel named, the default guest.
+
+        `memory` is a size such as "512M", or bytes as a number; the rest is described at `MachineConfig`.
+        Raises `ConfigError`, `KernelError`, and for the default guest `GuestImageError`.
+        """
+        return cls(
+            MachineConfig(
+                kernel=Path(kernel) if kernel is not None else None,
+                initrd=initrd,
+                modules=tuple(modules),
+                append=append,
+                memory=parse_size(memory) if isinstance(memory, str) else memory,
+                cpus=cpus,
+                cpu=cpu,
+                accel=accel,
+                trace_blocks=trace_blocks,
+            )
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        outcome = self.outcome
+        state = "running" if outcome is None else outcome.reason
+        cpus = f"{self.config.cpus} CPU" + ("s" if self.config.cpus > 1 else "")
+        size = format_size(self.config.memory)
+        return f"<Machine {self.protocol} {self.config.kernel}, {size}, {cpus}, {state}>"
+
+    @property
+    def console(self) -> Channel:
+        """The guest's first serial port, where its console is: read, write, `expect`."""
+        return self._ports.console
+
+    @property
+    def debug_console(self) -> Channel:
+        """What the guest writes to I/O port 0xe9; nothing can be sent to it."""
+        return self._debug_console
+
+    def serial(self, index: int) -> Channel:
+        """Serial port 0 (the console) to 3. Ports 1 to 3 are the agent's once `agent` or `run` is used."""
+        return self._ports.channels[index]
+
+    @property
+    def agent(self) -> Agent:
+        """The client of the agent that the default guest runs."""
+        return self._ports.agent
+
+    def run(
+        self,
+        command: str | Sequence[str],
+        *,
+        timeout: float | None = None,
+        input: bytes | None = None,
+        check: bool = False,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+    ) -> CompletedProcess[bytes]:
+        """Run a command in the guest to its end, as `subprocess.run` would here; a string is for `sh -c`.
+
+        `timeout` is in seconds, and includes waiting for the guest to boot. Raises `GuestTimeout` with the
+        partial output after killing the command, `GuestCommandFailed` if `check` and the exit code is not 0,
+        `GuestAgentError` if the command cannot be sent, and `MachineDied`.
+        """
+        result = self.agent.run(command, timeout=timeout, input=input, env=env, cwd=cwd)
+        if check and result.returncode:
+            raise GuestCommandFailed(command, result.returncode, stdout=result.stdout, stderr=result.stderr)
+        return result
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How the machine ended; None while it runs."""
+        return self._ending.outcome
+
+    @property
+    def exit_code(self) -> int | None:
+        """What a shell would be told about how the machine ended; None while it runs."""
+        outcome = self.outcome
+        return None if outcome is None else outcome.exit_code
+
+    def wait(self, timeout: float | None = None) -> Outcome:
+        """Wait until the machine ends. Raises `GuestTimeout` after `timeout` seconds; it runs on then."""
+        outcome = self._ending.wait(timeout)
+        if outcome is None:
+            raise GuestTimeout(f"the machine did not end within {timeout:g} seconds")
+        return outcome
+
+    def stop(self, outcome: Outcome = Stopped()) -> None:  # noqa: B008 - an immutable value
+        """End the machine, if it runs, with `outcome`; wait until its processors have left the guest."""
+        _stop(self._ending, self._loop, outcome)
+
+    def press_power_button(self) -> None:
+        """Ask the guest to shut down, as the power button of a PC does."""
+        with self._loop.paused():
+            self._pc.power.press_power_button()
+
+    def registers(self, cpu: int = 0) -> Mapping[str, int | Segment | DescriptorTable]:
+        """Every register of a processor, by its manual's name; a running machine is held meanwhile."""
+        with self._loop.paused():
+            return self._pc.vcpus[cpu].registers()
+
+    def statistics(self) -> dict[str, int]:
+        """The engine's counters, summed over the processors; a running machine is held meanwhile."""
+        total: dict[str, int] = {}
+        with self._loop.paused():
+            for vcpu in self._pc.vcpus:
+                for name, count in vcpu.statistics().items():
+                    total[name] = total.get(name, 0) + count
+        return total
+
+    def translated_blocks(self, cpu: int = 0) -> list[TranslatedBlock]:
+        """The blocks translated since the last call, if the machine was made with `trace_blocks`."""
+        with self._loop.paused():
+            return self._pc.vcpus[cpu].translated_blocks()
+
+    def _load_kernel(self) -> None:
+        """Load what the configuration names; the host's copy of it is gone when this returns."""
+        assert self.config.kernel is not None, "the default guest names one"
+        request = open_boot_files(
+            self.config, self.config.kernel, self._pc.memory_map, self._pc.tables.rsdp_address
+        )
+        image = loaders.load(request)
+        self.protocol = image.protocol
+        self._pc.load(image)
+
+
+def _with_default_guest(config: MachineConfig) -> MachineConfig:
+    """The default guest's kernel, its initrd unless another is named, and its command line before ours."""
+    from gasang.guest import default_guest  # noqa: PLC0415 - guest is above machine
+
+    guest = default_guest()
+    return replace(
+        config,
+        kernel=guest.kernel,
+        initrd=guest.initrd if config.initrd is None else config.initrd,
+        append=f"{guest.append} {config.append}".strip(),
+    )
+
+
+def _closer(channel: Channel) -> Callable[[Outcome], None]:
+    return lambda outcome: channel.close(outcome.reason, "")
+
+
+def _stop(ending: Ending, loop: RunLoop, outcome: Outcome) -> None:
+    ending.end(outcome)
+    loop.join()

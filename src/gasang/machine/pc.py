@@ -1,0 +1,151 @@
+"""What a PC contains, and where.
+
+The engine has RAM, processors, interrupt controllers, timers and serial ports. The rest is attached here:
+
+    ports 0x60, 0x64    keyboard controller          port 0xe9           debug console
+    ports 0x70-0x71     clock and its memory         port 0xf4           isa-debug-exit
+    ports 0x510-0x51b   firmware configuration       ports 0x600-0x605   ACPI PM1a event and control
+    ports 0xcf8-0xcff   PCI configuration, and the reset control register at 0xcf9
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from gasang import _engine
+from gasang.bus import Bus
+from gasang.config import MachineConfig
+from gasang.device import GuestMemoryError
+from gasang.devices.clock import RealTimeClock, memory_size_bytes
+from gasang.devices.debug import DebugConsole, DebugExit
+from gasang.devices.fw_cfg import FirmwareConfiguration
+from gasang.devices.keyboard_controller import DATA, STATUS, KeyboardController
+from gasang.devices.pci import HostBridge, PciConfiguration
+from gasang.devices.power import PowerManagement
+from gasang.errors import ConfigError
+from gasang.firmware.bios_data import BIOS_DATA_AREA, bios_data_area
+from gasang.firmware.dsdt import SLEEP_TYPE_OFF
+from gasang.firmware.memory_map import memory_map
+from gasang.firmware.tables import PM1_EVENT_PORT, SCI_IRQ, acpi_tables
+from gasang.loaders import BootImage, SegmentRegister, TableRegister
+from gasang.machine import outcome
+from gasang.machine.ending import Ending
+
+_PIECE = 4 << 20
+"""Memory is written in pieces of so many bytes, each of which is copied once more on its way."""
+
+
+class Pc:
+    """The hardware of one machine: an engine's `vm`, and a `bus` with the other devices."""
+
+    def __init__(
+        self,
+        vm: _engine.Vm,
+        config: MachineConfig,
+        ending: Ending,
+        debug_output: Callable[[bytes], None],
+    ) -> None:
+        self.vm = vm
+        self.vcpus = [self.vm.vcpu(index) for index in range(config.cpus)]
+        self.memory_map = memory_map(config.memory)
+        self.tables = acpi_tables(config.cpus)
+        self.power = PowerManagement(
+            _Line(self.vm, SCI_IRQ), lambda: ending.end(outcome.PowerOff()), SLEEP_TYPE_OFF
+        )
+        self.bus = Bus()
+        self._attach_devices(config, ending, debug_output)
+
+    def load(self, image: BootImage) -> None:
+        """Write firmware's tables and a boot image to memory, and set processor 0 to enter it."""
+        self._write(BIOS_DATA_AREA, bios_data_area())
+        self._write(self.tables.address, self.tables.content)
+        for segment in image.segments:
+            self._write(segment.address, segment.data)
+        registers = {name: _engine_register(value) for name, value in image.registers.items()}
+        self.vcpus[0].set_registers(**registers)
+
+    def _attach_devices(
+        self, config: MachineConfig, ending: Ending, debug_output: Callable[[bytes], None]
+    ) -> None:
+        def reset() -> None:
+            ending.end(outcome.Reboot())
+
+        ports = self.bus.ports
+        keyboard = KeyboardController(reset)
+        ports.attach(keyboard, 0x60, 1, offset=DATA)
+        ports.attach(keyboard, 0x64, 1, offset=STATUS)
+        ports.attach(self._clock(config), 0x70, 2)
+        ports.attach(DebugConsole(debug_output), 0xE9, 1)
+        ports.attach(DebugExit(lambda code: ending.end(outcome.DebugExit(code))), 0xF4, 4, width=4)
+        ports.attach(self._firmware_configuration(config), 0x510, 12, width=4)
+        ports.attach(self.power, PM1_EVENT_PORT, 6)
+        ports.attach(PciConfiguration({(0, 0, 0): HostBridge()}, reset), 0xCF8, 8, width=4)
+
+    def _clock(self, config: MachineConfig) -> RealTimeClock:
+        memory = memory_size_bytes(config.memory, config.cpus)
+        return RealTimeClock(self.vm.virtual_time, datetime.now(UTC), memory)
+
+    def _firmware_configuration(self, config: MachineConfig) -> FirmwareConfiguration:
+        return FirmwareConfiguration(_Ram(self.vm), config.memory, config.cpus, files={})
+
+    def _write(self, address: int, data: bytes | memoryview) -> None:
+        view = memoryview(data)
+        for start in range(0, len(view), _PIECE):
+            self.vm.write_memory(address + start, bytes(view[start : start + _PIECE]))
+
+
+def new_vm(config: MachineConfig) -> _engine.Vm:
+    """The engine's part of a PC. Raises `ConfigError` for a processor or memory that it cannot give."""
+    try:
+        return _engine.Vm(
+            memory=config.memory,
+            cpus=config.cpus,
+            accel=config.engine_accel,
+            cpu=config.cpu,
+            trace_blocks=config.trace_blocks,
+        )
+    except _engine.EngineError as error:
+        raise ConfigError(str(error)) from error
+
+
+class _Line:
+    """An input of the engine's I/O APIC."""
+
+    def __init__(self, vm: _engine.Vm, gsi: int) -> None:
+        self._vm = vm
+        self._gsi = gsi
+
+    def set_level(self, high: bool) -> None:
+        self._vm.set_interrupt_line(self._gsi, high)
+
+
+class _Ram:
+    """The engine's RAM as devices see it."""
+
+    def __init__(self, vm: _engine.Vm) -> None:
+        self._vm = vm
+
+    def read(self, address: int, length: int) -> bytes:
+        try:
+            return self._vm.read_memory(address, length)
+        except _engine.EngineError as error:
+            raise GuestMemoryError(str(error)) from error
+
+    def write(self, address: int, data: bytes) -> None:
+        try:
+            self._vm.write_memory(address, data)
+        except _engine.EngineError as error:
+            raise GuestMemoryError(str(error)) from error
+
+
+def _engine_register(
+    value: int | SegmentRegister | TableRegister,
+) -> int | _engine.Segment | _engine.DescriptorTable:
+    match value:
+        case SegmentRegister(selector, base, limit, attributes):
+            return _engine.Segment(selector, base, limit, attributes)
+        case TableRegister(base, limit):
+            return _engine.DescriptorTable(base, limit)
+        case int():
+            return value

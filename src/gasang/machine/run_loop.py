@@ -1,0 +1,145 @@
+"""Runs the virtual processors, one thread each, and answers their exits from the bus."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import assert_never
+
+from gasang._engine import (
+    Exit,
+    Halted,
+    Interrupted,
+    MmioRead,
+    MmioWrite,
+    PioRead,
+    PioWrite,
+    SerialOutput,
+    Shutdown,
+    Vcpu,
+)
+from gasang.bus import Bus
+from gasang.machine.ending import Ending
+from gasang.machine.outcome import EngineFailed, HaltedForever, Outcome, TripleFault
+
+_HALTED_POLL_SECONDS = 0.01
+"""How often a processor that only an NMI or INIT can wake is entered again, while others run."""
+
+
+class RunLoop:
+    """The threads of a machine's processors, from `start` until its `ending` has an outcome.
+
+    Devices are called by one thread at a time. `serial_output` receives what a serial port sent.
+    """
+
+    def __init__(
+        self, vcpus: Sequence[Vcpu], bus: Bus, ending: Ending, serial_output: Callable[[int, bytes], None]
+    ) -> None:
+        self._vcpus = vcpus
+        self._bus = bus
+        self._ending = ending
+        self._serial_output = serial_output
+        self._devices = threading.Lock()
+        self._gate = threading.Condition()
+        self._pauses = 0
+        self._running = 0
+        self._halted: set[int] = set()
+        self._threads = [
+            threading.Thread(target=self._run, args=(vcpu,), name=f"gasang-cpu{vcpu.index}", daemon=True)
+            for vcpu in vcpus
+        ]
+        ending.watch(self._leave)
+
+    def start(self) -> None:
+        """Start every processor's thread."""
+        self._running = len(self._threads)
+        for thread in self._threads:
+            thread.start()
+
+    def join(self) -> None:
+        """Wait until the threads have left the guest, but for the calling one; the machine must have ended."""
+        for thread in self._threads:
+            if thread.ident is not None and thread is not threading.current_thread():
+                thread.join()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Hold every processor outside the guest, between two instructions."""
+        with self._gate:
+            self._pauses += 1
+        self._kick()
+        with self._gate:
+            try:
+                self._gate.wait_for(lambda: self._running == 0)
+                yield
+            finally:
+                self._pauses -= 1
+                self._gate.notify_all()
+
+    def _run(self, vcpu: Vcpu) -> None:
+        reply: int | None = None
+        try:
+            while self._ending.outcome is None:
+                reply = self._answer(vcpu, vcpu.run(reply))
+        except BaseException as error:  # a panic of the engine too: those who wait must learn of it
+            self._ending.end(EngineFailed(error))
+        finally:
+            with self._gate:
+                self._running -= 1
+                self._gate.notify_all()
+
+    def _answer(self, vcpu: Vcpu, exit: Exit) -> int | None:
+        """Do what an exit asks for; the value to enter with if it was a read."""
+        match exit:
+            case PioRead(port, size):
+                with self._devices:
+                    return self._bus.ports.read(port, size)
+            case PioWrite(port, size, value):
+                with self._devices:
+                    self._bus.ports.write(port, size, value)
+            case MmioRead(address, size):
+                with self._devices:
+                    return self._bus.memory.read(address, size)
+            case MmioWrite(address, size, value):
+                with self._devices:
+                    self._bus.memory.write(address, size, value)
+            case SerialOutput(index, data):
+                with self._devices:
+                    self._serial_output(index, data)
+            case Interrupted():
+                self._pass_gate()
+            case Halted():
+                self._halt(vcpu.index)
+            case Shutdown():
+                self._ending.end(TripleFault())
+            case _:
+                assert_never(exit)
+        return None
+
+    def _pass_gate(self) -> None:
+        """Stay here while the machine is paused."""
+        with self._gate:
+            self._running -= 1
+            self._gate.notify_all()
+            self._gate.wait_for(lambda: self._pauses == 0 or self._ending.outcome is not None)
+            self._running += 1
+
+    def _halt(self, index: int) -> None:
+        """The machine has ended when all of its processors are halted for good."""
+        with self._gate:
+            self._halted.add(index)
+            if len(self._halted) < len(self._vcpus):
+                self._gate.wait(_HALTED_POLL_SECONDS)
+                self._halted.discard(index)
+                return
+        self._ending.end(HaltedForever())
+
+    def _leave(self, _: Outcome) -> None:
+        with self._gate:
+            self._gate.notify_all()
+        self._kick()
+
+    def _kick(self) -> None:
+        for vcpu in self._vcpus:
+            vcpu.kick()
