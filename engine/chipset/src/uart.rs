@@ -3,6 +3,11 @@
 //! Source: National Semiconductor PC16550D data sheet. Bit times are not modelled: what is transmitted is gone
 //! at once, and a receive FIFO below its trigger level means that no more input is waiting, so its character
 //! timeout is immediate.
+//!
+//! Two things differ from the chip on purpose. Input that was typed ahead survives the way drivers probe and open a
+//! port (clear the FIFO, read the receiver once, look at nothing): clearing the FIFO returns host input to the
+//! queue, and the queue is held until the guest enables the receive interrupt or polls for data. And the interrupt
+//! line is not gated by OUT2: guests that know only emulators never set it.
 
 use std::collections::VecDeque;
 
@@ -10,6 +15,9 @@ use std::collections::VecDeque;
 pub const INPUT_CAPACITY: usize = 64 * 1024;
 
 const FIFO_DEPTH: usize = 16;
+
+/// Reads of the line status, with no byte sent in between, that count as polling for input.
+const POLLS: u8 = 16;
 
 const IER_RECEIVE: u8 = 1 << 0;
 const IER_TRANSMIT: u8 = 1 << 1;
@@ -62,6 +70,8 @@ pub struct Uart {
     modem_deltas: u8,
     scratch: u8,
     overrun: bool,
+    /// Line status reads since host input was held back; [`POLLS`] when it is not.
+    polls: u8,
     /// "THR empty" is waiting to be told.
     transmit_interrupt: bool,
 }
@@ -87,13 +97,14 @@ impl Uart {
             modem_deltas: 0,
             scratch: 0,
             overrun: false,
+            polls: 0,
             transmit_interrupt: false,
         }
     }
 
     /// Queue bytes for the guest; returns how many fitted.
     pub fn push_input(&mut self, bytes: &[u8]) -> usize {
-        let count = bytes.len().min(INPUT_CAPACITY - self.input.len());
+        let count = bytes.len().min(INPUT_CAPACITY.saturating_sub(self.input.len()));
         self.input.extend(bytes.iter().take(count));
         self.refill();
         count
@@ -114,9 +125,9 @@ impl Uart {
         self.output.len()
     }
 
-    /// The interrupt line; a PC gates it with OUT2, which loopback mode holds inactive.
+    /// The interrupt line.
     pub fn interrupt(&self) -> bool {
-        self.modem_control & (MCR_OUT2 | MCR_LOOP) == MCR_OUT2 && self.identification() != IIR_NONE
+        self.identification() != IIR_NONE
     }
 
     /// Read the register at `offset` 0-7.
@@ -152,6 +163,10 @@ impl Uart {
     }
 
     fn read_line_status(&mut self) -> u8 {
+        if self.polls < POLLS && !self.input.is_empty() {
+            self.polls += 1;
+            self.refill();
+        }
         let data = if self.fifo.is_empty() { 0 } else { LSR_DATA };
         let overrun = if std::mem::take(&mut self.overrun) { LSR_OVERRUN } else { 0 };
         LSR_TRANSMITTER_EMPTY | data | overrun
@@ -188,9 +203,9 @@ impl Uart {
         if self.fifo_control & FCR_ENABLE != 0 { FIFO_DEPTH } else { 1 }
     }
 
-    /// Move host input into the FIFO; in loopback the receiver is cut off from it.
+    /// Move host input into the FIFO, unless it is held; in loopback the receiver is cut off from it.
     fn refill(&mut self) {
-        if self.modem_control & MCR_LOOP != 0 {
+        if self.modem_control & MCR_LOOP != 0 || self.polls < POLLS {
             return;
         }
         let room = self.depth().saturating_sub(self.fifo.len()).min(self.input.len());
@@ -215,6 +230,10 @@ impl Uart {
     }
 
     fn transmit(&mut self, value: u8) {
+        if self.polls < POLLS {
+            // The line status was read for the transmitter's sake.
+            self.polls = 0;
+        }
         if self.modem_control & MCR_LOOP == 0 {
             self.output.push(value);
         } else if self.fifo.len() < self.depth() {
@@ -232,16 +251,32 @@ impl Uart {
             self.transmit_interrupt = true;
         }
         self.interrupt_enable = value;
+        if value & IER_RECEIVE != 0 {
+            self.polls = POLLS;
+            self.refill();
+        }
     }
 
     fn write_fifo_control(&mut self, value: u8) {
         let toggled = (value ^ self.fifo_control) & FCR_ENABLE != 0;
         if toggled || value & FCR_CLEAR_RECEIVE != 0 {
-            self.fifo.clear();
+            self.clear_receiver();
         }
         // The other bits are written only together with the enable bit; the clear bits reset themselves.
         self.fifo_control = if value & FCR_ENABLE != 0 { value & (0xc0 | FCR_ENABLE) } else { 0 };
         self.refill();
+    }
+
+    fn clear_receiver(&mut self) {
+        if self.modem_control & MCR_LOOP != 0 {
+            self.fifo.clear();
+        }
+        while let Some(byte) = self.fifo.pop_back() {
+            self.input.push_front(byte);
+        }
+        if self.interrupt_enable & IER_RECEIVE == 0 {
+            self.polls = 0;
+        }
     }
 
     fn write_modem_control(&mut self, value: u8) {
@@ -320,7 +355,6 @@ mod tests {
     #[test]
     fn iir_read_clears_the_transmit_interrupt_until_the_next_byte() {
         let mut uart = Uart::new();
-        uart.write(MCR, MCR_OUT2);
         uart.write(IER, IER_TRANSMIT);
         assert!(uart.interrupt());
         uart.read(IIR);
@@ -330,13 +364,54 @@ mod tests {
         assert_eq!(uart.take_output(), b"x");
     }
 
+    /// The order of accesses in Linux's autoconfig, then startup, with input waiting all along.
     #[test]
-    fn out2_gates_the_interrupt_line() {
+    fn input_typed_ahead_survives_probe_and_open() {
         let mut uart = Uart::new();
-        uart.write(IER, IER_TRANSMIT);
-        assert!(!uart.interrupt());
-        uart.write(MCR, MCR_OUT2);
+        uart.push_input(b"typed ahead");
+        let clear = [FCR_ENABLE, FCR_ENABLE | 0x06, 0];
+        uart.write(IER, 0x0f);
+        uart.write(IER, 0);
+        for _ in 0..3 {
+            clear.iter().for_each(|&value| uart.write(FCR, value));
+            for register in [LSR, DATA, IIR, MSR, LSR] {
+                uart.read(register);
+            }
+        }
+        uart.write(FCR, FCR_ENABLE | 0x80);
+        uart.write(IER, IER_RECEIVE);
+        let received: Vec<u8> = (0..11).map(|_| uart.read(DATA)).collect();
+        assert_eq!(received, b"typed ahead");
+    }
+
+    /// Linux's set_termios enables the receive interrupt first and the FIFO after it.
+    #[test]
+    fn enabling_the_fifo_of_an_open_port_keeps_its_input_flowing() {
+        let mut uart = Uart::new();
+        uart.push_input(b"abc");
+        uart.write(IER, IER_RECEIVE);
+        uart.write(FCR, FCR_ENABLE | 0x80);
         assert!(uart.interrupt());
+        assert_eq!([uart.read(DATA), uart.read(DATA), uart.read(DATA)], *b"abc");
+    }
+
+    #[test]
+    fn polling_guest_gets_its_input() {
+        let mut uart = Uart::new();
+        uart.push_input(b"x");
+        let polls = (0..100).take_while(|_| uart.read(LSR) & LSR_DATA == 0).count();
+        assert!(polls < 100);
+        assert_eq!(uart.read(DATA), b'x');
+    }
+
+    #[test]
+    fn waiting_for_the_transmitter_is_not_polling_for_input() {
+        let mut uart = Uart::new();
+        uart.push_input(b"x");
+        for _ in 0..100 {
+            assert_eq!(uart.read(LSR), LSR_TRANSMITTER_EMPTY);
+            uart.write(DATA, b'.');
+        }
     }
 
     #[test]
@@ -358,13 +433,12 @@ mod tests {
         let sent: Vec<u8> = (0..1000).map(|index| index as u8).collect();
         assert_eq!(uart.push_input(&sent), 1000);
         uart.write(FCR, FCR_ENABLE);
-        // Changing the FIFO mode loses what was in the receiver: one byte.
-        assert_eq!(uart.input_len(), 999);
+        uart.write(IER, IER_RECEIVE);
         let mut received = Vec::new();
         while uart.read(LSR) & LSR_DATA != 0 {
             received.push(uart.read(DATA));
         }
-        assert_eq!(received, &sent[1..]);
+        assert_eq!(received, sent);
     }
 
     #[test]
@@ -372,6 +446,8 @@ mod tests {
         let mut uart = Uart::new();
         let accepted = uart.push_input(&vec![b'a'; INPUT_CAPACITY + 10]);
         assert_eq!(accepted, INPUT_CAPACITY);
+        assert_eq!(uart.push_input(b"b"), 0);
+        uart.write(IER, IER_RECEIVE);
         assert_eq!(uart.push_input(b"bcd"), 1);
     }
 

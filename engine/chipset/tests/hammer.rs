@@ -17,13 +17,14 @@ impl Random {
         self.next() % bound
     }
 
-    /// Small, large, single bits and arbitrary values.
+    /// Small, large, single bits, values that mean something, and arbitrary ones.
     fn value(&mut self) -> u64 {
-        match self.below(5) {
+        match self.below(6) {
             0 => self.below(16),
             1 => self.below(0x400),
             2 => 1 << self.below(64),
             3 => u64::MAX - self.below(16),
+            4 => self.pick(&VALUES),
             _ => self.next(),
         }
     }
@@ -46,6 +47,23 @@ const PORTS: [(u16, u64); 11] = [
     (0x2e8, 8),
     (0x608, 4),
     (0, 0x1_0000),
+];
+/// What drivers write: APIC base, spurious vector, LVT and ICR values, PIT control words, divisors.
+const VALUES: [u64; 14] = [
+    0xfee0_0800,
+    0xfee0_0c00,
+    0xfee0_0000,
+    0x1ff,
+    0x2_00ec,
+    0x4_00ec,
+    0xec,
+    0x700,
+    0x8_4050,
+    0xc_4500,
+    0x34,
+    0xb0,
+    0x8041,
+    0x0b,
 ];
 const PAGES: [(u64, u64); 4] =
     [(0xfec0_0000, 0x50), (0xfed0_0000, 0x400), (0xfee0_0000, 0x400), (0xfec0_0000, 0x30_0000)];
