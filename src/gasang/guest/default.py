@@ -1,0 +1,65 @@
+"""The guest that boots when none is named: Debian's cloud kernel and static busybox."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gasang.guest.cache import obtain
+from gasang.guest.deb import read_member
+from gasang.guest.initramfs import Entry
+from gasang.guest.packages import Progress, dependencies, download
+from gasang.guest.rootfs import build
+
+CLOUD_KERNEL = "linux-image-cloud-amd64"
+GENERIC_KERNEL = "linux-image-amd64"
+APPEND = "console=ttyS0 quiet panic=-1"
+"""The kernel command line of the default guest: the console is the first serial port, and a panic ends the
+machine at once."""
+
+
+@dataclass(frozen=True)
+class Guest:
+    """What a machine boots: a kernel's file, an initial RAM disk's bytes, a kernel command line."""
+
+    kernel: Path
+    initrd: bytes
+    append: str
+
+
+def default_guest(progress: Progress | None = None) -> Guest:
+    """The default guest, from the cache or else from Debian's archive; needs no root.
+
+    Raises `DownloadError` if a part of it cannot be had, `CacheError` if the cache cannot be used.
+    """
+    return Guest(fetch_kernel(CLOUD_KERNEL, progress), default_initrd((), progress), APPEND)
+
+
+def default_initrd(more: Iterable[Entry] = (), progress: Progress | None = None) -> bytes:
+    """The default guest's initial RAM disk, and in it `more`. Raises as `default_guest` does."""
+
+    def make(directory: Path) -> None:
+        package = download("busybox-static", directory, progress)
+        _, binary = read_member(package, lambda path: path.endswith("bin/busybox"))
+        package.unlink()
+        (directory / "busybox").write_bytes(binary)
+
+    return build((obtain("guest/busybox-static", make) / "busybox").read_bytes(), more)
+
+
+def fetch_kernel(package: str = CLOUD_KERNEL, progress: Progress | None = None) -> Path:
+    """The kernel of a package, or of the package that it only points at, as Debian's kernel packages do.
+
+    Raises as `default_guest` does.
+    """
+
+    def make(directory: Path) -> None:
+        names = dependencies(package, progress=progress)
+        name = next((name for name in names if name.startswith("linux-image-")), package)
+        file = download(name, directory, progress)
+        _, kernel = read_member(file, lambda path: path.startswith("boot/vmlinuz-"))
+        file.unlink()
+        (directory / "vmlinuz").write_bytes(kernel)
+
+    return obtain(f"guest/{package}", make) / "vmlinuz"

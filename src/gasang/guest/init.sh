@@ -1,0 +1,30 @@
+#!/bin/sh
+# The default guest's first process. The kernel turns NAME=value words of its command line that it does not
+# know into this environment: GASANG_SHELL=1 asks for a shell on the console, GASANG_SIZE="ROWS COLUMNS"
+# tells the size of the terminal.
+
+/bin/busybox mount -a
+echo gasang >/proc/sys/kernel/hostname
+
+shell=$GASANG_SHELL size=$GASANG_SIZE
+unset GASANG_SHELL GASANG_SIZE
+export PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin HOME=/root
+cd /root || exit
+
+agent() {
+    exec sh /etc/gasang/agent.sh <>/dev/ttyS1 >&0 2>/dev/null
+}
+
+# A shell with job control needs a session that has the console as its controlling terminal.
+console() {
+    [ -n "$shell" ] || return
+    [ -z "$size" ] || stty -F /dev/ttyS0 rows "${size%x*}" cols "${size#*x}"
+    export PS1='gasang:\w\$ '
+    setsid -c sh <>/dev/ttyS0 >&0 2>&1
+    echo "shell $?" >/dev/ttyS1
+    poweroff -f
+}
+
+# Joined by a pipe, which neither uses, because "&" would make the agent and all its children ignore SIGINT.
+# The agent does not end; meanwhile this process adopts and reaps orphans.
+agent | console

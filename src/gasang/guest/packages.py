@@ -1,0 +1,134 @@
+"""Debian's packages, brought by this system's own package client without root.
+
+The system's sources, keys and settings stay in use: `apt-get` checks the signature of the index and the hash
+of the package. If the system's own index is missing or out of date, an index is fetched into our cache.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from gasang.errors import DownloadError
+from gasang.guest.cache import cache_directory, obtain
+
+_Result = TypeVar("_Result")
+
+Progress = Callable[[str], object]
+"""Is told, in one line, what takes long."""
+
+_TIMEOUT = 900
+_SETTINGS = (
+    "APT::Get::AllowUnauthenticated=false",
+    "Acquire::Retries=2",
+    "Acquire::http::Timeout=30",
+    "Acquire::https::Timeout=30",
+)
+_HARD_DEPENDENCIES = (
+    "--no-recommends", "--no-suggests", "--no-conflicts", "--no-breaks", "--no-replaces", "--no-enhances",
+)  # fmt: skip
+
+
+def fetch_package(name: str, progress: Progress | None = None) -> Path:
+    """The file of Debian's package `name`, from the cache or else from the archive.
+
+    Raises `DownloadError` if it cannot be had, `CacheError` if the cache cannot be used.
+    """
+
+    def make(directory: Path) -> None:
+        download(name, directory, progress)
+
+    directory = obtain(f"packages/{name}", make)
+    return next(directory.glob("*.deb"))
+
+
+def download(name: str, directory: Path, progress: Progress | None = None) -> Path:
+    """Fetch the package `name` into `directory`, past the cache. Raises `DownloadError`."""
+    if progress:
+        progress(f"fetching the package {name}")
+
+    def fetch(settings: tuple[str, ...]) -> Path:
+        _apt("apt-get", settings, "--quiet", "download", name, directory=directory)
+        files = list(directory.glob("*.deb"))
+        if not files:
+            raise DownloadError(f"the package {name} was not fetched: apt-get wrote no file")
+        return files[0]
+
+    return _with_index(fetch, progress)
+
+
+def dependencies(name: str, *, recursive: bool = False, progress: Progress | None = None) -> list[str]:
+    """The packages that `name` depends on, by name, in the index's order. Raises `DownloadError`."""
+
+    def look_up(settings: tuple[str, ...]) -> list[str]:
+        options = (*_HARD_DEPENDENCIES, *(("--recurse",) if recursive else ()))
+        listing = _apt("apt-cache", settings, "depends", *options, name)
+        found = re.findall(r"^ +(?:Pre)?Depends: ([a-z0-9][^<>:\s]+)", listing, re.MULTILINE)
+        if not listing.startswith(name):
+            raise DownloadError(f"the package {name} is in none of this system's package sources")
+        return list(dict.fromkeys(found))
+
+    return _with_index(look_up, progress)
+
+
+def _with_index(action: Callable[[tuple[str, ...]], _Result], progress: Progress | None) -> _Result:
+    """Do `action` with the system's index of packages, or else with a fresh one of our own."""
+    try:
+        return action(())
+    except DownloadError:
+        return action(_update(progress))
+
+
+def _update(progress: Progress | None) -> tuple[str, ...]:
+    """Fetch an index into our cache; return the settings that use it."""
+    if progress:
+        progress("fetching the index of packages")
+    root = cache_directory() / "apt"
+    for directory in (root / "state/lists/partial", root / "cache/archives/partial"):
+        directory.mkdir(parents=True, exist_ok=True)
+    settings = (
+        f"Dir::State={root / 'state'}",
+        "Dir::State::status=/var/lib/dpkg/status",
+        f"Dir::Cache={root / 'cache'}",
+    )
+    _apt("apt-get", settings, "--quiet", "update", "--error-on=any")
+    return settings
+
+
+def _apt(program: str, settings: tuple[str, ...], *arguments: str, directory: Path | None = None) -> str:
+    path = shutil.which(program)
+    if path is None:
+        raise DownloadError(
+            f"{program} was not found: the default guest comes from Debian's archive by it; "
+            "on this system, give a kernel and an initial RAM disk with --kernel and --initrd"
+        )
+    options = [word for setting in (*_SETTINGS, *settings) for word in ("-o", setting)]
+    try:
+        done = subprocess.run(
+            [path, *options, *arguments],
+            cwd=directory,
+            env={**os.environ, "LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_TIMEOUT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise DownloadError(f"{program} {arguments[-1]} did not end within {_TIMEOUT} seconds") from None
+    if done.returncode != 0:
+        raise DownloadError(f"{program} {' '.join(arguments[-2:])} failed: {_reason(done)}")
+    return done.stdout
+
+
+def _reason(done: subprocess.CompletedProcess[str]) -> str:
+    """The first error that apt named, in one line."""
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    errors = [line.removeprefix("E:").strip() for line in lines if line.startswith("E:")]
+    return next(iter(errors or lines), f"exit code {done.returncode}")
