@@ -10,6 +10,7 @@ mod leaves;
 
 pub use features::Feature;
 pub use layout::Component;
+pub(crate) use leaves::SIGNATURE;
 
 use features::{Level, Provider, Row, TABLE, Word};
 use gasang_x86::control::xcr0;

@@ -1,5 +1,6 @@
 //! The registers of one virtual processor, in a layout that generated code may address.
 
+use crate::cpuid::SIGNATURE;
 use gasang_x86::control::{cr0, debug, efer, xcr0};
 use gasang_x86::descriptor::access;
 use gasang_x86::{gpr, rflags, segment};
@@ -236,7 +237,7 @@ impl VcpuState {
             translator: [0; 32],
             extended: ExtendedState::initial(),
         };
-        state.gpr[gpr::RDX] = 0x0080_0f11;
+        state.gpr[gpr::RDX] = u64::from(SIGNATURE);
         state.segment[segment::CS] = SegmentRegister {
             base: 0xffff_0000,
             selector: 0xf000,
