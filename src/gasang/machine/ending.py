@@ -22,7 +22,7 @@ class Ending:
         return self._outcome
 
     def watch(self, watcher: Callable[[Outcome], None]) -> None:
-        """Call `watcher` with the outcome, once, from the thread that ends the machine; now if it has ended."""
+        """Call `watcher` with the outcome, once, from the thread that ends the machine, or at once."""
         with self._changed:
             if self._outcome is None:
                 self._watchers.append(watcher)

@@ -58,7 +58,7 @@ class RunLoop:
             thread.start()
 
     def join(self) -> None:
-        """Wait until the threads have left the guest, but for the calling one; the machine must have ended."""
+        """Wait until the threads of a machine that has ended are gone, but for the calling one."""
         for thread in self._threads:
             if thread.ident is not None and thread is not threading.current_thread():
                 thread.join()
