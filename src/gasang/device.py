@@ -1,7 +1,7 @@
 """What a device is, and all that it sees of the machine: offsets, an interrupt line, guest memory, a clock.
 
-A device knows neither its addresses nor its interrupt's number, and never the engine: so a test drives it with
-a byte buffer, and the same device can be wired twice.
+A device knows neither its addresses nor its interrupt's number, and never the engine: so a test drives it
+with a byte buffer, and the same device can be wired twice.
 """
 
 from __future__ import annotations
