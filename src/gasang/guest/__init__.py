@@ -1,0 +1,22 @@
+"""The default guest, and the packages that guests are made of."""
+
+from gasang.guest.default import (
+    CLOUD_KERNEL,
+    GENERIC_KERNEL,
+    Guest,
+    default_guest,
+    default_initrd,
+    fetch_kernel,
+)
+from gasang.guest.packages import dependencies, fetch_package
+
+__all__ = [
+    "CLOUD_KERNEL",
+    "GENERIC_KERNEL",
+    "Guest",
+    "default_guest",
+    "default_initrd",
+    "dependencies",
+    "fetch_kernel",
+    "fetch_package",
+]

@@ -90,7 +90,7 @@ class Agent:
         Raises `GuestTimeout` after `timeout` seconds, and what `close` was given if the machine ends.
         """
         with self._changed:
-            if not self._wait(lambda: self._ready, timeout):
+            if not self._wait(lambda: self._ready, _deadline(timeout)):
                 raise GuestTimeout(
                     f"the guest's agent did not report within {timeout:g} seconds: "
                     "does this guest run gasang's initial RAM disk?"
@@ -142,10 +142,13 @@ class Agent:
     ) -> int:
         """Run a command as `run` does, but pass its output on as it comes; return its exit code.
 
+        The timeout counts from the call, so it includes the guest's boot.
+
         The sinks are called by the calling thread; `stdin.read` by a thread of its own, which outlives the
         call if `read` waits.
         """
         code = quote(script(command, env, cwd))
+        deadline = _deadline(timeout)
         with self._turn:
             self.wait_ready(timeout)
             running = Command(stdout, stderr, has_input=stdin is not None)
@@ -154,7 +157,7 @@ class Agent:
                 self._send(CONTROL, " ".join(words).encode("ascii") + b"\n")
                 if stdin:
                     threading.Thread(target=self._feed, args=(running, stdin), daemon=True).start()
-                in_time = self._pass_on(running, timeout)
+                in_time = self._pass_on(running, deadline)
                 if not in_time:
                     self._kill(running)
                     _deliver(running)
@@ -181,13 +184,11 @@ class Agent:
             with self._changed:
                 self._command = None
 
-    def _pass_on(self, command: Command, timeout: float | None) -> bool:
+    def _pass_on(self, command: Command, deadline: float | None) -> bool:
         """Give output to the sinks as it comes, until the command is complete; False at the deadline."""
-        deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            left = None if deadline is None else deadline - time.monotonic()
             with self._changed:
-                in_time = self._wait(lambda: command.complete or command.has_output, left)
+                in_time = self._wait(lambda: command.complete or command.has_output, deadline)
                 complete = command.complete
             _deliver(command)
             if complete or not in_time:
@@ -199,18 +200,18 @@ class Agent:
             if command.complete or self._ended is not None:
                 return
             self._end_input(command)
-            if not self._wait(lambda: bool(command.processes), KILL_GRACE):
+            if not self._wait(lambda: bool(command.processes), _deadline(KILL_GRACE)):
                 self._give_up()
                 return
             process, *copiers = command.processes
             victims = b" ".join(b"%d" % copier for copier in copiers)
             self._send(ERRORS, b"kill -KILL -%d\n" % process)
-            if self._wait(lambda: command.complete, KILL_GRACE):
+            if self._wait(lambda: command.complete, _deadline(KILL_GRACE)):
                 return
             # A process that left the session still holds the pipes: stop copying, and make new pipes.
             pipes = b"/etc/gasang/stdout /etc/gasang/stderr"
             self._send(ERRORS, b"rm %b; mkfifo %b; kill -KILL %b\n" % (pipes, pipes, victims))
-            if not self._wait(lambda: command.complete, KILL_GRACE):
+            if not self._wait(lambda: command.complete, _deadline(KILL_GRACE)):
                 self._give_up()
 
     def _give_up(self) -> None:
@@ -251,17 +252,22 @@ class Agent:
                 if self._command.input_over:
                     self._end_input(self._command)
 
-    def _wait(self, condition: Callable[[], bool], timeout: float | None) -> bool:
-        """Wait, the lock held, until `condition`; False after `timeout` seconds.
+    def _wait(self, condition: Callable[[], bool], deadline: float | None) -> bool:
+        """Wait, the lock held, until `condition`; False at the deadline.
 
         Raises what ended the machine.
         """
-        self._changed.wait_for(lambda: condition() or self._ended is not None, timeout)
+        left = None if deadline is None else deadline - time.monotonic()
+        self._changed.wait_for(lambda: condition() or self._ended is not None, left)
         if condition():
             return True
         if self._ended is not None:
             raise self._ended
         return False
+
+
+def _deadline(timeout: float | None) -> float | None:
+    return None if timeout is None else time.monotonic() + timeout
 
 
 def _deliver(command: Command) -> None:

@@ -1,7 +1,7 @@
 #!/bin/sh
 # The default guest's first process. The kernel turns NAME=value words of its command line that it does not
-# know into this environment: GASANG_SHELL=1 asks for a shell on the console, GASANG_SIZE="ROWS COLUMNS"
-# tells the size of the terminal.
+# know into this environment: GASANG_SHELL=no leaves out the shell on the console, GASANG_SIZE=ROWSxCOLUMNS
+# tells the size of its terminal.
 
 /bin/busybox mount -a
 echo gasang >/proc/sys/kernel/hostname
@@ -17,7 +17,7 @@ agent() {
 
 # A shell with job control needs a session that has the console as its controlling terminal.
 console() {
-    [ -n "$shell" ] || return
+    [ "$shell" != no ] || return
     [ -z "$size" ] || stty -F /dev/ttyS0 rows "${size%x*}" cols "${size#*x}"
     export PS1='gasang:\w\$ '
     setsid -c sh <>/dev/ttyS0 >&0 2>&1
