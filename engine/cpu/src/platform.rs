@@ -2,6 +2,17 @@
 
 use crate::exception::Trap;
 
+/// What CPUID tells of this processor in particular.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// x2APIC id.
+    pub apic_id: u32,
+    /// Processors of the machine.
+    pub cpus: u32,
+    /// Frequency of the time-stamp counter.
+    pub tsc_hz: u64,
+}
+
 /// The processor's surroundings: I/O ports, memory-mapped devices, its local APIC, the clock, and whoever must hear of
 /// writes to translated code.
 ///
@@ -26,11 +37,21 @@ pub trait Platform {
     fn set_task_priority(&mut self, value: u8);
     /// The time-stamp counter before the guest's offset.
     fn time_stamp_counter(&mut self) -> u64;
+    /// Which processor this is.
+    fn identity(&self) -> Identity {
+        Identity { apic_id: 0, cpus: 1, tsc_hz: 1_000_000_000 }
+    }
     /// Entropy for RDRAND and RDSEED.
     fn random(&mut self) -> u64;
     /// RAM at `host` (host address) is about to be written and its page holds translated code: on return, none of the
     /// code made from those bytes may run again.
     fn code_written(&mut self, host: u64, length: u64);
+    /// An instruction is about to be executed, after `retired` others: answers given to the one before are spent, and a
+    /// clock that counts instructions stands there. Whoever executes instructions one at a time, or calls the platform
+    /// from translated code, says so before each.
+    fn instruction_begins(&mut self, retired: u64) {
+        let _ = retired;
+    }
     /// An iteration of a REP string instruction is committed: the answers given so far are spent.
     fn iteration_committed(&mut self);
 }
