@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from elftools.common.exceptions import ELFError
+from elftools.construct import ConstructError
 from elftools.elf.elffile import ELFFile
 from elftools.elf.segments import NoteSegment
 
@@ -24,6 +25,8 @@ _OTHER_ARCHITECTURES = {
     "EM_PPC64": "PowerPC64",
 }
 _XEN_NOTE_PHYS32_ENTRY = 18
+_UNCHECKED = (AttributeError, LookupError, OverflowError, TypeError, ValueError)
+"""What pyelftools lets through when headers contradict each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,7 @@ def parse(content: bytes, source: str) -> ElfKernel:
             pvh_entry=_pvh_entry(elf),
             loadable=tuple(_loadable(elf)),
         )
-    except (ELFError, ValueError, LookupError, TypeError) as error:
+    except (ELFError, ConstructError, *_UNCHECKED) as error:
         raise KernelError(f"{source} is a truncated or damaged ELF file: {error}") from error
     _check_segments(kernel, source)
     return kernel

@@ -201,7 +201,7 @@ class Machine:
 
 def _with_default_guest(config: MachineConfig) -> MachineConfig:
     """The default guest's kernel, its initrd unless another is named, and its command line before ours."""
-    from gasang.guest import default_guest  # noqa: PLC0415 - guest is above machine
+    from gasang.guest.default import default_guest  # noqa: PLC0415 - guest is above machine
 
     guest = default_guest()
     return replace(
