@@ -1,1 +1,31 @@
-//! placeholder
+//! A virtual machine and its processors: `Vm`, `Vcpu`, `Exit`, the one virtual clock.
+#![forbid(unsafe_code)]
+
+mod accelerator;
+mod answers;
+mod attention;
+mod clock;
+mod counts;
+mod digest;
+mod entropy;
+mod error;
+mod events;
+mod exit;
+mod host;
+mod processor;
+mod registers;
+mod shared;
+mod surroundings;
+mod vcpu;
+mod vm;
+
+pub use accelerator::AcceleratorKind;
+pub use clock::{ClockKind, TSC_HZ};
+pub use error::Error;
+pub use events::Event;
+pub use exit::Exit;
+pub use gasang_cpu::{DescriptorTable, SegmentRegister};
+pub use host::host_capabilities;
+pub use registers::RegisterValue;
+pub use vcpu::Vcpu;
+pub use vm::{Vm, VmOptions, cpu_models};

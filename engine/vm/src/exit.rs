@@ -1,0 +1,81 @@
+//! Why a processor came back: the value of `Vcpu::run`.
+
+/// What the guest did that the engine does not answer itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Exit {
+    /// The guest reads `size` (1, 2, 4) bytes at an I/O port; the next run takes the answer.
+    PioRead {
+        /// Port number.
+        port: u16,
+        /// Bytes.
+        size: u8,
+    },
+    /// The guest writes an I/O port.
+    PioWrite {
+        /// Port number.
+        port: u16,
+        /// Bytes.
+        size: u8,
+        /// The value, zero-extended.
+        value: u32,
+    },
+    /// The guest reads `size` (1, 2, 4, 8) bytes at a physical address; the next run takes the answer.
+    MmioRead {
+        /// Physical address.
+        address: u64,
+        /// Bytes.
+        size: u8,
+    },
+    /// The guest writes a physical address.
+    MmioWrite {
+        /// Physical address.
+        address: u64,
+        /// Bytes.
+        size: u8,
+        /// The value, zero-extended.
+        value: u64,
+    },
+    /// Output of a serial port, collected since the last such exit.
+    SerialOutput {
+        /// 0 is COM1.
+        index: usize,
+        /// At least one byte.
+        data: Vec<u8>,
+    },
+    /// HLT with interrupts disabled.
+    Halted,
+    /// The processor is shut down after a triple fault.
+    Shutdown,
+    /// A kick, or the end of the instruction budget.
+    Interrupted,
+}
+
+impl Exit {
+    /// How many kinds there are.
+    pub(crate) const KINDS: usize = 8;
+    /// Names of the kinds, as statistics show them.
+    pub(crate) const NAMES: [&'static str; Self::KINDS] = [
+        "exits_pio_read",
+        "exits_pio_write",
+        "exits_mmio_read",
+        "exits_mmio_write",
+        "exits_serial_output",
+        "exits_halted",
+        "exits_shutdown",
+        "exits_interrupted",
+    ];
+
+    /// Index into `NAMES`.
+    pub(crate) fn kind(&self) -> usize {
+        match self {
+            Exit::PioRead { .. } => 0,
+            Exit::PioWrite { .. } => 1,
+            Exit::MmioRead { .. } => 2,
+            Exit::MmioWrite { .. } => 3,
+            Exit::SerialOutput { .. } => 4,
+            Exit::Halted => 5,
+            Exit::Shutdown => 6,
+            Exit::Interrupted => 7,
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! What the host offers, and the state of the host thread that runs a processor.
+
+use crate::error::Error;
+use gasang_exec::host_fault::AlternateStack;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use std::cell::RefCell;
+use std::marker::PhantomData;
+
+/// Signals that tell of a fault in the code that runs: they cannot wait.
+const FAULTS: [Signal; 5] =
+    [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGFPE, Signal::SIGILL, Signal::SIGTRAP];
+
+thread_local! {
+    static ALTERNATE_STACK: RefCell<Option<AlternateStack>> = const { RefCell::new(None) };
+}
+
+/// The current thread is inside the guest: signals wait (the stack pointer may hold a guest's value), and faults have a
+/// stack of their own. Dropping it restores the signal mask.
+pub(crate) struct InsideGuest {
+    mask: SigSet,
+    /// The mask belongs to this thread.
+    not_send: PhantomData<*const ()>,
+}
+
+impl InsideGuest {
+    pub(crate) fn enter() -> Result<InsideGuest, Error> {
+        let host = |attempt: &str, source| Error::Host { attempt: attempt.to_owned(), source };
+        ALTERNATE_STACK.with_borrow_mut(|stack| {
+            if stack.is_none() {
+                let installed = AlternateStack::install();
+                *stack = Some(installed.map_err(|error| host("cannot make a signal stack", error))?);
+            }
+            Ok::<(), Error>(())
+        })?;
+        let mut blocked = SigSet::all();
+        FAULTS.iter().for_each(|&signal| blocked.remove(signal));
+        let mask = blocked
+            .thread_swap_mask(SigmaskHow::SIG_SETMASK)
+            .map_err(|error| host("cannot block signals", error.into()))?;
+        Ok(InsideGuest { mask, not_send: PhantomData })
+    }
+}
+
+impl Drop for InsideGuest {
+    fn drop(&mut self) {
+        // Setting a mask that the kernel itself gave us cannot fail.
+        let _ = self.mask.thread_set_mask();
+    }
+}
+
+/// What the host processor and kernel offer the engine, by name.
+pub fn host_capabilities() -> Vec<(&'static str, bool)> {
+    let enabled = |path: &str| std::fs::read_to_string(path).is_ok_and(|text| text.trim() != "0");
+    let device = |path: &str| std::fs::File::options().read(true).write(true).open(path).is_ok();
+    vec![
+        ("fsgsbase", auxiliary_value(AT_HWCAP2) & HWCAP2_FSGSBASE != 0),
+        ("avx", std::arch::is_x86_feature_detected!("avx")),
+        ("avx2", std::arch::is_x86_feature_detected!("avx2")),
+        ("avx512f", std::arch::is_x86_feature_detected!("avx512f")),
+        ("xsave", std::arch::is_x86_feature_detected!("xsave")),
+        ("xsavec", std::arch::is_x86_feature_detected!("xsavec")),
+        ("xsaveopt", std::arch::is_x86_feature_detected!("xsaveopt")),
+        ("invariant_tsc", gasang_exec::host_time::is_invariant()),
+        ("kvm_device", device("/dev/kvm")),
+        ("userfaultfd", device("/dev/userfaultfd") || enabled("/proc/sys/vm/unprivileged_userfaultfd")),
+    ]
+}
+
+/// Keys of the auxiliary vector (getauxval(3)).
+const AT_HWCAP2: u64 = 26;
+/// The kernel has enabled RDFSBASE and its kin in user mode.
+const HWCAP2_FSGSBASE: u64 = 1 << 1;
+
+/// A value of the auxiliary vector that the kernel gave this process; 0 if it is not there.
+fn auxiliary_value(key: u64) -> u64 {
+    let vector = std::fs::read("/proc/self/auxv").unwrap_or_default();
+    let word = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_ne_bytes);
+    let pairs = vector.chunks_exact(16).map(|pair| pair.split_at(8));
+    pairs.map(|(name, value)| (word(name), word(value))).find(|pair| pair.0 == key).map_or(0, |pair| pair.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_wait_inside_the_guest_but_faults_do_not() {
+        let before = SigSet::thread_get_mask().unwrap();
+        {
+            let _inside = InsideGuest::enter().unwrap();
+            let mask = SigSet::thread_get_mask().unwrap();
+            assert!(mask.contains(Signal::SIGINT) && mask.contains(Signal::SIGUSR1));
+            assert!(!mask.contains(Signal::SIGSEGV) && !mask.contains(Signal::SIGFPE));
+        }
+        assert_eq!(SigSet::thread_get_mask().unwrap(), before);
+    }
+
+    #[test]
+    fn the_auxiliary_vector_tells_the_page_size() {
+        assert_eq!(auxiliary_value(6), 4096);
+        assert_eq!(auxiliary_value(0xffff_0000), 0);
+    }
+}

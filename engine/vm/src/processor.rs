@@ -1,0 +1,373 @@
+//! One processor and the loop that runs it.
+
+use crate::accelerator::{Accelerator, interruptible};
+use crate::attention::{CHIPSET, KICK};
+use crate::clock::ClockKind;
+use crate::counts::Counts;
+use crate::error::Error;
+use crate::events::{Event, Events, NMI};
+use crate::exit::Exit;
+use crate::shared::{NEVER, Shared};
+use crate::surroundings::Surroundings;
+use gasang_chipset::UART_COUNT;
+use gasang_cpu::{Activity, Core, Shadow, Tlb, Trap, VcpuState};
+use gasang_exec::Step;
+use gasang_x86::control::{cr0, cr3, cr4};
+use gasang_x86::{paging, rflags};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Instructions between two looks at the clock.
+const POLL_INSTRUCTIONS: u64 = 32_768;
+/// Serial output waits at most so long (virtual nanoseconds), and at most so many bytes of it, while the guest runs.
+const OUTPUT_AGE: u64 = 1_000_000;
+const OUTPUT_BYTES: usize = 4096;
+/// Entries of each TLB context.
+const TLB_ENTRIES: usize = 1024;
+
+/// What the processor was doing when it asked outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unfinished {
+    Instruction,
+    /// The delivery of an interrupt that is acknowledged already.
+    Interrupt(u8),
+    Nmi,
+}
+
+/// A processor: its state and all that executes it. Whoever holds it runs it.
+pub(crate) struct Processor {
+    pub(crate) state: Box<VcpuState>,
+    pub(crate) tlb: Tlb,
+    pub(crate) surroundings: Surroundings,
+    pub(crate) events: Events,
+    pub(crate) counts: Counts,
+    accelerator: Accelerator,
+    unfinished: Unfinished,
+}
+
+impl Processor {
+    pub(crate) fn new(index: usize, shared: Arc<Shared>, accelerator: Accelerator) -> Processor {
+        let mut state = Box::new(VcpuState::reset());
+        if index != 0 {
+            // An application processor (SDM vol. 3, 9.4.1).
+            state.activity = Activity::WaitForSipi;
+        }
+        let record = (shared.clock.kind() == ClockKind::Instructions).then(Vec::new);
+        Processor {
+            state,
+            tlb: Tlb::new(TLB_ENTRIES),
+            surroundings: Surroundings::new(index, shared),
+            events: Events::Own { record },
+            counts: Counts::default(),
+            accelerator,
+            unfinished: Unfinished::Instruction,
+        }
+    }
+
+    /// Run until an exit. `instructions` bounds how many are executed; the end of that budget is `Interrupted`.
+    pub(crate) fn run(&mut self, reply: Option<u64>, instructions: Option<u64>) -> Result<Exit, Error> {
+        let resume = self.surroundings.answers.take_reply(reply)?;
+        let exit = self.run_to_exit(resume, instructions);
+        self.update_counts();
+        if let Ok(exit) = &exit
+            && let Some(count) = self.counts.exits.get_mut(exit.kind())
+        {
+            *count += 1;
+        }
+        exit
+    }
+
+    fn run_to_exit(&mut self, resume: bool, instructions: Option<u64>) -> Result<Exit, Error> {
+        let limit = instructions.map_or(u64::MAX, |budget| self.state.instructions.saturating_add(budget));
+        if self.surroundings.answers.is_unreported() {
+            return Ok(self.report_access());
+        }
+        if resume && self.finish()? == Step::Pending {
+            return Ok(self.report_access());
+        }
+        loop {
+            if let Some(exit) = self.poll(limit) {
+                return Ok(exit);
+            }
+            if self.take_signals()? == Step::Pending {
+                return Ok(self.report_access());
+            }
+            let exit = match self.state.activity {
+                Activity::Active => self.execute(limit),
+                Activity::Halted => self.halt(),
+                Activity::WaitForSipi => self.wait(None),
+                Activity::Shutdown => Some(self.output().unwrap_or(Exit::Shutdown)),
+            };
+            if let Some(exit) = exit {
+                return Ok(exit);
+            }
+        }
+    }
+
+    /// What is asked of a processor between instructions, by other threads and by the clock.
+    fn poll(&mut self, limit: u64) -> Option<Exit> {
+        let index = self.surroundings.index;
+        let shared = Arc::clone(&self.surroundings.shared);
+        shared.clock.set_retired(self.state.instructions);
+        let now = shared.clock.now();
+        let attention = shared.attention.get(index)?;
+        if now >= shared.next_deadline() || attention.take(CHIPSET) {
+            self.surroundings.chipset(|chipset, now| chipset.advance(now));
+        }
+        let (bytes, since) = shared.output_waiting();
+        if bytes >= OUTPUT_BYTES || bytes != 0 && now.saturating_sub(since) >= OUTPUT_AGE {
+            return self.output();
+        }
+        if attention.is_raised() {
+            if let Some(output) = self.output() {
+                return Some(output);
+            }
+            if attention.take(KICK) {
+                return Some(Exit::Interrupted);
+            }
+        }
+        (self.state.instructions >= limit).then_some(Exit::Interrupted)
+    }
+
+    /// The exit for the access that waits; what the guest said before it comes first.
+    fn report_access(&mut self) -> Exit {
+        let output = self.output();
+        output.or_else(|| self.surroundings.answers.report()).unwrap_or(Exit::Interrupted)
+    }
+
+    /// The output of the first serial port that has some.
+    fn output(&mut self) -> Option<Exit> {
+        if self.surroundings.shared.output_waiting().0 == 0 {
+            return None;
+        }
+        self.surroundings.chipset(|chipset, _| {
+            let index = (0..UART_COUNT).find(|&index| chipset.serial_output_len(index) != 0)?;
+            Some(Exit::SerialOutput { index, data: chipset.take_serial_output(index) })
+        })
+    }
+
+    /// Use the processor as those that execute see it.
+    fn with_core<T>(&mut self, act: impl FnOnce(&mut Core<'_>, &mut Accelerator) -> T) -> T {
+        let shared = Arc::clone(&self.surroundings.shared);
+        let mut core = Core {
+            state: &mut self.state,
+            tlb: &mut self.tlb,
+            memory: &shared.memory,
+            platform: &mut self.surroundings,
+            model: &shared.model,
+        };
+        act(&mut core, &mut self.accelerator)
+    }
+
+    fn execute(&mut self, limit: u64) -> Option<Exit> {
+        let shared = Arc::clone(&self.surroundings.shared);
+        let index = self.surroundings.index;
+        let mut budget = POLL_INSTRUCTIONS.min(limit.saturating_sub(self.state.instructions));
+        if shared.clock.kind() == ClockKind::Instructions {
+            budget = budget.min(shared.next_deadline().saturating_sub(shared.clock.now())).max(1);
+        }
+        if let Some(event) = self.events.next() {
+            budget = budget.min(event.instructions.saturating_sub(self.state.instructions)).max(1);
+        }
+        let waiting = self.surroundings.pending.interrupt && !self.events.is_replayed();
+        let step = self.with_core(|core, accelerator| accelerator.run(core, &shared, index, budget, waiting));
+        match step {
+            Step::Retired | Step::Shutdown => None,
+            Step::Halted => {
+                self.counts.halts += 1;
+                None
+            }
+            Step::Pending => {
+                self.unfinished = Unfinished::Instruction;
+                Some(self.report_access())
+            }
+        }
+    }
+
+    /// Go on with what was waiting for the answer that has come.
+    fn finish(&mut self) -> Result<Step, Error> {
+        match self.unfinished {
+            Unfinished::Instruction => {
+                self.surroundings.answers.resume();
+                Ok(self.with_core(|core, accelerator| accelerator.step(core)))
+            }
+            Unfinished::Interrupt(vector) => {
+                self.surroundings.answers.rewind();
+                Ok(self.deliver(Unfinished::Interrupt(vector)))
+            }
+            Unfinished::Nmi => {
+                self.surroundings.answers.rewind();
+                Ok(self.deliver(Unfinished::Nmi))
+            }
+        }
+    }
+
+    /// INIT, SIPI, NMI and interrupts, in the order of their priority (SDM vol. 3, 6.9). `Pending` if a delivery needs
+    /// an answer from outside.
+    fn take_signals(&mut self) -> Result<Step, Error> {
+        if self.events.is_replayed() {
+            return self.take_replayed();
+        }
+        if !self.surroundings.pending.any() {
+            return Ok(Step::Retired);
+        }
+        self.take_init();
+        let awake = matches!(self.state.activity, Activity::Active | Activity::Halted);
+        if self.surroundings.pending.nmi && awake && self.nmi_allowed() {
+            let index = self.surroundings.index;
+            if self.surroundings.chipset(|chipset, _| chipset.take_nmi(index)) {
+                self.surroundings.answers.commit();
+                return Ok(self.deliver(Unfinished::Nmi));
+            }
+        }
+        if self.surroundings.pending.interrupt
+            && awake
+            && interruptible(&self.state)
+            && let Some(vector) = self.acknowledge()
+        {
+            return Ok(self.deliver(Unfinished::Interrupt(vector)));
+        }
+        Ok(Step::Retired)
+    }
+
+    fn nmi_allowed(&self) -> bool {
+        !self.state.nmi_blocked && self.state.shadow != Shadow::MovSs
+    }
+
+    fn acknowledge(&mut self) -> Option<u8> {
+        let index = self.surroundings.index;
+        self.surroundings.answers.commit();
+        self.surroundings.chipset(|chipset, now| chipset.acknowledge_interrupt(now, index))
+    }
+
+    /// The event that the script has for this instruction.
+    fn take_replayed(&mut self) -> Result<Step, Error> {
+        let Some(event) = self.events.next() else { return Ok(Step::Retired) };
+        let instructions = self.state.instructions;
+        if event.instructions > instructions {
+            return Ok(Step::Retired);
+        }
+        let diverged = |found| Error::Diverged { instructions, vector: event.vector, found };
+        if event.instructions < instructions {
+            return Err(diverged(None));
+        }
+        if event.vector == NMI {
+            return Ok(self.deliver(Unfinished::Nmi));
+        }
+        let found = if interruptible(&self.state) { self.acknowledge() } else { None };
+        if found != Some(event.vector) {
+            // Halted, and time has not come to it yet: `halt` moves on.
+            let halted = self.state.activity == Activity::Halted && found.is_none();
+            return if halted { Ok(Step::Retired) } else { Err(diverged(found)) };
+        }
+        Ok(self.deliver(Unfinished::Interrupt(event.vector)))
+    }
+
+    fn take_init(&mut self) {
+        let index = self.surroundings.index;
+        if self.surroundings.pending.init && self.surroundings.chipset(|chipset, _| chipset.take_init(index))
+        {
+            self.state.init();
+            self.state.activity = if index == 0 { Activity::Active } else { Activity::WaitForSipi };
+            self.translation_changed();
+        }
+        if self.surroundings.pending.start_up.is_some() {
+            let vector = self.surroundings.chipset(|chipset, _| chipset.take_start_up(index));
+            if let (Some(vector), Activity::WaitForSipi) = (vector, self.state.activity) {
+                self.state.sipi(vector);
+                self.state.activity = Activity::Active;
+            }
+        }
+    }
+
+    /// Deliver an interrupt that is acknowledged.
+    fn deliver(&mut self, what: Unfinished) -> Step {
+        let event = |vector| Event { instructions: self.state.instructions, vector };
+        let event = match what {
+            Unfinished::Interrupt(vector) => event(vector),
+            Unfinished::Nmi | Unfinished::Instruction => event(NMI),
+        };
+        let delivered = self.with_core(|core, _| match what {
+            Unfinished::Interrupt(vector) => core.deliver_interrupt(vector),
+            Unfinished::Nmi | Unfinished::Instruction => core.deliver_nmi(),
+        });
+        match delivered {
+            Err(Trap::Pending) => {
+                self.unfinished = what;
+                return Step::Pending;
+            }
+            Err(Trap::Shutdown) => self.state.activity = Activity::Shutdown,
+            // Faults on the way are delivered in the interrupt's place; none is left over.
+            Ok(()) | Err(Trap::Exception(_)) => self.state.activity = Activity::Active,
+        }
+        self.surroundings.answers.commit();
+        self.events.delivered(event);
+        match what {
+            Unfinished::Interrupt(_) => self.counts.interrupts += 1,
+            Unfinished::Nmi | Unfinished::Instruction => self.counts.nmis += 1,
+        }
+        Step::Retired
+    }
+
+    /// HLT: wait for what wakes the processor.
+    fn halt(&mut self) -> Option<Exit> {
+        if let Some(output) = self.output() {
+            return Some(output);
+        }
+        if self.events.is_replayed() && self.events.next().is_none() {
+            // The leader has not come further.
+            return Some(Exit::Interrupted);
+        }
+        if self.state.rflags & rflags::IF == 0 {
+            return Some(Exit::Halted);
+        }
+        self.wait(Some(self.surroundings.shared.next_deadline()))
+    }
+
+    /// Let time pass until `deadline` (None: without end) or until attention is wanted.
+    fn wait(&mut self, deadline: Option<u64>) -> Option<Exit> {
+        self.update_counts();
+        let shared = &self.surroundings.shared;
+        let deadline = deadline.filter(|&deadline| deadline != NEVER);
+        let attention = shared.attention.get(self.surroundings.index)?;
+        match (shared.clock.kind(), deadline) {
+            (ClockKind::Instructions, Some(deadline)) => shared.clock.skip_to(deadline),
+            (ClockKind::Host, Some(deadline)) => {
+                attention.sleep(Some(Duration::from_nanos(deadline.saturating_sub(shared.clock.now()))));
+            }
+            (_, None) => attention.sleep(None),
+        }
+        None
+    }
+
+    /// Registers on which translation depends were set from outside, or reset.
+    pub(crate) fn translation_changed(&mut self) {
+        self.load_page_directory_pointers();
+        self.tlb.flush_all();
+        let pcid = if self.state.cr4 & cr4::PCIDE != 0 { self.state.cr3 & cr3::PCID } else { 0 };
+        self.tlb.select(pcid as u16);
+    }
+
+    /// PAE paging keeps the four entries that CR3 points to in the processor (SDM vol. 3, 4.4.1).
+    fn load_page_directory_pointers(&mut self) {
+        let pae = self.state.cr0 & cr0::PG != 0 && self.state.cr4 & cr4::PAE != 0 && !self.state.long_mode();
+        if !pae {
+            return;
+        }
+        let mut table = [0; 32];
+        let address = self.state.cr3 & 0xffff_ffe0;
+        // Where there is no RAM the entries are not present.
+        let present = self.surroundings.shared.memory.read_physical(address, &mut table).is_ok();
+        for (entry, bytes) in self.state.pdpte.iter_mut().zip(table.chunks_exact(8)) {
+            let value = u64::from_le_bytes(bytes.try_into().unwrap_or_default());
+            *entry = if present { value } else { value & !paging::PRESENT };
+        }
+    }
+
+    pub(crate) fn update_counts(&mut self) {
+        self.counts.instructions = self.state.instructions;
+        self.counts.tlb_refills = self.tlb.refills;
+        self.counts.tlb_flushes = self.tlb.flushes;
+        self.surroundings.shared.clock.set_retired(self.state.instructions);
+    }
+}

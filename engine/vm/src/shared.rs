@@ -1,0 +1,133 @@
+//! What the processors of one machine share: RAM, the chipset, the clock.
+
+use crate::attention::{Attention, CHIPSET};
+use crate::clock::Clock;
+use crate::error::Error;
+use gasang_chipset::{Chipset, Pending, UART_COUNT};
+use gasang_cpu::CpuModel;
+use gasang_memory::{GuestMemory, PAGE_HAS_CODE, PAGE_SIZE};
+use gasang_translate::CodeWrites;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+/// No timer is running.
+pub(crate) const NEVER: u64 = u64::MAX;
+
+/// Shared by all processors and by the threads that feed the machine.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) memory: Arc<GuestMemory>,
+    pub(crate) model: CpuModel,
+    pub(crate) clock: Clock,
+    /// One for each processor.
+    pub(crate) attention: Vec<Attention>,
+    /// One for each processor; empty when nothing is translated.
+    pub(crate) code_writes: Vec<Arc<CodeWrites>>,
+    chipset: Mutex<Chipset>,
+    /// What is read without the chipset's lock: the next timer, bytes of serial output and since when they wait.
+    next_deadline: AtomicU64,
+    output_bytes: AtomicUsize,
+    output_since: AtomicU64,
+    broken: OnceLock<String>,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        memory: Arc<GuestMemory>,
+        model: CpuModel,
+        clock: Clock,
+        vcpus: usize,
+        code_writes: Vec<Arc<CodeWrites>>,
+    ) -> Shared {
+        Shared {
+            memory,
+            model,
+            clock,
+            attention: (0..vcpus).map(|_| Attention::default()).collect(),
+            code_writes,
+            chipset: Mutex::new(Chipset::new(vcpus)),
+            next_deadline: AtomicU64::new(NEVER),
+            output_bytes: AtomicUsize::new(0),
+            output_since: AtomicU64::new(0),
+            broken: OnceLock::new(),
+        }
+    }
+
+    /// Use the chipset, at the present virtual time, on behalf of processor `by` (None: of somebody outside). Other
+    /// processors for which something became pending are told; what waits for `by` comes back.
+    pub(crate) fn with_chipset<T>(
+        &self,
+        by: Option<usize>,
+        access: impl FnOnce(&mut Chipset, u64) -> T,
+    ) -> (T, Pending) {
+        let mut chipset = self.chipset.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.clock.now();
+        let result = access(&mut chipset, now);
+        self.next_deadline.store(chipset.next_deadline().unwrap_or(NEVER), Ordering::Relaxed);
+        let waiting = (0..UART_COUNT).map(|index| chipset.serial_output_len(index)).sum();
+        if self.output_bytes.swap(waiting, Ordering::Relaxed) == 0 && waiting != 0 {
+            self.output_since.store(now, Ordering::Relaxed);
+        }
+        let pending = by.map(|index| chipset.pending(index)).unwrap_or_default();
+        let wakeups = chipset.take_wakeups();
+        drop(chipset);
+        for index in wakeups.into_iter().filter(|&index| Some(index) != by) {
+            if let Some(attention) = self.attention.get(index) {
+                attention.raise(CHIPSET);
+            }
+        }
+        (result, pending)
+    }
+
+    /// Virtual time of the next timer, or `NEVER`.
+    #[inline]
+    pub(crate) fn next_deadline(&self) -> u64 {
+        self.next_deadline.load(Ordering::Relaxed)
+    }
+
+    /// How many bytes of serial output wait, and since when.
+    #[inline]
+    pub(crate) fn output_waiting(&self) -> (usize, u64) {
+        (self.output_bytes.load(Ordering::Relaxed), self.output_since.load(Ordering::Relaxed))
+    }
+
+    /// Code translated from RAM at host addresses `host` to `host + length`, if there is any, is void.
+    pub(crate) fn code_written(&self, host: u64, length: u64) {
+        for queue in &self.code_writes {
+            queue.push(host, length);
+        }
+    }
+
+    /// Write RAM from outside the processors.
+    ///
+    /// # Errors
+    /// If any of it is not RAM.
+    pub(crate) fn write_memory(&self, address: u64, bytes: &[u8]) -> Result<(), Error> {
+        self.memory.map().check(address, bytes.len() as u64)?;
+        let mut done = 0;
+        while done < bytes.len() {
+            let at = address + done as u64;
+            let length = (bytes.len() - done).min((PAGE_SIZE - at % PAGE_SIZE) as usize);
+            if let Some(host) = self.memory.host(at)
+                && self.memory.flags(host).load(Ordering::Acquire) & PAGE_HAS_CODE != 0
+            {
+                self.code_written(host, length as u64);
+            }
+            done += length;
+        }
+        Ok(self.memory.write_physical(address, bytes)?)
+    }
+
+    /// Remember that the engine broke down.
+    pub(crate) fn mark_broken(&self, message: String) -> Error {
+        Error::Broken(self.broken.get_or_init(|| message).clone())
+    }
+
+    /// Refuse to go on after a breakdown.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        match self.broken.get() {
+            Some(message) => Err(Error::Broken(message.clone())),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! The processor as its users hold it: one thread runs it, any thread may kick it.
+
+use crate::attention::KICK;
+use crate::counts::Counts;
+use crate::error::Error;
+use crate::events::Event;
+use crate::exit::Exit;
+use crate::host::InsideGuest;
+use crate::processor::Processor;
+use crate::registers::{self, CR8, RegisterValue};
+use crate::shared::Shared;
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+
+/// A virtual processor.
+pub struct Vcpu {
+    index: usize,
+    shared: Arc<Shared>,
+    processor: Mutex<Processor>,
+    /// The counters as of the last time the processor was free to write them down.
+    counts: Mutex<Counts>,
+}
+
+impl Vcpu {
+    pub(crate) fn new(index: usize, shared: Arc<Shared>, processor: Processor) -> Vcpu {
+        Vcpu { index, shared, processor: Mutex::new(processor), counts: Mutex::new(Counts::default()) }
+    }
+
+    /// Its number, which is its APIC id.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Enter the guest; the exit is the value. `reply` answers the read that the last exit reported; `instructions`
+    /// bounds how many are executed before `Interrupted`.
+    ///
+    /// # Errors
+    /// A reply that is missing, not asked for, or too large; another thread inside; a breakdown of the engine.
+    pub fn run(&self, reply: Option<u64>, instructions: Option<u64>) -> Result<Exit, Error> {
+        self.use_processor(|processor| {
+            let _inside = InsideGuest::enter()?;
+            processor.run(reply, instructions)
+        })
+    }
+
+    /// Make the current or the next run return `Interrupted` soon.
+    pub fn kick(&self) {
+        if let Some(attention) = self.shared.attention.get(self.index) {
+            attention.raise(KICK);
+        }
+    }
+
+    /// Every register by name.
+    ///
+    /// # Errors
+    /// If another thread is inside.
+    pub fn registers(&self) -> Result<Vec<(&'static str, RegisterValue)>, Error> {
+        self.use_processor(|processor| {
+            let mut registers = registers::all(&mut processor.state);
+            let cr8 = self.shared.with_chipset(None, |chipset, _| chipset.task_priority(self.index)).0;
+            registers.push((CR8, RegisterValue::Word(u64::from(cr8))));
+            Ok(registers)
+        })
+    }
+
+    /// Set registers as a VM entry would: all of them or, on an error, none.
+    ///
+    /// # Errors
+    /// An unknown name, a value of the wrong kind, another thread inside.
+    pub fn set_registers(&self, values: &[(String, RegisterValue)]) -> Result<(), Error> {
+        self.use_processor(|processor| {
+            let (cr8, others): (Vec<_>, Vec<_>) = values.iter().cloned().partition(|(name, _)| name == CR8);
+            let cr8 = cr8.first().map(|(name, value)| match value {
+                RegisterValue::Word(value @ 0..=15) => Ok(*value as u8),
+                _ => Err(Error::RegisterValue { name: name.clone(), takes: "a number from 0 to 15" }),
+            });
+            let cr8 = cr8.transpose()?;
+            if registers::set(&mut processor.state, &others)? {
+                processor.translation_changed();
+            }
+            if let Some(cr8) = cr8 {
+                processor.surroundings.chipset(|chipset, _| chipset.set_task_priority(self.index, cr8));
+            }
+            Ok(())
+        })
+    }
+
+    /// The x87, SSE and AVX registers as XSAVE's standard format has them (SDM vol. 1, 13.4).
+    ///
+    /// # Errors
+    /// If another thread is inside.
+    pub fn extended_state(&self) -> Result<Vec<u8>, Error> {
+        self.use_processor(|processor| Ok(processor.state.extended.bytes.to_vec()))
+    }
+
+    /// Counters by name; while the processor runs, those of a moment ago.
+    pub fn statistics(&self) -> Vec<(&'static str, u64)> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).list()
+    }
+
+    /// The interrupts delivered since the last call, on a machine whose clock counts instructions.
+    ///
+    /// # Errors
+    /// If another thread is inside.
+    pub fn events(&self) -> Result<Vec<Event>, Error> {
+        self.use_processor(|processor| Ok(processor.events.drain()))
+    }
+
+    /// Deliver these interrupts at these instructions, and from now on no others.
+    ///
+    /// # Errors
+    /// If another thread is inside.
+    pub fn replay(&self, events: Vec<Event>) -> Result<(), Error> {
+        self.use_processor(|processor| {
+            processor.events.replay(events);
+            Ok(())
+        })
+    }
+
+    fn lock(&self) -> Result<MutexGuard<'_, Processor>, Error> {
+        self.shared.check()?;
+        match self.processor.try_lock() {
+            Ok(processor) => Ok(processor),
+            Err(TryLockError::WouldBlock) => Err(Error::Busy(self.index)),
+            // Panics are caught while the lock is held; `check` tells of them.
+            Err(TryLockError::Poisoned(poisoned)) => Ok(poisoned.into_inner()),
+        }
+    }
+
+    /// Use the processor; a panic breaks the machine, not the process.
+    fn use_processor<T>(&self, act: impl FnOnce(&mut Processor) -> Result<T, Error>) -> Result<T, Error> {
+        let mut processor = self.lock()?;
+        let result = catch_unwind(AssertUnwindSafe(|| act(&mut processor)))
+            .unwrap_or_else(|panic| Err(self.shared.mark_broken(panic_message(&*panic))));
+        *self.counts.lock().unwrap_or_else(PoisonError::into_inner) = processor.counts.clone();
+        result
+    }
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without words".to_owned())
+}

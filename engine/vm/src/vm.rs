@@ -1,0 +1,177 @@
+//! A virtual machine: RAM, processors, chipset, clock.
+
+use crate::accelerator::{Accelerator, AcceleratorKind};
+use crate::clock::{Clock, ClockKind};
+use crate::digest;
+use crate::error::Error;
+use crate::processor::Processor;
+use crate::shared::Shared;
+use crate::vcpu::Vcpu;
+use gasang_chipset::UART_COUNT;
+use gasang_cpu::CpuModel;
+use gasang_memory::{GuestMemory, PAGE_SIZE};
+use gasang_translate::CodeWrites;
+use std::sync::Arc;
+
+/// More processors than APIC ids of 8 bits can name make no machine.
+const MOST_VCPUS: usize = 255;
+/// Interrupt lines, GSIs 0 to 23.
+const LINES: u32 = 24;
+
+/// What a machine is made of.
+#[derive(Debug, Clone)]
+pub struct VmOptions {
+    /// Bytes of RAM, a multiple of the page size.
+    pub memory: u64,
+    /// Processors.
+    pub vcpus: usize,
+    /// What executes.
+    pub accelerator: AcceleratorKind,
+    /// MODEL[,+feature,-feature]...
+    pub cpu: String,
+    /// What makes time pass.
+    pub clock: ClockKind,
+}
+
+/// A virtual machine.
+pub struct Vm {
+    shared: Arc<Shared>,
+    vcpus: Vec<Arc<Vcpu>>,
+}
+
+impl Vm {
+    /// A machine after reset.
+    ///
+    /// # Errors
+    /// An option out of its range, a model or feature that is unknown or impossible here, memory that cannot be had.
+    pub fn new(options: &VmOptions) -> Result<Vm, Error> {
+        check(options)?;
+        let model = CpuModel::parse(&options.cpu).map_err(Error::Model)?;
+        let memory = GuestMemory::new(options.memory).map_err(|source| Error::Host {
+            attempt: format!("cannot map {} bytes of guest memory", options.memory),
+            source,
+        })?;
+        let code_writes = match options.accelerator {
+            AcceleratorKind::Translator => (0..options.vcpus).map(|_| Arc::default()).collect(),
+            AcceleratorKind::Interpreter => Vec::<Arc<CodeWrites>>::new(),
+        };
+        let clock = Clock::new(options.clock);
+        let shared = Arc::new(Shared::new(Arc::new(memory), model, clock, options.vcpus, code_writes));
+        let vcpu = |index| {
+            let accelerator = Accelerator::new(options.accelerator)?;
+            let processor = Processor::new(index, Arc::clone(&shared), accelerator);
+            Ok(Arc::new(Vcpu::new(index, Arc::clone(&shared), processor)))
+        };
+        let vcpus = (0..options.vcpus).map(vcpu).collect::<Result<_, Error>>()?;
+        Ok(Vm { shared, vcpus })
+    }
+
+    /// Processor `index`.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn vcpu(&self, index: usize) -> Result<Arc<Vcpu>, Error> {
+        let missing = || Error::Argument(format!("no vCPU {index}: there are {}", self.vcpus.len()));
+        self.vcpus.get(index).cloned().ok_or_else(missing)
+    }
+
+    /// RAM as (physical address, length), ascending.
+    pub fn memory_regions(&self) -> Vec<(u64, u64)> {
+        self.shared.memory.map().regions()
+    }
+
+    /// Read RAM at a physical address.
+    ///
+    /// # Errors
+    /// If any of it is not RAM.
+    pub fn read_memory(&self, address: u64, length: u64) -> Result<Vec<u8>, Error> {
+        // Before anything of that length is allocated.
+        self.shared.memory.map().check(address, length)?;
+        let mut bytes = vec![0; length as usize];
+        self.shared.memory.read_physical(address, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Write RAM at a physical address. Code translated from it is void.
+    ///
+    /// # Errors
+    /// If any of it is not RAM; nothing is written then.
+    pub fn write_memory(&self, address: u64, bytes: &[u8]) -> Result<(), Error> {
+        self.shared.write_memory(address, bytes)
+    }
+
+    /// A number that tells RAM's contents from other contents.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn memory_digest(&self) -> Result<u64, Error> {
+        digest::memory(&self.shared.memory)
+            .map_err(|source| Error::Host { attempt: "cannot read guest memory".to_owned(), source })
+    }
+
+    /// Drive a global system interrupt line.
+    ///
+    /// # Errors
+    /// If there is no such line.
+    pub fn set_interrupt_line(&self, gsi: u32, level: bool) -> Result<(), Error> {
+        self.shared.check()?;
+        if gsi >= LINES {
+            return Err(Error::Argument(format!("no interrupt line {gsi}: there are 0 to {}", LINES - 1)));
+        }
+        self.shared.with_chipset(None, |chipset, now| chipset.set_line(now, gsi, level));
+        Ok(())
+    }
+
+    /// Offer bytes to a serial port; how many it took.
+    ///
+    /// # Errors
+    /// If there is no such port.
+    pub fn serial_input(&self, index: usize, bytes: &[u8]) -> Result<usize, Error> {
+        self.shared.check()?;
+        serial_port(index)?;
+        Ok(self.shared.with_chipset(None, |chipset, now| chipset.serial_input(now, index, bytes)).0)
+    }
+
+    /// Bytes of input that the guest has not read yet.
+    ///
+    /// # Errors
+    /// If there is no such port.
+    pub fn serial_pending(&self, index: usize) -> Result<usize, Error> {
+        serial_port(index)?;
+        Ok(self.shared.with_chipset(None, |chipset, _| chipset.serial_pending(index)).0)
+    }
+
+    /// Nanoseconds of virtual time since creation.
+    pub fn virtual_time(&self) -> u64 {
+        self.shared.clock.now()
+    }
+}
+
+fn serial_port(index: usize) -> Result<(), Error> {
+    if index < UART_COUNT {
+        return Ok(());
+    }
+    Err(Error::Argument(format!("no serial port {index}: there are 0 to {}", UART_COUNT - 1)))
+}
+
+fn check(options: &VmOptions) -> Result<(), Error> {
+    let refuse = |message| Err(Error::Argument(message));
+    if options.memory == 0 || options.memory % PAGE_SIZE != 0 {
+        return refuse(format!(
+            "memory of {} bytes is not a whole number of 4096-byte pages",
+            options.memory
+        ));
+    }
+    if options.vcpus == 0 || options.vcpus > MOST_VCPUS {
+        return refuse(format!("{} vCPUs: a machine has 1 to {MOST_VCPUS}", options.vcpus));
+    }
+    if options.clock == ClockKind::Instructions && options.vcpus != 1 {
+        return refuse("the clock that counts instructions needs a machine of one vCPU".to_owned());
+    }
+    Ok(())
+}
+
+/// The names of processor models.
+pub fn cpu_models() -> Vec<&'static str> {
+    CpuModel::models()
+}
