@@ -1,1 +1,28 @@
-//! placeholder
+//! T1: the block translator.
+//!
+//! Guest code becomes host code block by block. Most instructions run as themselves on the guest's registers, which are
+//! in the host's registers of the same name; memory operands go through an inline TLB check; control transfers are
+//! linked block to block; everything sensitive leaves to T0, one precise instruction at a time.
+
+mod assembler;
+mod blocks;
+mod branches;
+mod cache;
+mod code_writes;
+mod decode;
+mod emit;
+mod entry;
+mod host_state;
+mod listing;
+mod operations;
+mod options;
+mod site;
+mod slots;
+mod system;
+mod translator;
+
+pub use code_writes::CodeWrites;
+pub use host_state::check_host;
+pub use listing::BlockListing;
+pub use options::Options;
+pub use translator::{Statistics, Translator};

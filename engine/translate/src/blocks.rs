@@ -1,0 +1,201 @@
+//! The blocks that exist: by guest address, by page, and who jumps to whom.
+
+use crate::emit::Entries;
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+/// Bytes of a page that share one bit of a page's code map: a write elsewhere in the page leaves its code alone.
+const GRANULE: u64 = 64;
+
+/// A translation block.
+#[derive(Debug, Clone)]
+pub struct Block {
+    /// Guest address.
+    pub linear: u64,
+    /// Host address of its first guest byte.
+    pub host: u64,
+    /// Bytes of guest code.
+    pub length: u32,
+    /// Translated for CPL 3.
+    pub user: bool,
+    /// Offset in the cache.
+    pub offset: u32,
+    /// Where it is entered.
+    pub entries: Entries,
+    /// Sites (numbers) of the jumps linked to it.
+    pub incoming: Vec<u32>,
+    /// False once it was thrown away.
+    pub alive: bool,
+}
+
+/// What identifies a block: the same bytes at another guest address, or for another privilege, are another block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Key {
+    linear: u64,
+    host: u64,
+    user: bool,
+}
+
+/// A multiplicative hash: keys are addresses, not chosen against us in any way that costs more than time.
+#[derive(Debug, Default)]
+struct AddressHasher(u64);
+
+impl Hasher for AddressHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.write_u64(u64::from(byte)));
+    }
+
+    fn write_u8(&mut self, value: u8) {
+        self.write_u64(u64::from(value));
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        self.0 = (self.0.rotate_left(23) ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+type AddressMap<K, V> = HashMap<K, V, BuildHasherDefault<AddressHasher>>;
+
+#[derive(Debug, Default)]
+struct PageCode {
+    blocks: Vec<u32>,
+    granules: u64,
+}
+
+/// All blocks.
+#[derive(Debug, Default)]
+pub struct Blocks {
+    blocks: Vec<Block>,
+    by_key: AddressMap<Key, u32>,
+    pages: AddressMap<u64, PageCode>,
+}
+
+fn granules(host: u64, length: u64) -> u64 {
+    let first = host % 4096 / GRANULE;
+    let last = ((host % 4096 + length.max(1) - 1) / GRANULE).min(63);
+    (u64::MAX >> (63 - last)) & (u64::MAX << first)
+}
+
+impl Blocks {
+    /// The number that the next block will get.
+    pub fn next_number(&self) -> u32 {
+        self.blocks.len() as u32
+    }
+
+    /// A block by number.
+    pub fn get(&self, number: u32) -> &Block {
+        &self.blocks[number as usize]
+    }
+
+    /// Blocks made since the last `clear`, thrown away or not.
+    pub fn len(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// The block for guest address `linear`, whose first byte is at host address `host`.
+    pub fn find(&self, linear: u64, host: u64, user: bool) -> Option<u32> {
+        self.by_key.get(&Key { linear, host, user }).copied()
+    }
+
+    /// Keep a block. True if it is the first from its page.
+    pub fn insert(&mut self, block: Block) -> bool {
+        let number = self.next_number();
+        let page = self.pages.entry(block.host & !0xfff).or_default();
+        let first = page.blocks.is_empty();
+        page.blocks.push(number);
+        page.granules |= granules(block.host, u64::from(block.length));
+        self.by_key.insert(Key { linear: block.linear, host: block.host, user: block.user }, number);
+        self.blocks.push(block);
+        first
+    }
+
+    /// The site numbered `site` now jumps to block `to`.
+    pub fn link(&mut self, to: u32, site: u32) {
+        self.blocks[to as usize].incoming.push(site);
+    }
+
+    /// Take out the blocks made from bytes that a write to `length` bytes at `host` (within a page) changes. The second
+    /// value is true if the page has no block left.
+    pub fn take_overlapping(&mut self, host: u64, length: u64) -> (Vec<u32>, bool) {
+        let page_address = host & !0xfff;
+        let Some(page) = self.pages.get_mut(&page_address) else { return (Vec::new(), false) };
+        if page.granules & granules(host, length) == 0 {
+            return (Vec::new(), false);
+        }
+        let blocks = &self.blocks;
+        let overlaps = |&number: &u32| {
+            let block = &blocks[number as usize];
+            block.host < host + length && host < block.host + u64::from(block.length)
+        };
+        let (gone, kept): (Vec<u32>, Vec<u32>) = page.blocks.iter().copied().partition(overlaps);
+        page.granules = kept
+            .iter()
+            .map(|&number| &blocks[number as usize])
+            .fold(0, |map, block| map | granules(block.host, u64::from(block.length)));
+        let empty = kept.is_empty();
+        page.blocks = kept;
+        if empty {
+            self.pages.remove(&page_address);
+        }
+        for &number in &gone {
+            let block = &mut self.blocks[number as usize];
+            block.alive = false;
+            self.by_key.remove(&Key { linear: block.linear, host: block.host, user: block.user });
+        }
+        (gone, empty)
+    }
+
+    /// Host addresses of the pages that have blocks.
+    pub fn pages(&self) -> impl Iterator<Item = u64> {
+        self.pages.keys().copied()
+    }
+
+    /// Forget everything.
+    pub fn clear(&mut self) {
+        self.blocks.clear();
+        self.by_key.clear();
+        self.pages.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block(linear: u64, host: u64, length: u32) -> Block {
+        Block {
+            linear,
+            host,
+            length,
+            user: false,
+            offset: 0,
+            entries: Entries::default(),
+            incoming: Vec::new(),
+            alive: true,
+        }
+    }
+
+    #[test]
+    fn a_write_takes_out_the_blocks_that_it_overlaps_and_no_others() {
+        let mut blocks = Blocks::default();
+        assert!(blocks.insert(block(0x1000, 0x7000, 16)));
+        assert!(!blocks.insert(block(0x1010, 0x7010, 16)));
+        assert_eq!(blocks.take_overlapping(0x7400, 8), (vec![], false));
+        assert_eq!(blocks.take_overlapping(0x7020, 8), (vec![], false), "same granule, other bytes");
+        assert_eq!(blocks.take_overlapping(0x700f, 1), (vec![0], false));
+        assert_eq!(blocks.find(0x1000, 0x7000, false), None);
+        assert_eq!(blocks.find(0x1010, 0x7010, false), Some(1));
+        assert_eq!(blocks.take_overlapping(0x701f, 1), (vec![1], true));
+    }
+
+    #[test]
+    fn the_last_byte_of_a_page_is_in_its_last_granule() {
+        assert_eq!(granules(0x7fff, 1), 1 << 63);
+        assert_eq!(granules(0x7000, 4096), u64::MAX);
+        assert_eq!(granules(0x7ff8, 100), 1 << 63, "a length past the page counts to its end");
+    }
+}

@@ -1,0 +1,164 @@
+//! The ends of blocks: direct jumps that are linked to their targets, indirect ones through the table.
+
+use crate::assembler::{address, reg, state};
+use crate::decode::{Kind, Operation};
+use crate::emit::{Emitter, OutOfLine};
+use crate::operations::number_of;
+use crate::site::{Entry, Site};
+use crate::slots;
+use iced_x86::{OpKind, Register};
+
+impl Emitter<'_, '_> {
+    /// Emit a control transfer.
+    pub(crate) fn branch(&mut self, operation: &Operation) {
+        let next = operation.instruction.next_ip();
+        match operation.kind {
+            Kind::Jump(target) => self.direct_exit(target),
+            Kind::Branch(target) => self.conditional(operation, target),
+            Kind::BranchIfZero(target) => self.if_zero(operation, target),
+            Kind::Call(target) => {
+                self.push_return_address(operation);
+                self.direct_exit(target);
+            }
+            Kind::JumpIndirect => {
+                self.flags_will_change(operation.live_before);
+                self.target_to_slot(operation);
+                self.indirect_exit(operation, 0);
+            }
+            Kind::CallIndirect => {
+                self.flags_will_change(operation.live_before);
+                self.target_to_slot(operation);
+                self.push_return_address(operation);
+                self.indirect_exit(operation, 8);
+            }
+            Kind::Return(release) => {
+                self.flags_will_change(operation.live_before);
+                self.check_stack(operation, 0, false);
+                self.assembler.load(reg::R10, Self::checked());
+                let release = 8 + i32::from(release);
+                self.assembler.lea(reg::RSP, address(Some(reg::RSP), None, release));
+                self.assembler.store(state(slots::NEXT_RIP), reg::R10);
+                self.indirect_exit(operation, -i64::from(release));
+            }
+            Kind::Nothing
+            | Kind::Plain
+            | Kind::Address
+            | Kind::Memory { .. }
+            | Kind::Push
+            | Kind::Pop
+            | Kind::Leave
+            | Kind::ClearDirection
+            | Kind::PushFlags
+            | Kind::PopFlags
+            | Kind::ClearInterrupt
+            | Kind::SetInterrupt
+            | Kind::AlignmentCheck(_)
+            | Kind::SwapGs
+            | Kind::BitString(_)
+            | Kind::Interpret => self.direct_exit(next),
+        }
+    }
+
+    fn conditional(&mut self, operation: &Operation, target: u64) {
+        self.flags_to_host(operation);
+        let code = operation.instruction.condition_code() as u8 - 1;
+        if self.same_page(target) {
+            let displacement = self.assembler.jump_if(code, self.exits.link_host_flags);
+            self.link(displacement, target, Entry::HostFlags);
+        } else {
+            let jump = self.assembler.jump_if(code, 0);
+            self.out_of_line.push(OutOfLine::Taken { jump, target });
+        }
+        self.direct_exit(operation.instruction.next_ip());
+    }
+
+    fn if_zero(&mut self, operation: &Operation, target: u64) {
+        let in_host = (self.host_flags, self.slot_flags);
+        let ecx = operation.instruction.code() == iced_x86::Code::Jecxz_rel8_64;
+        let taken = self.assembler.jump_if_rcx_zero(ecx);
+        self.direct_exit(operation.instruction.next_ip());
+        self.assembler.close_short(taken);
+        (self.host_flags, self.slot_flags) = in_host;
+        self.direct_exit(target);
+    }
+
+    fn same_page(&self, target: u64) -> bool {
+        target >> 12 == self.origin.linear >> 12
+    }
+
+    /// Jump to the block at `target`, linked once it is known.
+    pub(crate) fn direct_exit(&mut self, target: u64) {
+        let in_host = self.host_flags && !self.slot_flags;
+        let entry = if !self.same_page(target) {
+            if in_host {
+                self.save_flags();
+            }
+            Entry::Page
+        } else if in_host {
+            Entry::HostFlags
+        } else {
+            Entry::SlotFlags
+        };
+        let displacement = self.assembler.jump(self.exits.link);
+        self.link(displacement, target, entry);
+    }
+
+    /// Note a linkable jump; until it is linked it goes to a stub that names its site.
+    fn link(&mut self, displacement: u32, target: u64, entry: Entry) {
+        let site = self.site(Site::Link {
+            block: self.origin.block,
+            target,
+            displacement: self.tables.offset + displacement,
+            entry,
+        });
+        self.out_of_line.push(OutOfLine::Unlinked {
+            jump: displacement,
+            site,
+            host_flags: entry == Entry::HostFlags,
+        });
+    }
+
+    /// The target of an indirect jump or call to the slot NEXT_RIP.
+    fn target_to_slot(&mut self, operation: &Operation) {
+        let instruction = &operation.instruction;
+        if instruction.op0_kind() == OpKind::Register {
+            let register = instruction.op0_register();
+            let source = match register {
+                Register::R9 | Register::R10 | Register::R11 => {
+                    self.assembler.load(reg::R10, state(slots::gpr(number_of(register))));
+                    reg::R10
+                }
+                _ => number_of(register) as u8,
+            };
+            self.assembler.store(state(slots::NEXT_RIP), source);
+        } else {
+            self.check(operation, 8, false, |emitter| emitter.effective_address(instruction));
+            self.assembler.load(reg::R10, Self::checked());
+            self.assembler.store(state(slots::NEXT_RIP), reg::R10);
+        }
+    }
+
+    fn push_return_address(&mut self, operation: &Operation) {
+        self.flags_will_change(operation.live_before);
+        self.check_stack(operation, -8, true);
+        let next = operation.instruction.next_ip();
+        if let Ok(short) = i32::try_from(next as i64) {
+            self.assembler.store_immediate(Self::checked(), short);
+        } else {
+            self.assembler.lea(reg::R11, Self::checked());
+            self.assembler.immediate(reg::R10, next);
+            self.assembler.store(address(Some(reg::R11), None, 0), reg::R10);
+        }
+        self.assembler.lea(reg::RSP, address(Some(reg::RSP), None, -8));
+    }
+
+    /// Jump to the block at NEXT_RIP through the table.
+    fn indirect_exit(&mut self, operation: &Operation, undo_rsp: i64) {
+        let site = self.site(Site::Indirect { rip: operation.instruction.ip(), undo_rsp });
+        let a = &mut *self.assembler;
+        a.store_immediate32(state(slots::SITE), site);
+        a.load16(reg::R10, state(slots::NEXT_RIP));
+        a.load(reg::R11, state(slots::JUMP_TABLE));
+        a.jump_memory(address(Some(reg::R11), Some((reg::R10, 8)), 0));
+    }
+}

@@ -1,0 +1,480 @@
+//! From guest bytes to a block's operations: what each instruction needs from the translator, and which flags live.
+
+use gasang_cpu::tlb;
+use iced_x86::{
+    Code, CpuidFeature, Decoder, DecoderOptions, EncodingKind, FlowControl, Instruction,
+    InstructionInfoFactory, MemorySize, Mnemonic, OpAccess, OpKind, Register, RflagsBits,
+};
+
+/// All six status flags, in iced's bits.
+pub const STATUS: u32 =
+    RflagsBits::OF | RflagsBits::SF | RflagsBits::ZF | RflagsBits::AF | RflagsBits::CF | RflagsBits::PF;
+
+/// Instructions in a block at most.
+pub const BLOCK_LIMIT: usize = 64;
+
+/// What the translator does with an instruction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Nothing happens (NOP, ENDBR, PREFETCH).
+    Nothing,
+    /// Runs as itself: registers only.
+    Plain,
+    /// LEA: an address is computed, nothing is accessed.
+    Address,
+    /// Runs as itself on memory of `size` bytes.
+    Memory { size: u32, write: bool },
+    /// PUSH of a register, an immediate or memory, 64 bits.
+    Push,
+    /// POP to a register, 64 bits.
+    Pop,
+    /// LEAVE.
+    Leave,
+    /// CLD.
+    ClearDirection,
+    /// PUSHFQ.
+    PushFlags,
+    /// POPFQ at CPL 0.
+    PopFlags,
+    /// CLI at CPL 0.
+    ClearInterrupt,
+    /// STI at CPL 0.
+    SetInterrupt,
+    /// STAC (true) or CLAC at CPL 0.
+    AlignmentCheck(bool),
+    /// SWAPGS at CPL 0.
+    SwapGs,
+    /// BT, BTS, BTR or BTC of a bit string in memory, in words of so many bytes.
+    BitString(u32),
+    /// JMP to a known target.
+    Jump(u64),
+    /// Jcc.
+    Branch(u64),
+    /// JRCXZ, JECXZ.
+    BranchIfZero(u64),
+    /// CALL of a known target.
+    Call(u64),
+    /// JMP through a register or memory.
+    JumpIndirect,
+    /// CALL through a register or memory.
+    CallIndirect,
+    /// RET, releasing so many bytes more.
+    Return(u16),
+    /// T0 executes it; the block ends here.
+    Interpret,
+}
+
+impl Kind {
+    /// Whether a block ends with it.
+    pub fn ends_block(self) -> bool {
+        match self {
+            Kind::Jump(_)
+            | Kind::Branch(_)
+            | Kind::BranchIfZero(_)
+            | Kind::Call(_)
+            | Kind::JumpIndirect
+            | Kind::CallIndirect
+            | Kind::Return(_)
+            | Kind::Interpret => true,
+            Kind::Nothing
+            | Kind::Plain
+            | Kind::Address
+            | Kind::Memory { .. }
+            | Kind::Push
+            | Kind::Pop
+            | Kind::Leave
+            | Kind::ClearDirection
+            | Kind::PushFlags
+            | Kind::PopFlags
+            | Kind::ClearInterrupt
+            | Kind::SetInterrupt
+            | Kind::AlignmentCheck(_)
+            | Kind::SwapGs
+            | Kind::BitString(_) => false,
+        }
+    }
+}
+
+/// Which extended state an instruction needs in the registers: bits of the slot EXTENDED_LIVE.
+pub mod extended {
+    /// x87 and MMX.
+    pub const X87: u8 = 1;
+    /// SSE.
+    pub const SSE: u8 = 2;
+    /// AVX.
+    pub const AVX: u8 = 4;
+}
+
+/// An instruction of a block.
+#[derive(Debug, Clone)]
+pub struct Operation {
+    /// As decoded.
+    pub instruction: Instruction,
+    /// What to do with it.
+    pub kind: Kind,
+    /// Extended state it needs (`extended`), 0 for none.
+    pub extended: u8,
+    /// Status flags it reads.
+    pub reads: u32,
+    /// Status flags it may change.
+    pub writes: u32,
+    /// Status flags it certainly overwrites.
+    pub kills: u32,
+    /// Status flags that someone may read after it.
+    pub live_after: u32,
+    /// Status flags that someone may read before it is done: itself, or T0 in its place.
+    pub live_before: u32,
+}
+
+impl Operation {
+    /// Flags that must be in the host's EFLAGS when it executes.
+    pub fn needs_flags(&self) -> u32 {
+        let through = if self.writes != 0 { self.live_after & !self.kills } else { 0 };
+        self.reads | through
+    }
+}
+
+/// Decode a block at `rip` from `bytes`, the rest of its page. Empty if the first instruction leaves the page.
+pub fn decode_block(rip: u64, bytes: &[u8], user: bool, strict_flags: bool) -> Vec<Operation> {
+    let mut decoder = Decoder::with_ip(64, bytes, rip, DecoderOptions::NONE);
+    let mut operations: Vec<Operation> = Vec::with_capacity(16);
+    while operations.len() < BLOCK_LIMIT && decoder.can_decode() {
+        let instruction = decoder.decode();
+        if instruction.is_invalid() && decoder.last_error() == iced_x86::DecoderError::NoMoreBytes {
+            break;
+        }
+        let operation = classify(instruction, user);
+        let ends = operation.kind.ends_block();
+        operations.push(operation);
+        if ends {
+            break;
+        }
+    }
+    mark_live_flags(&mut operations, strict_flags);
+    operations
+}
+
+/// Walk backwards: at the end of the block every flag may be read.
+fn mark_live_flags(operations: &mut [Operation], strict: bool) {
+    let mut live = STATUS;
+    for operation in operations.iter_mut().rev() {
+        operation.live_after = live;
+        if !strict {
+            live = live & !operation.kills | operation.reads;
+        }
+        operation.live_before = live;
+    }
+}
+
+/// Flags that must be right when the block starts.
+pub fn live_at_start(operations: &[Operation]) -> u32 {
+    operations.first().map_or(STATUS, |first| first.live_before)
+}
+
+fn classify(instruction: Instruction, user: bool) -> Operation {
+    let kind = if instruction.is_invalid() { Kind::Interpret } else { kind(&instruction, user) };
+    let (reads, writes) = match kind {
+        Kind::Interpret | Kind::PushFlags => (STATUS, 0),
+        Kind::PopFlags => (0, STATUS),
+        Kind::AlignmentCheck(_) | Kind::ClearInterrupt | Kind::SetInterrupt => (0, 0),
+        _ => (instruction.rflags_read() & STATUS, instruction.rflags_modified() & STATUS),
+    };
+    let kills = if shifts_by_cl(&instruction) { 0 } else { writes };
+    let extended = extended_state(&instruction);
+    Operation { instruction, kind, extended, reads, writes, kills, live_after: STATUS, live_before: STATUS }
+}
+
+/// A shift by CL leaves the flags alone when the count is zero.
+fn shifts_by_cl(instruction: &Instruction) -> bool {
+    use Mnemonic::{Rcl, Rcr, Rol, Ror, Sar, Shl, Shld, Shr, Shrd};
+    matches!(instruction.mnemonic(), Rcl | Rcr | Rol | Ror | Sar | Shl | Shr | Shld | Shrd)
+        && (0..instruction.op_count()).any(|operand| {
+            instruction.op_kind(operand) == OpKind::Register
+                && instruction.op_register(operand) == Register::CL
+        })
+}
+
+fn kind(instruction: &Instruction, user: bool) -> Kind {
+    match instruction.flow_control() {
+        FlowControl::Next => straight_kind(instruction, user),
+        FlowControl::UnconditionalBranch => match instruction.code() {
+            Code::Jmp_rel8_64 | Code::Jmp_rel32_64 => Kind::Jump(instruction.near_branch64()),
+            _ => Kind::Interpret,
+        },
+        FlowControl::IndirectBranch => match instruction.code() {
+            Code::Jmp_rm64 => Kind::JumpIndirect,
+            _ => Kind::Interpret,
+        },
+        FlowControl::ConditionalBranch => {
+            if instruction.is_jcc_short_or_near() && instruction.op0_kind() == OpKind::NearBranch64 {
+                Kind::Branch(instruction.near_branch64())
+            } else {
+                match instruction.code() {
+                    Code::Jrcxz_rel8_64 | Code::Jecxz_rel8_64 => {
+                        Kind::BranchIfZero(instruction.near_branch64())
+                    }
+                    _ => Kind::Interpret,
+                }
+            }
+        }
+        FlowControl::Call => match instruction.code() {
+            Code::Call_rel32_64 => Kind::Call(instruction.near_branch64()),
+            _ => Kind::Interpret,
+        },
+        FlowControl::IndirectCall => match instruction.code() {
+            Code::Call_rm64 => Kind::CallIndirect,
+            _ => Kind::Interpret,
+        },
+        FlowControl::Return => match instruction.code() {
+            Code::Retnq => Kind::Return(0),
+            Code::Retnq_imm16 => Kind::Return(instruction.immediate16()),
+            _ => Kind::Interpret,
+        },
+        FlowControl::Interrupt | FlowControl::XbeginXabortXend | FlowControl::Exception => Kind::Interpret,
+    }
+}
+
+fn straight_kind(instruction: &Instruction, user: bool) -> Kind {
+    use Code::{
+        Clac, Cli, Leaveq, Pop_r64, Popfq, Push_r64, Push_rm64, Pushfq, Pushq_imm8, Pushq_imm32, Stac, Sti,
+        Swapgs,
+    };
+    match instruction.code() {
+        Pushfq => return Kind::PushFlags,
+        Popfq if !user => return Kind::PopFlags,
+        Cli if !user => return Kind::ClearInterrupt,
+        Sti if !user => return Kind::SetInterrupt,
+        Stac if !user => return Kind::AlignmentCheck(true),
+        Clac if !user => return Kind::AlignmentCheck(false),
+        Swapgs if !user => return Kind::SwapGs,
+        Push_r64 | Push_rm64 | Pushq_imm8 | Pushq_imm32 => return Kind::Push,
+        Pop_r64 if instruction.op0_register() != Register::RSP => return Kind::Pop,
+        Leaveq => return Kind::Leave,
+        Code::Cld => return Kind::ClearDirection,
+        _ => {}
+    }
+    match instruction.mnemonic() {
+        Mnemonic::Nop
+        | Mnemonic::Endbr64
+        | Mnemonic::Endbr32
+        | Mnemonic::Prefetcht0
+        | Mnemonic::Prefetcht1
+        | Mnemonic::Prefetcht2
+        | Mnemonic::Prefetchnta
+        | Mnemonic::Prefetchw => {
+            return Kind::Nothing;
+        }
+        Mnemonic::Lea => return Kind::Address,
+        _ => {}
+    }
+    if let Some(kind) = bit_string(instruction) {
+        return kind;
+    }
+    if !runs_as_itself(instruction) {
+        return Kind::Interpret;
+    }
+    let has_memory =
+        (0..instruction.op_count()).any(|operand| instruction.op_kind(operand) == OpKind::Memory);
+    if has_memory { memory_kind(instruction) } else { Kind::Plain }
+}
+
+fn memory_kind(instruction: &Instruction) -> Kind {
+    let size = instruction.memory_size();
+    let bytes = match size {
+        MemorySize::Fword6 => 6,
+        _ => size.size() as u32,
+    };
+    if bytes == 0 || bytes > 64 {
+        return Kind::Interpret;
+    }
+    let mut factory = InstructionInfoFactory::new();
+    let info = factory.info(instruction);
+    let Some(operand) = (0..instruction.op_count()).find(|&n| instruction.op_kind(n) == OpKind::Memory)
+    else {
+        return Kind::Interpret;
+    };
+    match info.op_access(operand) {
+        OpAccess::Read | OpAccess::CondRead => Kind::Memory { size: bytes, write: false },
+        OpAccess::Write | OpAccess::ReadWrite | OpAccess::ReadCondWrite => {
+            Kind::Memory { size: bytes, write: true }
+        }
+        OpAccess::None | OpAccess::CondWrite | OpAccess::NoMemAccess => Kind::Interpret,
+    }
+}
+
+/// Whether the host may execute the instruction on the guest's registers: it computes, and neither reads nor changes
+/// anything that is the system's.
+fn runs_as_itself(instruction: &Instruction) -> bool {
+    !instruction.is_privileged()
+        && !instruction.is_stack_instruction()
+        && !instruction.is_string_instruction()
+        && !instruction.is_vsib()
+        && !refused(instruction)
+        && !touches_segment_register(instruction)
+        && instruction.cpuid_features().iter().all(|&feature| allowed_feature(feature))
+}
+
+/// BT and its kin with a bit number from a register reach any word before or behind their operand.
+fn bit_string(instruction: &Instruction) -> Option<Kind> {
+    use Mnemonic::{Bt, Btc, Btr, Bts};
+    let bit_test = matches!(instruction.mnemonic(), Bt | Bts | Btr | Btc);
+    if !bit_test || instruction.op0_kind() != OpKind::Memory || instruction.op1_kind() != OpKind::Register {
+        return None;
+    }
+    match instruction.memory_size().size() {
+        size @ (4 | 8) => Some(Kind::BitString(size as u32)),
+        _ => Some(Kind::Interpret),
+    }
+}
+
+fn touches_segment_register(instruction: &Instruction) -> bool {
+    (0..instruction.op_count()).any(|operand| {
+        instruction.op_kind(operand) == OpKind::Register
+            && instruction.op_register(operand).is_segment_register()
+    })
+}
+
+/// Instructions of the basic sets that are sensitive, have implicit or unusual memory operands, or are rare enough.
+fn refused(instruction: &Instruction) -> bool {
+    use Mnemonic as M;
+    let named = matches!(
+        instruction.mnemonic(),
+        M::Sgdt
+            | M::Sidt
+            | M::Sldt
+            | M::Str
+            | M::Smsw
+            | M::Lar
+            | M::Lsl
+            | M::Verr
+            | M::Verw
+            | M::Lss
+            | M::Lfs
+            | M::Lgs
+            | M::Lds
+            | M::Les
+            | M::Xlatb
+            | M::Enter
+            | M::Std
+            | M::Rdpmc
+            | M::Cpuid
+            | M::Rdtsc
+            | M::Maskmovq
+            | M::Maskmovdqu
+            | M::Vmaskmovdqu
+            | M::Vmaskmovps
+            | M::Vmaskmovpd
+            | M::Vpmaskmovd
+            | M::Vpmaskmovq
+            | M::Fnsave
+            | M::Fsave
+            | M::Frstor
+            | M::Fnstenv
+            | M::Fstenv
+            | M::Fldenv
+            | M::Fxsave
+            | M::Fxrstor
+            | M::Fxsave64
+            | M::Fxrstor64
+            | M::Clflush
+            | M::Monitor
+            | M::Mwait
+    );
+    let absolute = matches!(
+        instruction.code(),
+        Code::Mov_AL_moffs8
+            | Code::Mov_AX_moffs16
+            | Code::Mov_EAX_moffs32
+            | Code::Mov_RAX_moffs64
+            | Code::Mov_moffs8_AL
+            | Code::Mov_moffs16_AX
+            | Code::Mov_moffs32_EAX
+            | Code::Mov_moffs64_RAX
+    );
+    let masked = instruction.has_op_mask()
+        && (0..instruction.op_count()).any(|n| instruction.op_kind(n) == OpKind::Memory);
+    named || absolute || masked
+}
+
+fn allowed_feature(feature: CpuidFeature) -> bool {
+    use CpuidFeature as F;
+    matches!(
+        feature,
+        F::INTEL8086
+            | F::INTEL8086_ONLY
+            | F::INTEL186
+            | F::INTEL286
+            | F::INTEL386
+            | F::INTEL486
+            | F::X64
+            | F::CMOV
+            | F::CX8
+            | F::CMPXCHG16B
+            | F::FPU
+            | F::FPU287
+            | F::FPU387
+            | F::MMX
+            | F::MULTIBYTENOP
+            | F::PAUSE
+            | F::SSE
+            | F::SSE2
+            | F::SSE3
+            | F::SSSE3
+            | F::SSE4_1
+            | F::SSE4_2
+            | F::AES
+            | F::PCLMULQDQ
+            | F::POPCNT
+            | F::LZCNT
+            | F::BMI1
+            | F::BMI2
+            | F::ADX
+            | F::MOVBE
+            | F::SHA
+            | F::AVX
+            | F::AVX2
+            | F::FMA
+            | F::F16C
+            | F::VAES
+            | F::VPCLMULQDQ
+            | F::GFNI
+    )
+}
+
+fn extended_state(instruction: &Instruction) -> u8 {
+    let vector = (0..instruction.op_count()).any(|operand| {
+        instruction.op_kind(operand) == OpKind::Register
+            && instruction.op_register(operand).is_vector_register()
+    });
+    let control = matches!(
+        instruction.mnemonic(),
+        Mnemonic::Ldmxcsr
+            | Mnemonic::Stmxcsr
+            | Mnemonic::Vldmxcsr
+            | Mnemonic::Vstmxcsr
+            | Mnemonic::Vzeroupper
+            | Mnemonic::Vzeroall
+    );
+    if vector || control {
+        let legacy = instruction.encoding() == EncodingKind::Legacy;
+        return if legacy { extended::SSE } else { extended::AVX };
+    }
+    let x87 = instruction.cpuid_features().iter().any(|feature| {
+        matches!(feature, CpuidFeature::FPU | CpuidFeature::FPU287 | CpuidFeature::FPU387 | CpuidFeature::MMX)
+    });
+    let mmx = (0..instruction.op_count()).any(|operand| {
+        instruction.op_kind(operand) == OpKind::Register && instruction.op_register(operand).is_mm()
+    });
+    if x87 || mmx { extended::X87 } else { 0 }
+}
+
+/// Whether the host may raise a fault of its own in the instruction (memory is always there when it executes).
+pub fn may_fault(operation: &Operation) -> bool {
+    operation.extended != 0
+        || matches!(operation.instruction.mnemonic(), Mnemonic::Div | Mnemonic::Idiv | Mnemonic::Cmpxchg16b)
+}
+
+/// The key under which a page must be executable for a block of `linear`.
+pub fn page_key(linear: u64, user: bool, physical: u64) -> u64 {
+    tlb::exec_key(linear, user, physical)
+}

@@ -1,0 +1,374 @@
+//! From a block's operations to host code.
+//!
+//! Status flags are in one of two places, or in none while nobody can ask for them: the host's EFLAGS, or the slot FLAGS,
+//! where a memory check (which changes EFLAGS) puts them first if they are alive.
+
+use crate::assembler::{Assembler, Condition, address, reg, state, tlb};
+use crate::decode::{Kind, Operation, live_at_start, page_key};
+use crate::entry;
+use crate::site::{FaultPoint, Site};
+use crate::slots;
+use gasang_cpu::tlb::TlbEntry;
+use iced_x86::InstructionInfoFactory;
+use std::mem::{offset_of, size_of};
+
+/// Where the exits of the cache's own code are.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Exits {
+    /// `entry::exit_poll` and so on, within reach of a relative jump.
+    pub poll: u64,
+    /// No block at NEXT_RIP.
+    pub lookup: u64,
+    /// The same with flags in EFLAGS.
+    pub lookup_host_flags: u64,
+    /// An unlinked jump.
+    pub link: u64,
+    /// The same with flags in EFLAGS.
+    pub link_host_flags: u64,
+    /// An instruction for T0.
+    pub interpret: u64,
+    /// The same with flags in EFLAGS.
+    pub interpret_host_flags: u64,
+    /// A TLB miss.
+    pub miss: u64,
+    /// Extended state wanted.
+    pub extended: u64,
+    /// A host fault.
+    pub fault: u64,
+}
+
+impl Exits {
+    /// Emit the jumps that bring the exits within reach of the cache.
+    pub fn emit(assembler: &mut Assembler) -> Exits {
+        let mut far = |function: unsafe extern "C" fn()| {
+            let at = assembler.address_of(assembler.here());
+            assembler.immediate64(reg::R11, function as usize as u64);
+            assembler.jump_register(reg::R11);
+            at
+        };
+        Exits {
+            poll: far(entry::exit_poll),
+            lookup: far(entry::exit_lookup),
+            lookup_host_flags: far(entry::exit_lookup_host_flags),
+            link: far(entry::exit_link),
+            link_host_flags: far(entry::exit_link_host_flags),
+            interpret: far(entry::exit_interpret),
+            interpret_host_flags: far(entry::exit_interpret_host_flags),
+            miss: far(entry::exit_miss),
+            extended: far(entry::exit_extended),
+            fault: far(entry::exit_fault),
+        }
+    }
+}
+
+/// Offsets of a block's entries from its start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Entries {
+    /// From an indirect jump: checks that NEXT_RIP is this block's address. Flags in their slot.
+    pub indirect: u32,
+    /// From another page: checks that the page is mapped as when it was translated. Flags in their slot.
+    pub page: u32,
+    /// From the same page, flags in their slot.
+    pub slot_flags: u32,
+    /// From the same page, flags in EFLAGS.
+    pub host_flags: u32,
+    /// Where a thrown-away block sends those who come with flags in their slot.
+    pub gone: u32,
+    /// The same with flags in EFLAGS.
+    pub gone_host_flags: u32,
+}
+
+/// What a block is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct Origin {
+    /// Its number.
+    pub block: u32,
+    /// Guest address.
+    pub linear: u64,
+    /// Physical address.
+    pub physical: u64,
+    /// CPL 3.
+    pub user: bool,
+    /// Flags are kept exact everywhere.
+    pub strict_flags: bool,
+    /// Entries in a TLB context.
+    pub tlb_entries: u32,
+}
+
+/// Collects what emission produces besides code.
+#[derive(Debug)]
+pub struct Tables<'a> {
+    /// Sites of all blocks.
+    pub sites: &'a mut Vec<Site>,
+    /// Fault points of all blocks, by ascending offset.
+    pub faults: &'a mut Vec<FaultPoint>,
+    /// Offset in the cache where the block will be placed.
+    pub offset: u32,
+}
+
+/// Code after the block's end, reached by a forward jump.
+pub(crate) enum OutOfLine {
+    /// A missed memory check.
+    Miss { jump: u32, site: u32, write: bool },
+    /// Extended state is not in the registers.
+    Extended { jump: u32, site: u32 },
+    /// An inline system instruction that turns out to need T0.
+    Interpret { jump: u32, site: u32 },
+    /// The counter ran out at the start.
+    Poll { jump: u32 },
+    /// A direct jump that is not linked yet.
+    Unlinked { jump: u32, site: u32, host_flags: bool },
+    /// A conditional jump's taken side that leaves the page, flags in EFLAGS.
+    Taken { jump: u32, target: u64 },
+}
+
+/// The state of emitting one block.
+pub(crate) struct Emitter<'a, 't> {
+    pub assembler: &'a mut Assembler,
+    pub exits: &'a Exits,
+    pub tables: &'a mut Tables<'t>,
+    pub origin: Origin,
+    /// Operations in the block.
+    pub total: u32,
+    /// The number of the operation at hand.
+    pub number: u32,
+    /// The status flags are right in EFLAGS.
+    pub host_flags: bool,
+    /// The status flags are right in their slot.
+    pub slot_flags: bool,
+    /// Extended state that the block has already made sure of.
+    pub extended: u8,
+    pub out_of_line: Vec<OutOfLine>,
+    pub info: InstructionInfoFactory,
+}
+
+/// Emit a block.
+pub fn emit_block(
+    assembler: &mut Assembler,
+    exits: &Exits,
+    tables: &mut Tables<'_>,
+    origin: Origin,
+    operations: &[Operation],
+) -> Entries {
+    let mut emitter = Emitter {
+        assembler,
+        exits,
+        tables,
+        origin,
+        total: operations.len() as u32,
+        number: 0,
+        host_flags: false,
+        slot_flags: false,
+        extended: 0,
+        out_of_line: Vec::new(),
+        info: InstructionInfoFactory::new(),
+    };
+    emitter.block(operations)
+}
+
+impl Emitter<'_, '_> {
+    fn block(&mut self, operations: &[Operation]) -> Entries {
+        let (mut entries, page_mismatch) = self.entries(operations);
+        let starts_in_slot = self.slot_flags;
+        for (number, operation) in operations.iter().enumerate() {
+            self.number = number as u32;
+            self.operation(operation);
+        }
+        if let Some(last) = operations.last().filter(|last| !last.kind.ends_block()) {
+            self.number = self.total;
+            self.direct_exit(last.instruction.next_ip());
+        }
+        while let Some(piece) = self.out_of_line.pop() {
+            self.emit_out_of_line(&piece);
+        }
+        if starts_in_slot {
+            entries.host_flags = self.assembler.here();
+            self.save_flags_through_memory();
+            let target = self.assembler.address_of(entries.slot_flags);
+            self.assembler.jump(target);
+        }
+        self.assembler.close(page_mismatch);
+        entries.gone = self.assembler.here();
+        self.leave_at_start(self.exits.lookup);
+        entries.gone_host_flags = self.assembler.here();
+        self.leave_at_start(self.exits.lookup_host_flags);
+        entries
+    }
+
+    /// Emit the entries, the poll and the counting; also returns the jump for a page that is mapped differently.
+    fn entries(&mut self, operations: &[Operation]) -> (Entries, u32) {
+        let a = &mut *self.assembler;
+        let indirect = a.here();
+        a.immediate64(reg::R11, self.origin.linear);
+        a.compare(reg::R11, state(slots::NEXT_RIP));
+        a.jump_if(Condition::Ne as u8, self.exits.lookup);
+        let page = a.here();
+        a.immediate64(reg::R11, page_key(self.origin.linear, self.origin.user, self.origin.physical));
+        let exec = tlb(None, exec_offset(&self.origin));
+        a.compare(reg::R11, exec);
+        let page_mismatch = a.jump_if_forward(Condition::Ne);
+        let slot_flags = a.here();
+        let live = live_at_start(operations);
+        let host_flags = if live != 0 && starts_with_flags_in_host(operations, &self.origin) {
+            self.restore_flags();
+            self.slot_flags = false;
+            let here = self.assembler.here();
+            self.assembler.lea(reg::R9, address(Some(reg::R9), None, -(self.total as i32)));
+            here
+        } else {
+            self.slot_flags = live != 0;
+            self.assembler.subtract(reg::R9, self.total as i32);
+            let jump = self.assembler.jump_if_forward(Condition::S);
+            self.out_of_line.push(OutOfLine::Poll { jump });
+            slot_flags
+        };
+        (Entries { indirect, page, slot_flags, host_flags, gone: 0, gone_host_flags: 0 }, page_mismatch)
+    }
+
+    fn leave_at_start(&mut self, exit: u64) {
+        self.assembler.immediate(reg::R11, self.origin.linear);
+        self.assembler.store(state(slots::NEXT_RIP), reg::R11);
+        self.assembler.jump(exit);
+    }
+
+    fn emit_out_of_line(&mut self, piece: &OutOfLine) {
+        match *piece {
+            OutOfLine::Miss { jump, site, write } => {
+                let a = &mut *self.assembler;
+                a.close(jump);
+                a.xor(reg::R10, tlb(Some(reg::R11), tag_offset(write)));
+                a.store(state(slots::MISSED_ADDRESS), reg::R10);
+                a.store_immediate32(state(slots::SITE), site);
+                a.jump(self.exits.miss);
+            }
+            OutOfLine::Extended { jump, site } => {
+                self.assembler.close(jump);
+                self.assembler.store_immediate32(state(slots::SITE), site);
+                self.assembler.jump(self.exits.extended);
+            }
+            OutOfLine::Interpret { jump, site } => {
+                self.assembler.close(jump);
+                self.assembler.store_immediate32(state(slots::SITE), site);
+                self.assembler.jump(self.exits.interpret);
+            }
+            OutOfLine::Poll { jump } => {
+                self.assembler.close(jump);
+                self.assembler.lea(reg::R9, address(Some(reg::R9), None, self.total as i32));
+                self.leave_at_start(self.exits.poll);
+            }
+            OutOfLine::Unlinked { jump, site, host_flags } => {
+                self.assembler.close(jump);
+                self.assembler.store_immediate32(state(slots::SITE), site);
+                self.assembler.jump(if host_flags { self.exits.link_host_flags } else { self.exits.link });
+            }
+            OutOfLine::Taken { jump, target } => {
+                self.assembler.close(jump);
+                (self.host_flags, self.slot_flags) = (true, false);
+                self.direct_exit(target);
+            }
+        }
+    }
+
+    /// Record a site; its number.
+    pub fn site(&mut self, site: Site) -> u32 {
+        self.tables.sites.push(site);
+        self.tables.sites.len() as u32 - 1
+    }
+
+    /// Instructions of the block from the one at hand on.
+    pub fn not_executed(&self) -> u32 {
+        self.total - self.number
+    }
+
+    // Status flags.
+
+    /// EFLAGS to the slot, by way of R10: before the scratch registers hold anything.
+    pub fn save_flags(&mut self) {
+        let a = &mut *self.assembler;
+        a.copy(reg::R10, reg::RAX);
+        a.lahf();
+        a.set_overflow_al();
+        a.store16(state(slots::FLAGS), reg::RAX);
+        a.copy(reg::RAX, reg::R10);
+        self.slot_flags = true;
+    }
+
+    /// EFLAGS to the slot, leaving R10 and R11 alone.
+    fn save_flags_through_memory(&mut self) {
+        let a = &mut *self.assembler;
+        a.store(state(slots::TEMPORARY), reg::RAX);
+        a.lahf();
+        a.set_overflow_al();
+        a.store16(state(slots::FLAGS), reg::RAX);
+        a.load(reg::RAX, state(slots::TEMPORARY));
+    }
+
+    /// The slot to EFLAGS, leaving R10 and R11 alone.
+    pub fn restore_flags(&mut self) {
+        let a = &mut *self.assembler;
+        a.store(state(slots::TEMPORARY), reg::RAX);
+        a.load16(reg::RAX, state(slots::FLAGS));
+        a.overflow_from_al();
+        a.sahf();
+        a.load(reg::RAX, state(slots::TEMPORARY));
+        self.host_flags = true;
+    }
+
+    /// Before code that changes EFLAGS while `live` flags must survive: see that they are in the slot.
+    pub fn flags_will_change(&mut self, live: u32) {
+        if live != 0 && !self.slot_flags && self.host_flags {
+            self.save_flags();
+        }
+    }
+
+    /// Before an instruction that needs flags in EFLAGS.
+    pub fn flags_to_host(&mut self, operation: &Operation) {
+        if operation.needs_flags() != 0 && !self.host_flags && self.slot_flags {
+            self.restore_flags();
+        }
+    }
+
+    /// After an instruction ran as itself.
+    pub fn flags_after(&mut self, operation: &Operation) {
+        if operation.writes != 0 {
+            (self.host_flags, self.slot_flags) = (true, false);
+        }
+    }
+}
+
+/// Offset in a TLB context of the execute key for the block's page.
+fn exec_offset(origin: &Origin) -> i32 {
+    let index = (origin.linear >> 12) & u64::from(origin.tlb_entries - 1);
+    (index as usize * size_of::<TlbEntry>() + offset_of!(TlbEntry, exec)) as i32
+}
+
+/// Offset in a TLB entry of the tag that an access compares with.
+pub(crate) fn tag_offset(write: bool) -> i32 {
+    if write { offset_of!(TlbEntry, write) as i32 } else { offset_of!(TlbEntry, read) as i32 }
+}
+
+/// Whether a block should take its flags in EFLAGS: it reads them first thing and cannot be part of a loop by itself
+/// (such a block does not poll).
+fn starts_with_flags_in_host(operations: &[Operation], origin: &Origin) -> bool {
+    let Some(first) =
+        operations.iter().find(|operation| operation.needs_flags() != 0 || operation.writes != 0)
+    else {
+        return false;
+    };
+    let leaves_forward = operations.last().is_some_and(|last| match last.kind {
+        Kind::Jump(target) | Kind::Branch(target) => target > last.instruction.ip(),
+        Kind::Nothing | Kind::Plain | Kind::Address | Kind::Memory { .. } | Kind::Interpret => true,
+        Kind::Push | Kind::Pop | Kind::Leave | Kind::ClearDirection | Kind::PushFlags | Kind::PopFlags => {
+            true
+        }
+        Kind::ClearInterrupt
+        | Kind::SetInterrupt
+        | Kind::AlignmentCheck(_)
+        | Kind::SwapGs
+        | Kind::BitString(_) => true,
+        Kind::BranchIfZero(_) | Kind::Call(_) | Kind::JumpIndirect | Kind::CallIndirect | Kind::Return(_) => {
+            false
+        }
+    });
+    !origin.strict_flags && leaves_forward && first.needs_flags() != 0
+}

@@ -1,0 +1,448 @@
+//! Instructions that do not end a block: as themselves, on substituted registers and translated addresses.
+
+use crate::assembler::{Condition, Memory, address, reg, state, tlb};
+use crate::decode::{Kind, Operation, may_fault};
+use crate::emit::{Emitter, OutOfLine, tag_offset};
+use crate::site::{FaultPoint, Site};
+use crate::slots;
+use gasang_cpu::tlb::TlbEntry;
+use gasang_x86::{gpr, segment};
+use iced_x86::{Code, Instruction, Mnemonic, OpAccess, OpKind, Register};
+use std::mem::offset_of;
+
+/// Guest registers that stay in the state.
+fn is_spilled(register: Register) -> bool {
+    matches!(register.full_register(), Register::R9 | Register::R10 | Register::R11)
+}
+
+/// The number of a general-purpose register.
+pub(crate) fn number_of(register: Register) -> usize {
+    register.full_register().number()
+}
+
+/// The register of `like`'s width with the number of `full`.
+fn same_width(like: Register, full: u8) -> Register {
+    let from = |first: Register| first + u32::from(full);
+    if like.is_gpr64() {
+        from(Register::RAX)
+    } else if like.is_gpr32() {
+        from(Register::EAX)
+    } else if like.is_gpr16() {
+        from(Register::AX)
+    } else {
+        // R8L-R15L follow SPL, BPL, SIL, DIL: only numbers from 8 up are asked for.
+        Register::R8L + u32::from(full - 8)
+    }
+}
+
+/// Spilled registers among an instruction's operands, each once, and whether it is written.
+struct Spilled {
+    registers: [(Register, bool); 2],
+    count: usize,
+    overflow: bool,
+}
+
+impl Emitter<'_, '_> {
+    /// Emit one operation.
+    pub(crate) fn operation(&mut self, operation: &Operation) {
+        if operation.extended != 0 {
+            self.require_extended(operation);
+        }
+        match operation.kind {
+            Kind::Nothing => {}
+            Kind::Plain => self.plain(operation),
+            Kind::Address => self.load_effective_address(operation),
+            Kind::Memory { size, write } => self.memory(operation, size, write),
+            Kind::Push => self.push(operation),
+            Kind::Pop => self.pop(operation),
+            Kind::Leave => self.leave(operation),
+            Kind::ClearDirection
+            | Kind::PushFlags
+            | Kind::PopFlags
+            | Kind::ClearInterrupt
+            | Kind::SetInterrupt
+            | Kind::AlignmentCheck(_)
+            | Kind::SwapGs => self.system(operation),
+            Kind::BitString(size) => self.bit_string(operation, size),
+            Kind::Interpret => self.interpret(operation),
+            Kind::Jump(_)
+            | Kind::Branch(_)
+            | Kind::BranchIfZero(_)
+            | Kind::Call(_)
+            | Kind::JumpIndirect
+            | Kind::CallIndirect
+            | Kind::Return(_) => self.branch(operation),
+        }
+    }
+
+    /// BT and its kin on a bit string: find the word that has the bit, then the bit in it.
+    fn bit_string(&mut self, operation: &Operation, size: u32) {
+        let instruction = &operation.instruction;
+        let bit = instruction.op1_register();
+        self.flags_will_change(operation.live_before);
+        let word_shift = if size == 8 { 6 } else { 5 };
+        let write = instruction.mnemonic() != Mnemonic::Bt;
+        self.check(operation, size, write, |emitter| {
+            emitter.effective_address(instruction);
+            emitter.load_register(reg::R11, bit);
+            emitter.assembler.shift_right_arithmetic(reg::R11, word_shift, size == 8);
+            emitter.assembler.sign_extend32(reg::R11, size == 8);
+            emitter.assembler.lea(reg::R10, address(Some(reg::R10), Some((reg::R11, size as u8)), 0));
+        });
+        self.assembler.lea(reg::R11, Self::checked());
+        self.load_register(reg::R10, bit);
+        self.assembler.and32(reg::R10, size as i32 * 8 - 1);
+        self.flags_to_host(operation);
+        let mut rewritten = *instruction;
+        rewritten.set_segment_prefix(Register::None);
+        rewritten.set_memory_displacement64(0);
+        rewritten.set_memory_displ_size(0);
+        rewritten.set_memory_index(Register::None);
+        rewritten.set_memory_index_scale(1);
+        rewritten.set_memory_base(Register::R11);
+        rewritten.set_op1_register(same_width(bit, reg::R10));
+        self.emit_rewritten(operation, &rewritten);
+        self.flags_after(operation);
+    }
+
+    /// A guest register's value to a scratch register.
+    fn load_register(&mut self, scratch: u8, register: Register) {
+        if is_spilled(register) {
+            self.assembler.load(scratch, state(slots::gpr(number_of(register))));
+        } else {
+            self.assembler.copy(scratch, number_of(register) as u8);
+        }
+    }
+
+    /// Leave to T0 for the instruction at hand.
+    pub(crate) fn interpret(&mut self, operation: &Operation) {
+        let site = self
+            .site(Site::Instruction { rip: operation.instruction.ip(), not_executed: self.not_executed() });
+        self.assembler.store_immediate32(state(slots::SITE), site);
+        let in_host = self.host_flags && !self.slot_flags;
+        let exit = if in_host { self.exits.interpret_host_flags } else { self.exits.interpret };
+        self.assembler.jump(exit);
+    }
+
+    /// See that the extended state that the instruction needs is in the registers.
+    fn require_extended(&mut self, operation: &Operation) {
+        if self.extended & operation.extended == operation.extended {
+            return;
+        }
+        self.flags_will_change(operation.live_before);
+        let retry = self.assembler.address_of(self.assembler.here());
+        let site = self.site(Site::Retry {
+            rip: operation.instruction.ip(),
+            not_executed: self.not_executed(),
+            retry,
+            size: operation.extended,
+            write: false,
+        });
+        self.assembler.test8(state(slots::EXTENDED_LIVE), operation.extended);
+        let jump = self.assembler.jump_if_forward(Condition::E);
+        self.out_of_line.push(OutOfLine::Extended { jump, site });
+        self.host_flags = false;
+        self.extended |= operation.extended;
+    }
+
+    /// Emit the rewritten instruction, noting where it may fault; leave to T0 if it cannot be encoded.
+    fn emit_rewritten(&mut self, operation: &Operation, rewritten: &Instruction) -> bool {
+        let offset = self.tables.offset + self.assembler.here();
+        if !self.assembler.guest(rewritten) {
+            self.interpret(operation);
+            return false;
+        }
+        if may_fault(operation) {
+            self.tables.faults.push(FaultPoint {
+                offset,
+                rip: operation.instruction.ip(),
+                not_executed: self.not_executed(),
+                host_flags: self.host_flags && !self.slot_flags,
+            });
+        }
+        true
+    }
+
+    fn spilled_operands(&mut self, instruction: &Instruction) -> Spilled {
+        let mut spilled = Spilled { registers: [(Register::None, false); 2], count: 0, overflow: false };
+        let any = (0..instruction.op_count()).any(|operand| {
+            instruction.op_kind(operand) == OpKind::Register && is_spilled(instruction.op_register(operand))
+        });
+        if !any {
+            return spilled;
+        }
+        let info = self.info.info(instruction);
+        for operand in 0..instruction.op_count() {
+            if instruction.op_kind(operand) != OpKind::Register {
+                continue;
+            }
+            let full = instruction.op_register(operand).full_register();
+            if !is_spilled(full) {
+                continue;
+            }
+            let written =
+                !matches!(info.op_access(operand), OpAccess::Read | OpAccess::CondRead | OpAccess::None);
+            let known = spilled.registers[..spilled.count].iter().position(|&(register, _)| register == full);
+            match known {
+                Some(index) => spilled.registers[index].1 |= written,
+                None if spilled.count < 2 => {
+                    spilled.registers[spilled.count] = (full, written);
+                    spilled.count += 1;
+                }
+                None => spilled.overflow = true,
+            }
+        }
+        spilled
+    }
+
+    /// Replace the register operands that are spilled by scratch registers, in order.
+    fn substitute(instruction: &mut Instruction, spilled: &Spilled, scratch: [u8; 2]) {
+        for operand in 0..instruction.op_count() {
+            if instruction.op_kind(operand) != OpKind::Register {
+                continue;
+            }
+            let register = instruction.op_register(operand);
+            for (index, &(full, _)) in spilled.registers[..spilled.count].iter().enumerate() {
+                if register.full_register() == full {
+                    instruction.set_op_register(operand, same_width(register, scratch[index]));
+                }
+            }
+        }
+    }
+
+    fn load_spilled(&mut self, spilled: &Spilled, scratch: [u8; 2]) {
+        for (index, &(full, _)) in spilled.registers[..spilled.count].iter().enumerate() {
+            self.assembler.load(scratch[index], state(slots::gpr(number_of(full))));
+        }
+    }
+
+    fn store_spilled(&mut self, spilled: &Spilled, scratch: [u8; 2]) {
+        for (index, &(full, written)) in spilled.registers[..spilled.count].iter().enumerate() {
+            if written {
+                self.assembler.store(state(slots::gpr(number_of(full))), scratch[index]);
+            }
+        }
+    }
+
+    fn plain(&mut self, operation: &Operation) {
+        self.flags_to_host(operation);
+        let mut rewritten = operation.instruction;
+        let spilled = self.spilled_operands(&rewritten);
+        if spilled.overflow {
+            return self.interpret(operation);
+        }
+        let scratch = [reg::R10, reg::R11];
+        self.load_spilled(&spilled, scratch);
+        Self::substitute(&mut rewritten, &spilled, scratch);
+        self.emit_rewritten(operation, &rewritten);
+        self.flags_after(operation);
+        self.store_spilled(&spilled, scratch);
+    }
+
+    fn memory(&mut self, operation: &Operation, size: u32, write: bool) {
+        let mut rewritten = operation.instruction;
+        let spilled = self.spilled_operands(&rewritten);
+        if spilled.overflow || spilled.count > 1 {
+            return self.interpret(operation);
+        }
+        self.flags_will_change(operation.live_before);
+        self.check(operation, size, write, |emitter| emitter.effective_address(&operation.instruction));
+        self.flags_to_host(operation);
+        let scratch = [reg::R10, reg::R11];
+        rewritten.set_segment_prefix(Register::None);
+        rewritten.set_memory_displacement64(0);
+        rewritten.set_memory_displ_size(0);
+        rewritten.set_memory_index_scale(1);
+        rewritten.set_memory_base(Register::R11);
+        if spilled.count == 0 {
+            rewritten.set_memory_index(Register::R10);
+        } else {
+            self.assembler.lea(reg::R11, address(Some(reg::R11), Some((reg::R10, 1)), 0));
+            self.load_spilled(&spilled, scratch);
+            rewritten.set_memory_index(Register::None);
+            Self::substitute(&mut rewritten, &spilled, scratch);
+        }
+        self.emit_rewritten(operation, &rewritten);
+        self.flags_after(operation);
+        self.store_spilled(&spilled, scratch);
+    }
+
+    fn load_effective_address(&mut self, operation: &Operation) {
+        let instruction = &operation.instruction;
+        let target = instruction.op0_register();
+        let spilled = is_spilled(target);
+        let simple = !spilled
+            && !is_spilled(instruction.memory_base())
+            && !is_spilled(instruction.memory_index())
+            && !instruction.is_ip_rel_memory_operand();
+        if simple {
+            let mut rewritten = *instruction;
+            rewritten.set_segment_prefix(Register::None);
+            self.emit_rewritten(operation, &rewritten);
+            return;
+        }
+        self.address_without_segment(instruction);
+        let full = number_of(target);
+        if target.is_gpr64() || target.is_gpr32() {
+            if target.is_gpr32() {
+                self.assembler.copy32(reg::R10, reg::R10);
+            }
+            if spilled {
+                self.assembler.store(state(slots::gpr(full)), reg::R10);
+            } else {
+                self.assembler.copy(full as u8, reg::R10);
+            }
+        } else {
+            self.interpret(operation);
+        }
+    }
+
+    /// A general-purpose register for addressing: itself, or the scratch register that it is loaded to.
+    fn address_register(&mut self, register: Register, scratch: u8) -> Option<u8> {
+        if register == Register::None {
+            return None;
+        }
+        if is_spilled(register) {
+            self.assembler.load(scratch, state(slots::gpr(number_of(register))));
+            return Some(scratch);
+        }
+        Some(number_of(register) as u8)
+    }
+
+    /// The offset of the memory operand to R10; may use R11.
+    fn address_without_segment(&mut self, instruction: &Instruction) {
+        if instruction.is_ip_rel_memory_operand() {
+            self.assembler.immediate(reg::R10, instruction.ip_rel_memory_address());
+            return;
+        }
+        let (base, index) = (instruction.memory_base(), instruction.memory_index());
+        let narrow = base.is_gpr32()
+            || index.is_gpr32()
+            || base == Register::None && index == Register::None && instruction.memory_displ_size() == 4;
+        if base == Register::None && index == Register::None {
+            let displacement = instruction.memory_displacement64();
+            self.assembler
+                .immediate(reg::R10, if narrow { displacement & 0xffff_ffff } else { displacement });
+            return;
+        }
+        let displacement = instruction.memory_displacement64() as i32;
+        let base = self.address_register(base, reg::R10);
+        let index = self.address_register(index, reg::R11);
+        let scale = instruction.memory_index_scale() as u8;
+        let place = address(base, index.map(|index| (index, scale)), displacement);
+        if narrow {
+            self.assembler.lea32(reg::R10, place);
+        } else {
+            self.assembler.lea(reg::R10, place);
+        }
+    }
+
+    /// The linear address of the memory operand to R10; may use R11.
+    pub(crate) fn effective_address(&mut self, instruction: &Instruction) {
+        self.address_without_segment(instruction);
+        let base = match instruction.memory_segment() {
+            Register::FS => segment::FS,
+            Register::GS => segment::GS,
+            _ => return,
+        };
+        self.assembler.load(reg::R11, state(slots::segment_base(base)));
+        self.assembler.lea(reg::R10, address(Some(reg::R11), Some((reg::R10, 1)), 0));
+    }
+
+    /// Translate the linear address that `compute` puts into R10: on a hit R11 is the host page, R10 the offset in it.
+    /// On a miss the dispatcher fills the TLB and starts again here, or lets T0 execute the instruction. EFLAGS are lost.
+    pub(crate) fn check(
+        &mut self,
+        operation: &Operation,
+        size: u32,
+        write: bool,
+        compute: impl FnOnce(&mut Self),
+    ) {
+        let retry = self.assembler.address_of(self.assembler.here());
+        let site = self.site(Site::Retry {
+            rip: operation.instruction.ip(),
+            not_executed: self.not_executed(),
+            retry,
+            size: size as u8,
+            write,
+        });
+        compute(self);
+        let mask = (self.origin.tlb_entries - 1) << 5;
+        let a = &mut *self.assembler;
+        a.rotate_right32(reg::R11, reg::R10, 7);
+        a.and32(reg::R11, mask as i32);
+        a.xor(reg::R10, tlb(Some(reg::R11), tag_offset(write)));
+        a.compare_immediate(reg::R10, 4096 - size as i32);
+        let jump = a.jump_if_forward(Condition::A);
+        a.load(reg::R11, tlb(Some(reg::R11), offset_of!(TlbEntry, page) as i32));
+        self.out_of_line.push(OutOfLine::Miss { jump, site, write });
+        self.host_flags = false;
+    }
+
+    /// Where a checked access is.
+    pub(crate) fn checked() -> Memory {
+        address(Some(reg::R11), Some((reg::R10, 1)), 0)
+    }
+
+    fn push(&mut self, operation: &Operation) {
+        let instruction = &operation.instruction;
+        self.flags_will_change(operation.live_before);
+        if instruction.code() == Code::Push_rm64 && instruction.op0_kind() == OpKind::Memory {
+            self.check(operation, 8, false, |emitter| emitter.effective_address(instruction));
+            self.assembler.load(reg::R10, Self::checked());
+            self.assembler.store(state(slots::TEMPORARY), reg::R10);
+            self.check_stack(operation, -8, true);
+            self.assembler.lea(reg::R11, Self::checked());
+            self.assembler.load(reg::R10, state(slots::TEMPORARY));
+            self.assembler.store(address(Some(reg::R11), None, 0), reg::R10);
+        } else {
+            self.check_stack(operation, -8, true);
+            if instruction.op0_kind() == OpKind::Register {
+                self.store_register_at_check(instruction.op0_register());
+            } else {
+                self.assembler.store_immediate(Self::checked(), instruction.immediate(0) as i32);
+            }
+        }
+        self.assembler.lea(reg::RSP, address(Some(reg::RSP), None, -8));
+    }
+
+    fn store_register_at_check(&mut self, register: Register) {
+        if is_spilled(register) {
+            self.assembler.lea(reg::R11, Self::checked());
+            self.assembler.load(reg::R10, state(slots::gpr(number_of(register))));
+            self.assembler.store(address(Some(reg::R11), None, 0), reg::R10);
+        } else {
+            self.assembler.store(Self::checked(), number_of(register) as u8);
+        }
+    }
+
+    /// Check 8 bytes at RSP + `displacement`.
+    pub(crate) fn check_stack(&mut self, operation: &Operation, displacement: i32, write: bool) {
+        self.check(operation, 8, write, |emitter| {
+            emitter.assembler.lea(reg::R10, address(Some(reg::RSP), None, displacement));
+        });
+    }
+
+    fn pop(&mut self, operation: &Operation) {
+        let register = operation.instruction.op0_register();
+        self.flags_will_change(operation.live_before);
+        self.check_stack(operation, 0, false);
+        if is_spilled(register) {
+            self.assembler.load(reg::R10, Self::checked());
+            self.assembler.store(state(slots::gpr(number_of(register))), reg::R10);
+        } else {
+            self.assembler.load(number_of(register) as u8, Self::checked());
+        }
+        self.assembler.lea(reg::RSP, address(Some(reg::RSP), None, 8));
+    }
+
+    fn leave(&mut self, operation: &Operation) {
+        self.flags_will_change(operation.live_before);
+        self.check(operation, 8, false, |emitter| {
+            emitter.assembler.copy(reg::R10, gpr::RBP as u8);
+        });
+        self.assembler.load(reg::R10, Self::checked());
+        self.assembler.lea(reg::RSP, address(Some(reg::RBP), None, 8));
+        self.assembler.copy(reg::RBP, reg::R10);
+    }
+}

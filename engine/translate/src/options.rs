@@ -1,0 +1,42 @@
+//! What a translator is made with; the stress modes are environment switches.
+
+/// Options of a translator.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Size of the code cache in bytes.
+    pub cache_bytes: u32,
+    /// Status flags are exact at every instruction, even where the guest overwrites them before it reads them.
+    pub strict_flags: bool,
+    /// Keep a listing of each block.
+    pub trace: bool,
+    /// No other processor shares the memory: a page without code left is written freely again.
+    pub alone: bool,
+    /// Throw everything away whenever translated code is written.
+    pub flush_on_write: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            cache_bytes: 64 << 20,
+            strict_flags: false,
+            trace: false,
+            alone: true,
+            flush_on_write: false,
+        }
+    }
+}
+
+impl Options {
+    /// The defaults, changed by GASANG_STRICT_FLAGS=1, GASANG_TINY_CACHE=1 and GASANG_FLUSH_ON_WRITE=1.
+    pub fn from_environment() -> Options {
+        let set = |name: &str| std::env::var_os(name).is_some_and(|value| value == "1");
+        let mut options = Options::default();
+        options.strict_flags = set("GASANG_STRICT_FLAGS");
+        options.flush_on_write = set("GASANG_FLUSH_ON_WRITE");
+        if set("GASANG_TINY_CACHE") {
+            options.cache_bytes = 256 << 10;
+        }
+        options
+    }
+}

@@ -1,0 +1,75 @@
+//! Where generated code keeps its own values: slots of `VcpuState::translator`, reached through the GS base, which
+//! holds the address of the state while generated code runs. FS base holds the current TLB context.
+
+use gasang_cpu::state::MsrState;
+use gasang_cpu::{SegmentRegister, VcpuState};
+use std::mem::{offset_of, size_of};
+
+const fn slot(index: usize) -> i32 {
+    (offset_of!(VcpuState, translator) + 8 * index) as i32
+}
+
+/// Our stack pointer while the guest's is in RSP.
+pub const HOST_RSP: i32 = slot(0);
+/// Our FS base (thread-local storage).
+pub const HOST_FS: i32 = slot(1);
+/// Address of the current TLB context.
+pub const TLB_CONTEXT: i32 = slot(2);
+/// Instructions left until the next poll; in R9 while generated code runs.
+pub const COUNTER: i32 = slot(3);
+/// Saved status flags as LAHF and SETO leave them: AL is OF, AH the others.
+pub const FLAGS: i32 = slot(4);
+/// Target of an indirect jump, or where the next block starts.
+pub const NEXT_RIP: i32 = slot(5);
+/// Which site of which block leaves.
+pub const SITE: i32 = slot(6);
+/// Address of the indirect-jump table.
+pub const JUMP_TABLE: i32 = slot(7);
+/// RAX while flags pass through it; or a value between two memory checks of one instruction.
+pub const TEMPORARY: i32 = slot(8);
+/// Linear address of the access that missed.
+pub const MISSED_ADDRESS: i32 = slot(9);
+/// Host RIP of a fault in generated code.
+pub const FAULT_RIP: i32 = slot(10);
+/// Host RFLAGS at that fault.
+pub const FAULT_FLAGS: i32 = slot(11);
+/// Which extended state is in the registers: 0 none, bit 0 x87 usable, bit 1 SSE usable, bit 2 AVX usable.
+pub const EXTENDED_LIVE: i32 = slot(12);
+/// What EXTENDED_LIVE becomes on entry (0: leave the extended state in memory).
+pub const EXTENDED_WANTED: i32 = slot(13);
+/// XSAVE mask of the components that the guest may have.
+pub const EXTENDED_MASK: i32 = slot(14);
+/// Where to enter generated code.
+pub const ENTRY: i32 = slot(15);
+
+/// Not zero while an interrupt waits for IF: enabling interrupts must leave.
+pub const INTERRUPT_WAITING: i32 = slot(16);
+/// Address of the TLB context for CPL 0 with RFLAGS.AC clear.
+pub const TLB_SUPERVISOR: i32 = slot(17);
+/// Address of the TLB context for CPL 0 with RFLAGS.AC set.
+pub const TLB_SUPERVISOR_AC: i32 = slot(18);
+
+/// Index of a slot's word in `VcpuState::translator`.
+pub const fn word(slot: i32) -> usize {
+    (slot as usize - offset_of!(VcpuState, translator)) / 8
+}
+
+/// Offset of a general-purpose register in the state.
+pub const fn gpr(index: usize) -> i32 {
+    (offset_of!(VcpuState, gpr) + 8 * index) as i32
+}
+
+/// Offset of RFLAGS in the state.
+pub const RFLAGS: i32 = offset_of!(VcpuState, rflags) as i32;
+
+/// Offset of the base of a segment register in the state.
+pub const fn segment_base(index: usize) -> i32 {
+    (offset_of!(VcpuState, segment) + index * size_of::<SegmentRegister>()) as i32
+        + offset_of!(SegmentRegister, base) as i32
+}
+
+/// Offset of IA32_KERNEL_GS_BASE.
+pub const KERNEL_GS_BASE: i32 = (offset_of!(VcpuState, msr) + offset_of!(MsrState, kernel_gs_base)) as i32;
+
+/// Offset of the extended-state image.
+pub const EXTENDED: i32 = offset_of!(VcpuState, extended) as i32;

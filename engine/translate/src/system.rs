@@ -1,0 +1,129 @@
+//! System instructions that guests execute so often that they stay in generated code. What is unusual about one (an
+//! interrupt that waits, a flag that changes how code executes) leaves to T0.
+
+use crate::assembler::{Condition, address, reg, state};
+use crate::decode::{Kind, Operation};
+use crate::emit::{Emitter, OutOfLine};
+use crate::site::Site;
+use crate::slots;
+use gasang_x86::{rflags, segment};
+
+/// Flags that POPFQ may change in generated code.
+const POPPED: i32 = (rflags::STATUS | rflags::IF | rflags::FIXED) as i32;
+/// Status flags in the low byte of RFLAGS.
+const LOW_STATUS: i32 = (rflags::STATUS & 0xff) as i32;
+
+impl Emitter<'_, '_> {
+    /// Emit a system instruction.
+    pub(crate) fn system(&mut self, operation: &Operation) {
+        match operation.kind {
+            Kind::ClearDirection => {
+                self.flags_will_change(operation.live_before);
+                self.assembler.and8(state(slots::RFLAGS + 1), !((rflags::DF >> 8) as u8));
+                self.host_flags = false;
+            }
+            Kind::ClearInterrupt => {
+                self.flags_will_change(operation.live_before);
+                self.assembler.and8(state(slots::RFLAGS + 1), !((rflags::IF >> 8) as u8));
+                self.host_flags = false;
+            }
+            Kind::SetInterrupt => self.set_interrupt(operation),
+            Kind::PushFlags => self.push_flags(operation),
+            Kind::PopFlags => self.pop_flags(operation),
+            Kind::AlignmentCheck(set) => self.alignment_check(operation, set),
+            Kind::SwapGs => self.swap_gs(),
+            _ => self.interpret(operation),
+        }
+    }
+
+    /// Leave to T0 if the condition holds; EFLAGS are not the guest's here.
+    fn interpret_if(&mut self, operation: &Operation, condition: Condition) {
+        let jump = self.assembler.jump_if_forward(condition);
+        let (rip, not_executed) = (operation.instruction.ip(), self.not_executed());
+        let site = self.site(Site::Instruction { rip, not_executed });
+        self.out_of_line.push(OutOfLine::Interpret { jump, site });
+    }
+
+    fn set_interrupt(&mut self, operation: &Operation) {
+        self.flags_will_change(operation.live_before);
+        self.assembler.test8(state(slots::INTERRUPT_WAITING), 1);
+        self.host_flags = false;
+        self.interpret_if(operation, Condition::Ne);
+        self.assembler.or8(state(slots::RFLAGS + 1), (rflags::IF >> 8) as u8);
+    }
+
+    fn push_flags(&mut self, operation: &Operation) {
+        self.flags_will_change(operation.live_before);
+        let a = &mut *self.assembler;
+        // The status flags out of their slot: AH holds the low byte, AL is OF.
+        a.load16(reg::R10, state(slots::FLAGS));
+        a.copy32(reg::R11, reg::R10);
+        a.shift_right32(reg::R10, 8);
+        a.and32(reg::R10, LOW_STATUS);
+        a.and32(reg::R11, 1);
+        a.shift_left32(reg::R11, 11);
+        a.or(reg::R10, reg::R11);
+        a.load(reg::R11, state(slots::RFLAGS));
+        a.and(reg::R11, !((rflags::STATUS | rflags::RF | rflags::VM) as i32));
+        a.or(reg::R10, reg::R11);
+        a.store(state(slots::TEMPORARY), reg::R10);
+        self.host_flags = false;
+        self.check_stack(operation, -8, true);
+        self.assembler.lea(reg::R11, Self::checked());
+        self.assembler.load(reg::R10, state(slots::TEMPORARY));
+        self.assembler.store(address(Some(reg::R11), None, 0), reg::R10);
+        self.assembler.lea(reg::RSP, address(Some(reg::RSP), None, -8));
+    }
+
+    fn pop_flags(&mut self, operation: &Operation) {
+        self.flags_will_change(operation.live_before);
+        self.check_stack(operation, 0, false);
+        let a = &mut *self.assembler;
+        a.load(reg::R10, Self::checked());
+        a.load(reg::R11, state(slots::RFLAGS));
+        a.xor_registers(reg::R11, reg::R10);
+        a.test(reg::R11, !POPPED);
+        self.interpret_if(operation, Condition::Ne);
+        let a = &mut *self.assembler;
+        a.load(reg::R11, state(slots::INTERRUPT_WAITING));
+        a.shift_left32(reg::R11, rflags::IF.trailing_zeros() as u8);
+        a.test_registers(reg::R11, reg::R10);
+        self.interpret_if(operation, Condition::Ne);
+        let a = &mut *self.assembler;
+        a.or8_register(reg::R10, rflags::FIXED as u8);
+        a.store(state(slots::RFLAGS), reg::R10);
+        a.copy32(reg::R11, reg::R10);
+        a.and32(reg::R11, 0xff);
+        a.shift_left32(reg::R11, 8);
+        a.shift_right32(reg::R10, 11);
+        a.and32(reg::R10, 1);
+        a.or(reg::R11, reg::R10);
+        a.store16(state(slots::FLAGS), reg::R11);
+        a.lea(reg::RSP, address(Some(reg::RSP), None, 8));
+        (self.host_flags, self.slot_flags) = (false, true);
+    }
+
+    fn alignment_check(&mut self, operation: &Operation, set: bool) {
+        self.flags_will_change(operation.live_before);
+        let byte = state(slots::RFLAGS + 2);
+        let bit = (rflags::AC >> 16) as u8;
+        if set {
+            self.assembler.or8(byte, bit);
+        } else {
+            self.assembler.and8(byte, !bit);
+        }
+        self.host_flags = false;
+        let context = if set { slots::TLB_SUPERVISOR_AC } else { slots::TLB_SUPERVISOR };
+        self.assembler.load(reg::R10, state(context));
+        self.assembler.write_fs_base(reg::R10);
+    }
+
+    fn swap_gs(&mut self) {
+        let base = state(slots::segment_base(segment::GS));
+        let a = &mut *self.assembler;
+        a.load(reg::R10, base);
+        a.load(reg::R11, state(slots::KERNEL_GS_BASE));
+        a.store(base, reg::R11);
+        a.store(state(slots::KERNEL_GS_BASE), reg::R10);
+    }
+}

@@ -1,0 +1,532 @@
+//! The dispatcher: looks blocks up, translates what is missing, enters generated code and deals with its exits.
+
+use crate::assembler::Assembler;
+use crate::blocks::{Block, Blocks};
+use crate::cache::CodeCache;
+use crate::code_writes::CodeWrites;
+use crate::decode::{BLOCK_LIMIT, decode_block, extended};
+use crate::emit::{Exits, Origin, Tables, emit_block};
+use crate::entry::Exit;
+use crate::host_state;
+use crate::listing::{BlockListing, list_block};
+use crate::options::Options;
+use crate::site::{Entry, FaultPoint, Site};
+use crate::slots;
+use gasang_cpu::tlb::Mode;
+use gasang_cpu::{Access, Core, Shadow, VcpuState};
+use gasang_exec::{Interpreter, Step, host_fault};
+use gasang_memory::{GuestMemory, PAGE_HAS_CODE};
+use gasang_x86::control::{cr0, cr4, debug, xcr0};
+use gasang_x86::rflags;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Entries of the indirect-jump table: one for each value of a target's low 16 bits.
+const JUMP_TABLE: usize = 1 << 16;
+/// More than any block takes: 64 instructions, each with its checks and stubs.
+const BLOCK_ROOM: u32 = 64 * 512;
+
+/// What a translator has done since it was made.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Statistics {
+    /// Blocks translated.
+    pub blocks: u64,
+    /// Guest instructions translated.
+    pub translated: u64,
+    /// Nanoseconds spent on translating.
+    pub translation_time: u64,
+    /// Blocks thrown away because their bytes were written.
+    pub invalidated: u64,
+    /// Times that the whole cache was thrown away.
+    pub cache_flushes: u64,
+    /// Instructions that T0 executed.
+    pub interpreted: u64,
+    /// Entries to generated code.
+    pub entries: u64,
+    /// TLB misses of generated code.
+    pub misses: u64,
+    /// Exits for extended state.
+    pub extended: u64,
+    /// Lookups after indirect jumps.
+    pub lookups: u64,
+    /// Host faults in generated code.
+    pub faults: u64,
+}
+
+/// One processor's translator: its code cache and what is in it.
+pub struct Translator {
+    _faults_registered: host_fault::Registration,
+    cache: CodeCache,
+    assembler: Assembler,
+    exits: Exits,
+    blocks: Blocks,
+    sites: Vec<Site>,
+    faults: Vec<FaultPoint>,
+    jump_table: Box<[u64]>,
+    writes: Arc<CodeWrites>,
+    memory: Arc<GuestMemory>,
+    options: Options,
+    listings: Vec<BlockListing>,
+    extended_mask: u64,
+    statistics: Statistics,
+}
+
+/// What to do after an exit was dealt with.
+enum Next {
+    /// Look up the block at the state's RIP.
+    Dispatch,
+    /// Enter the cache at this address.
+    Enter(u64),
+    /// T0 executes the instruction at the state's RIP.
+    Interpret,
+    /// The budget is spent.
+    Stop,
+}
+
+impl Translator {
+    /// A translator for one processor over `memory`, which hears of writes through `writes`.
+    ///
+    /// # Errors
+    /// If the code cache cannot be mapped, the fault handler cannot be installed, or the host lacks FSGSBASE or BMI2.
+    pub fn new(
+        options: Options,
+        writes: Arc<CodeWrites>,
+        memory: &Arc<GuestMemory>,
+    ) -> io::Result<Translator> {
+        host_state::check_host()?;
+        let mut cache = CodeCache::new(options.cache_bytes.max(4 * BLOCK_ROOM))?;
+        let mut assembler = Assembler::new(cache.address(0));
+        let exits = Exits::emit(&mut assembler);
+        cache.place(assembler.code());
+        cache.keep();
+        let (start, end) = cache.range();
+        let registered = host_fault::register(start, end, host_state::on_fault)?;
+        Ok(Translator {
+            jump_table: vec![exits.lookup; JUMP_TABLE].into(),
+            cache,
+            assembler,
+            exits,
+            blocks: Blocks::default(),
+            sites: Vec::new(),
+            faults: Vec::new(),
+            writes,
+            memory: Arc::clone(memory),
+            options,
+            listings: Vec::new(),
+            extended_mask: host_state::extended_mask(),
+            statistics: Statistics::default(),
+            _faults_registered: registered,
+        })
+    }
+
+    /// Counters since creation.
+    pub fn statistics(&self) -> Statistics {
+        self.statistics
+    }
+
+    /// The blocks translated since the last call, if `Options::trace` is set.
+    pub fn take_blocks(&mut self) -> Vec<BlockListing> {
+        std::mem::take(&mut self.listings)
+    }
+
+    /// Execute about `budget` instructions. Asynchronous signals must be blocked in this thread.
+    ///
+    /// `interrupt_waiting` says that an interrupt waits for IF. Returns `Retired` when the budget is spent or it may have
+    /// become deliverable; otherwise what T0 said.
+    pub fn run(
+        &mut self,
+        core: &mut Core<'_>,
+        interpreter: &mut Interpreter,
+        budget: u64,
+        interrupt_waiting: bool,
+    ) -> Step {
+        core.state.translator[slots::word(slots::INTERRUPT_WAITING)] = u64::from(interrupt_waiting);
+        let saved = host_state::enter_state(core.state);
+        let step = self.run_inside(core, interpreter, budget);
+        host_state::leave_state(saved);
+        step
+    }
+
+    fn run_inside(&mut self, core: &mut Core<'_>, interpreter: &mut Interpreter, budget: u64) -> Step {
+        let end = core.state.instructions.saturating_add(budget.min(i32::MAX as u64));
+        let mut next = Next::Dispatch;
+        loop {
+            self.drain_writes(core);
+            let address = match next {
+                Next::Enter(address) => address,
+                Next::Stop => return Step::Retired,
+                Next::Dispatch if core.state.instructions >= end => return Step::Retired,
+                Next::Dispatch if translatable(core.state) => match self.lookup(core) {
+                    Some(address) => address,
+                    None => match self.interpret(core, interpreter) {
+                        Some(step) => return step,
+                        None => continue,
+                    },
+                },
+                Next::Dispatch | Next::Interpret => {
+                    if let Some(step) = self.interpret(core, interpreter) {
+                        return step;
+                    }
+                    next = Next::Dispatch;
+                    continue;
+                }
+            };
+            next = self.enter(core, address, end);
+        }
+    }
+
+    /// One instruction by T0. Something to return if the caller must look: it stopped, or interrupts became possible.
+    fn interpret(&mut self, core: &mut Core<'_>, interpreter: &mut Interpreter) -> Option<Step> {
+        self.statistics.interpreted += 1;
+        let open_before = interruptible(core.state);
+        let step = interpreter.step(core);
+        (step != Step::Retired || interruptible(core.state) && !open_before).then_some(step)
+    }
+
+    // Entering and leaving.
+
+    fn enter(&mut self, core: &mut Core<'_>, address: u64, end: u64) -> Next {
+        let mode = core.tlb_mode(core.privilege());
+        let state = &mut *core.state;
+        let with_ac = if state.cr4 & cr4::SMAP != 0 { Mode::SupervisorAc } else { Mode::Supervisor };
+        // A block runs only if the counter covers it: see that one does.
+        let left = end.saturating_sub(state.instructions).max(BLOCK_LIMIT as u64) as i64;
+        let slots = &mut state.translator;
+        slots[slots::word(slots::TLB_CONTEXT)] = core.tlb.context_address(mode);
+        slots[slots::word(slots::TLB_SUPERVISOR)] = core.tlb.context_address(Mode::Supervisor);
+        slots[slots::word(slots::TLB_SUPERVISOR_AC)] = core.tlb.context_address(with_ac);
+        slots[slots::word(slots::COUNTER)] = left as u64;
+        slots[slots::word(slots::JUMP_TABLE)] = self.jump_table.as_ptr() as u64;
+        slots[slots::word(slots::EXTENDED_MASK)] = self.extended_mask;
+        slots[slots::word(slots::ENTRY)] = address;
+        slots[slots::word(slots::FLAGS)] = flags_to_slot(state.rflags);
+        self.statistics.entries += 1;
+        let exit = host_state::run_generated(state);
+        let slots = &state.translator;
+        state.rflags = state.rflags & !rflags::STATUS | flags_from_slot(slots[slots::word(slots::FLAGS)]);
+        state.instructions =
+            state.instructions.wrapping_add((left - slots[slots::word(slots::COUNTER)] as i64) as u64);
+        self.after_exit(core, exit)
+    }
+
+    fn after_exit(&mut self, core: &mut Core<'_>, exit: Exit) -> Next {
+        let next_rip = core.state.translator[slots::word(slots::NEXT_RIP)];
+        let site = core.state.translator[slots::word(slots::SITE)] as u32;
+        if exit != Exit::Miss {
+            core.state.translator[slots::word(slots::EXTENDED_WANTED)] = 0;
+        }
+        match exit {
+            Exit::Poll => {
+                core.state.rip = next_rip;
+                Next::Stop
+            }
+            Exit::Lookup => {
+                core.state.rip = next_rip;
+                self.statistics.lookups += 1;
+                self.after_lookup(core, site)
+            }
+            Exit::Link => self.after_link(core, site),
+            Exit::Interpret => self.to_site(core, site),
+            Exit::Miss => self.after_miss(core, site),
+            Exit::Extended => self.after_extended(core, site),
+            Exit::Fault => self.after_fault(core),
+        }
+    }
+
+    /// Make the state that of the start of the instruction at `site`.
+    fn to_site(&mut self, core: &mut Core<'_>, site: u32) -> Next {
+        match self.sites[site as usize] {
+            Site::Instruction { rip, not_executed } | Site::Retry { rip, not_executed, .. } => {
+                core.state.rip = rip;
+                core.state.instructions = core.state.instructions.wrapping_sub(u64::from(not_executed));
+                core.state.translator[slots::word(slots::EXTENDED_WANTED)] = 0;
+                Next::Interpret
+            }
+            Site::Link { .. } | Site::Indirect { .. } => {
+                unreachable!("the site of a jump left as an instruction")
+            }
+        }
+    }
+
+    /// A target that is not canonical faults at the jump itself, which has to be undone.
+    fn after_lookup(&mut self, core: &mut Core<'_>, site: u32) -> Next {
+        if VcpuState::canonical(core.state.rip) {
+            return Next::Dispatch;
+        }
+        if let Some(&Site::Indirect { rip, undo_rsp }) = self.sites.get(site as usize) {
+            core.state.rip = rip;
+            let rsp = &mut core.state.gpr[gasang_x86::gpr::RSP];
+            *rsp = rsp.wrapping_add_signed(undo_rsp);
+            core.state.instructions = core.state.instructions.wrapping_sub(1);
+        }
+        Next::Interpret
+    }
+
+    fn after_link(&mut self, core: &mut Core<'_>, site: u32) -> Next {
+        let Site::Link { block, target, displacement, entry } = self.sites[site as usize] else {
+            unreachable!("a link exit from a site that is no link")
+        };
+        core.state.rip = target;
+        let generation = self.statistics.cache_flushes;
+        let Some(found) = self.find_or_translate(core) else { return Next::Interpret };
+        let to = self.blocks.get(found);
+        let base = self.cache.address(to.offset);
+        let same_flush = generation == self.statistics.cache_flushes;
+        if same_flush && self.blocks.get(block).alive {
+            let at = match entry {
+                Entry::HostFlags => to.entries.host_flags,
+                Entry::SlotFlags => to.entries.slot_flags,
+                Entry::Page => to.entries.page,
+            };
+            let address = base + u64::from(at);
+            let slot_flags = base + u64::from(to.entries.slot_flags);
+            self.cache.patch_relative(displacement, address);
+            self.blocks.link(found, site);
+            return Next::Enter(slot_flags);
+        }
+        Next::Enter(base + u64::from(to.entries.slot_flags))
+    }
+
+    fn after_miss(&mut self, core: &mut Core<'_>, site: u32) -> Next {
+        let Site::Retry { retry, size, write, .. } = self.sites[site as usize] else {
+            unreachable!("a miss at a site that cannot be tried again")
+        };
+        self.statistics.misses += 1;
+        let address = core.state.translator[slots::word(slots::MISSED_ADDRESS)];
+        if self.fill(core, address, size, write) { Next::Enter(retry) } else { self.to_site(core, site) }
+    }
+
+    /// Bring the page of an access into the TLB; false if T0 must make the access.
+    fn fill(&self, core: &mut Core<'_>, address: u64, size: u8, write: bool) -> bool {
+        if address & 0xfff > 4096 - u64::from(size) || !VcpuState::canonical(address) {
+            return false;
+        }
+        let access = if write { Access::Write } else { Access::Read };
+        let privilege = core.privilege();
+        let mode = core.tlb_mode(privilege);
+        if core.translate(address, access, privilege).is_err() {
+            return false;
+        }
+        let entry = core.tlb.entry(mode, address);
+        let tag = if write { entry.write } else { entry.read };
+        tag == address & !0xfff
+    }
+
+    fn after_extended(&mut self, core: &mut Core<'_>, site: u32) -> Next {
+        let Site::Retry { retry, size: wanted, .. } = self.sites[site as usize] else {
+            unreachable!("extended state wanted at a site that cannot be tried again")
+        };
+        self.statistics.extended += 1;
+        let usable = usable_extended(core.state);
+        if usable & wanted != wanted {
+            return self.to_site(core, site);
+        }
+        core.state.translator[slots::word(slots::EXTENDED_WANTED)] = u64::from(usable);
+        Next::Enter(retry)
+    }
+
+    fn after_fault(&mut self, core: &mut Core<'_>) -> Next {
+        self.statistics.faults += 1;
+        let address = core.state.translator[slots::word(slots::FAULT_RIP)];
+        let point = self.cache.offset(address).and_then(|offset| {
+            let index = self.faults.binary_search_by_key(&offset, |point| point.offset).ok()?;
+            Some(self.faults[index])
+        });
+        let point =
+            point.unwrap_or_else(|| panic!("a host fault at {address:#x}, where no guest instruction is"));
+        if point.host_flags {
+            let flags = core.state.translator[slots::word(slots::FAULT_FLAGS)];
+            core.state.rflags = core.state.rflags & !rflags::STATUS | flags & rflags::STATUS;
+        }
+        core.state.rip = point.rip;
+        core.state.instructions = core.state.instructions.wrapping_sub(u64::from(point.not_executed));
+        Next::Interpret
+    }
+
+    // Blocks.
+
+    /// Where to enter the block at RIP, translating it if need be; None if T0 must execute the instruction there.
+    fn lookup(&mut self, core: &mut Core<'_>) -> Option<u64> {
+        let number = self.find_or_translate(core)?;
+        let block = self.blocks.get(number);
+        let base = self.cache.address(block.offset);
+        self.jump_table[(block.linear & 0xffff) as usize] = base + u64::from(block.entries.indirect);
+        Some(base + u64::from(block.entries.slot_flags))
+    }
+
+    fn find_or_translate(&mut self, core: &mut Core<'_>) -> Option<u32> {
+        let rip = core.state.rip;
+        let privilege = core.privilege();
+        if !VcpuState::canonical(rip) {
+            return None;
+        }
+        let place = core.translate(rip, Access::Execute, privilege).ok()?;
+        let host = place.host?;
+        let user = core.state.cpl() == 3;
+        if let Some(found) = self.blocks.find(rip, host, user) {
+            return Some(found);
+        }
+        self.translate(core, host, place.address, user)
+    }
+
+    fn translate(&mut self, core: &mut Core<'_>, host: u64, physical: u64, user: bool) -> Option<u32> {
+        let started = std::time::Instant::now();
+        if self.cache.left() < BLOCK_ROOM {
+            self.flush(core);
+        }
+        let linear = core.state.rip;
+        self.protect(core, host);
+        let mut bytes = [0; 4096];
+        let bytes = &mut bytes[..(4096 - (host & 0xfff)) as usize];
+        self.memory.copy_out(host, bytes);
+        let operations = decode_block(linear, bytes, user, self.options.strict_flags);
+        let last = operations.last()?;
+        let length = last.instruction.next_ip().wrapping_sub(linear) as u32;
+        let origin = Origin {
+            block: self.blocks.next_number(),
+            linear,
+            physical,
+            user,
+            strict_flags: self.options.strict_flags,
+            tlb_entries: core.tlb.entries() as u32,
+        };
+        let offset = self.cache.next();
+        self.assembler.restart(self.cache.address(offset));
+        let mut tables = Tables { sites: &mut self.sites, faults: &mut self.faults, offset };
+        let entries = emit_block(&mut self.assembler, &self.exits, &mut tables, origin, &operations);
+        self.cache.place(self.assembler.code());
+        self.blocks.insert(Block {
+            linear,
+            host,
+            length,
+            user,
+            offset,
+            entries,
+            incoming: Vec::new(),
+            alive: true,
+        });
+        self.statistics.blocks += 1;
+        self.statistics.translated += operations.len() as u64;
+        if self.options.trace {
+            let guest_code = &bytes[..length as usize];
+            let host_code = self.assembler.code();
+            self.listings.push(list_block(&origin, guest_code, host_code, self.cache.address(offset)));
+        }
+        self.statistics.translation_time += started.elapsed().as_nanos() as u64;
+        Some(origin.block)
+    }
+
+    /// From now on writes to the page at `host` are noticed. Before its bytes are read: a write in between is not lost.
+    fn protect(&self, core: &mut Core<'_>, host: u64) {
+        let flags = self.memory.flags(host);
+        if flags.fetch_or(PAGE_HAS_CODE, Ordering::AcqRel) & PAGE_HAS_CODE == 0 {
+            core.tlb.forbid_writes(host & !0xfff);
+        }
+    }
+
+    /// Throw away the blocks made from bytes that were written.
+    fn drain_writes(&mut self, core: &mut Core<'_>) {
+        if !self.writes.is_pending() {
+            return;
+        }
+        for (host, length) in self.writes.drain() {
+            let end = host + length;
+            let mut at = host;
+            while at < end {
+                let next = (at | 0xfff) + 1;
+                self.invalidate(at, next.min(end) - at);
+                at = next;
+            }
+        }
+        if self.options.flush_on_write {
+            self.flush(core);
+        }
+    }
+
+    fn invalidate(&mut self, host: u64, length: u64) {
+        let (gone, empty) = self.blocks.take_overlapping(host, length);
+        if empty && self.options.alone {
+            self.memory.flags(host).fetch_and(!PAGE_HAS_CODE, Ordering::AcqRel);
+        }
+        for number in gone {
+            self.statistics.invalidated += 1;
+            let block = self.blocks.get(number).clone();
+            let gone_host = self.cache.address(block.offset + block.entries.gone_host_flags);
+            let gone_slot = self.cache.address(block.offset + block.entries.gone);
+            let entries = block.entries;
+            if entries.host_flags != entries.slot_flags {
+                self.cache.patch_jump(block.offset + entries.host_flags, gone_host);
+            }
+            for entry in [entries.slot_flags, entries.page, entries.indirect] {
+                self.cache.patch_jump(block.offset + entry, gone_slot);
+            }
+        }
+    }
+
+    /// Throw the whole cache away.
+    fn flush(&mut self, core: &mut Core<'_>) {
+        self.statistics.cache_flushes += 1;
+        self.blocks.clear();
+        self.sites.clear();
+        self.faults.clear();
+        self.cache.clear();
+        self.jump_table.fill(self.exits.lookup);
+        core.state.translator[slots::word(slots::SITE)] = u64::from(u32::MAX);
+    }
+}
+
+/// Whether T1 knows the processor's mode: 64-bit code without anything to watch between instructions.
+fn translatable(state: &VcpuState) -> bool {
+    let watched = state.rflags & (rflags::TF | rflags::RF | rflags::VM) != 0
+        || state.shadow != Shadow::None
+        || state.pending_debug != 0
+        || state.dr[7] & debug::DR7_ENABLED != 0;
+    let aligned_only = state.cr0 & cr0::AM != 0 && state.rflags & rflags::AC != 0 && state.cpl() == 3;
+    let known_privilege = matches!(state.cpl(), 0 | 3);
+    known_privilege && state.in_64bit_mode() && state.cr0 & cr0::PG != 0 && !watched && !aligned_only
+}
+
+/// Whether a maskable interrupt would be taken before the next instruction.
+fn interruptible(state: &VcpuState) -> bool {
+    state.rflags & rflags::IF != 0 && state.shadow == Shadow::None
+}
+
+/// Extended state that the guest may use without a fault (SDM vol. 1, 13.1; vol. 3, 2.5).
+fn usable_extended(state: &VcpuState) -> u8 {
+    if state.cr0 & (cr0::TS | cr0::EM) != 0 {
+        return 0;
+    }
+    let mut usable = extended::X87;
+    if state.cr4 & cr4::OSFXSR != 0 {
+        usable |= extended::SSE;
+    }
+    let avx = xcr0::X87 | xcr0::SSE | xcr0::AVX;
+    if state.cr4 & cr4::OSXSAVE != 0 && state.xcr0 & avx == avx {
+        usable |= extended::AVX;
+    }
+    usable
+}
+
+/// Status flags as LAHF and SETO leave them in AX.
+fn flags_to_slot(flags: u64) -> u64 {
+    (flags & 0xd5 | 2) << 8 | flags >> 11 & 1
+}
+
+fn flags_from_slot(slot: u64) -> u64 {
+    slot >> 8 & 0xd5 | (slot & 1) << 11
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn status_flags_survive_their_slot() {
+        for bits in 0..64u64 {
+            let positions = [0, 2, 4, 6, 7, 11];
+            let flags = (0..6).fold(0, |all, bit| all | (bits >> bit & 1) << positions[bit as usize]);
+            assert_eq!(flags_from_slot(flags_to_slot(flags)), flags);
+        }
+    }
+}
