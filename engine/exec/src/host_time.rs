@@ -34,7 +34,10 @@ fn paired_reading() -> (Instant, u64) {
         (after.wrapping_sub(before), instant, before.wrapping_add(after.wrapping_sub(before) / 2))
     });
     let best = readings.min_by_key(|&(width, ..)| width);
-    best.map_or_else(|| (Instant::now(), read_time_stamp_counter()), |(_, instant, counter)| (instant, counter))
+    best.map_or_else(
+        || (Instant::now(), read_time_stamp_counter()),
+        |(_, instant, counter)| (instant, counter),
+    )
 }
 
 impl TimeStampCounter {

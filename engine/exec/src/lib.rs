@@ -1,1 +1,25 @@
-//! placeholder
+//! T0: one instruction, precisely, in every mode.
+//!
+//! Arithmetic is not written here: the operands are fetched, the host processor executes the same operation on them
+//! (`stub`, `host`), and the result is committed. What the host cannot do for a guest (control flow, stack, strings,
+//! system instructions) has handlers.
+
+mod branch;
+mod decode;
+mod descriptor;
+mod extended;
+mod flow;
+mod host;
+pub mod host_fault;
+pub mod host_time;
+mod interpreter;
+mod legacy;
+mod operand;
+mod plan;
+mod port;
+mod stack;
+mod string;
+mod stub;
+mod system;
+
+pub use crate::interpreter::{Interpreter, Step};

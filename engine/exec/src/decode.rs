@@ -1,0 +1,204 @@
+//! Fetching and decoding, and remembering what was decoded.
+//!
+//! An entry is found by RIP and code size and holds only if the bytes in memory are still the same: nothing ever has
+//! to be invalidated.
+
+use crate::operand::MemoryOperand;
+use crate::plan::{Plan, Planner};
+use crate::stub::Host;
+use gasang_cpu::{Access, Core, Exception, Trap, VcpuState};
+use gasang_memory::PAGE_SIZE;
+use gasang_x86::segment;
+use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction};
+use std::io;
+
+const ENTRIES: usize = 4096;
+/// The longest instruction.
+const LONGEST: usize = 15;
+
+/// A decoded instruction and how to execute it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Decoded {
+    /// Its bytes, then zeros.
+    bytes: u128,
+    /// Ones where its bytes are.
+    mask: u128,
+    rip: u64,
+    /// RIP of the instruction after it.
+    pub next: u64,
+    bits: u32,
+    /// How to execute it.
+    pub plan: Plan,
+    /// Its memory operand, if it has one.
+    pub memory: MemoryOperand,
+    /// As decoded.
+    pub instruction: Instruction,
+}
+
+/// Instructions decoded before.
+pub(crate) struct DecodeCache {
+    entries: Box<[Option<Decoded>]>,
+    planner: Planner,
+}
+
+/// Instruction bytes as fetched: how many, and whether what stops there is the code segment's limit.
+struct Window {
+    bytes: u128,
+    available: usize,
+    limited: bool,
+}
+
+fn bytes_mask(length: usize) -> u128 {
+    if length >= 16 { !0 } else { (1 << (length * 8)) - 1 }
+}
+
+fn slot(rip: u64) -> usize {
+    (rip ^ rip >> 12) as usize % ENTRIES
+}
+
+/// The linear address of the instruction at RIP, and how many of its bytes the code segment allows.
+///
+/// # Errors
+/// #GP(0).
+#[inline]
+fn code_address(state: &VcpuState, bits: u32) -> Result<(u64, usize), Trap> {
+    if bits == 64 {
+        if !VcpuState::canonical(state.rip) {
+            return Err(Exception::general_protection(0).into());
+        }
+        return Ok((state.rip, LONGEST));
+    }
+    let code = &state.segment[segment::CS];
+    let Some(left) = u64::from(code.limit).checked_sub(state.rip) else {
+        return Err(Exception::general_protection(0).into());
+    };
+    Ok((code.base.wrapping_add(state.rip) & 0xffff_ffff, left.min(LONGEST as u64 - 1) as usize + 1))
+}
+
+impl Decoded {
+    /// Whether the bytes of the window are those that this was decoded from, as far as both go.
+    #[inline]
+    fn begins_with(&self, window: &Window) -> bool {
+        (window.bytes ^ self.bytes) & self.mask & bytes_mask(window.available) == 0
+    }
+}
+
+impl DecodeCache {
+    pub(crate) fn new() -> io::Result<DecodeCache> {
+        Ok(DecodeCache { entries: vec![None; ENTRIES].into(), planner: Planner::new()? })
+    }
+
+    /// The instruction at `state.rip`, and the means to execute it.
+    ///
+    /// # Errors
+    /// What fetching it raises: #PF, #GP(0); #GP(0) if it is too long.
+    #[inline]
+    pub(crate) fn instruction(&mut self, core: &mut Core<'_>) -> Result<(&Decoded, &Host), Trap> {
+        let (rip, bits) = (core.state.rip, core.state.code_bits());
+        let (linear, allowed) = code_address(core.state, bits)?;
+        let mut window = fetch_page(core, linear, allowed)?;
+        let slot = slot(rip);
+        let mut known = false;
+        if let Some(entry) =
+            self.entries[slot].as_ref().filter(|entry| entry.rip == rip && entry.bits == bits)
+        {
+            if entry.begins_with(&window) && entry.mask > bytes_mask(window.available) {
+                window = fetch_on(core, linear, allowed)?;
+            }
+            known = entry.begins_with(&window) && entry.mask <= bytes_mask(window.available);
+        }
+        if !known {
+            let decoded = self.decode(core, linear, allowed, window)?;
+            self.entries[slot] = Some(decoded);
+        }
+        match &self.entries[slot] {
+            Some(entry) => Ok((entry, self.planner.host())),
+            None => Err(Exception::invalid_opcode().into()),
+        }
+    }
+
+    fn decode(
+        &mut self,
+        core: &mut Core<'_>,
+        linear: u64,
+        allowed: usize,
+        window: Window,
+    ) -> Result<Decoded, Trap> {
+        let (rip, bits) = (core.state.rip, core.state.code_bits());
+        let mut window = window;
+        let mut result = decode_bytes(&window, rip, bits);
+        if result.is_none() && window.available < allowed {
+            window = fetch_on(core, linear, allowed)?;
+            result = decode_bytes(&window, rip, bits);
+        }
+        let Some(instruction) = result else {
+            if window.available < LONGEST && !window.limited {
+                core.fetch_fault(core.wrap_linear(linear.wrapping_add(window.available as u64)))?;
+            }
+            return Err(Exception::general_protection(0).into());
+        };
+        if self.planner.is_full() {
+            // Plans refer to stubs: forget both.
+            self.entries.fill(None);
+            self.planner.clear();
+        }
+        let length = instruction.len();
+        let next = rip.wrapping_add(length as u64);
+        let mask = bytes_mask(length);
+        Ok(Decoded {
+            bytes: window.bytes & mask,
+            mask,
+            rip,
+            next: if bits == 64 { next } else { next & 0xffff_ffff },
+            bits,
+            plan: self.planner.plan(&instruction),
+            memory: MemoryOperand::of(&instruction, bits),
+            instruction,
+        })
+    }
+}
+
+impl Window {
+    fn new(bytes: &[u8; LONGEST], fetched: usize, allowed: usize) -> Window {
+        let mut wide = [0; 16];
+        wide[..LONGEST].copy_from_slice(bytes);
+        let available = fetched.min(allowed);
+        let bytes = u128::from_le_bytes(wide) & bytes_mask(available);
+        Window { bytes, available, limited: allowed < LONGEST && fetched >= allowed }
+    }
+}
+
+/// The bytes at `linear` as far as its page and the code segment go. Code is not fetched from devices: they read as an
+/// invalid opcode.
+#[inline]
+fn fetch_page(core: &mut Core<'_>, linear: u64, allowed: usize) -> Result<Window, Trap> {
+    let privilege = core.privilege();
+    let place = core.translate(linear, Access::Execute, privilege)?;
+    let left = (PAGE_SIZE - linear % PAGE_SIZE) as usize;
+    let Some(host) = place.host else { return Ok(Window::new(&[0xff; LONGEST], left, allowed)) };
+    if left >= 16 && allowed == LONGEST {
+        let (low, high) = (core.memory.load(host, 8), core.memory.load(host + 8, 8));
+        let bytes = (u128::from(high) << 64 | u128::from(low)) & bytes_mask(LONGEST);
+        return Ok(Window { bytes, available: LONGEST, limited: false });
+    }
+    let mut bytes = [0; LONGEST];
+    let length = left.min(LONGEST);
+    core.memory.copy_out(host, &mut bytes[..length]);
+    Ok(Window::new(&bytes, length, allowed))
+}
+
+/// The bytes at `linear` as far as they go, for an instruction that leaves its page.
+fn fetch_on(core: &mut Core<'_>, linear: u64, allowed: usize) -> Result<Window, Trap> {
+    let mut bytes = [0; LONGEST];
+    let fetched = core.fetch(linear, &mut bytes)?;
+    Ok(Window::new(&bytes, fetched, allowed))
+}
+
+/// Decode; None if the instruction goes on beyond the window. (Invalid instructions decode as such.)
+fn decode_bytes(window: &Window, rip: u64, bits: u32) -> Option<Instruction> {
+    let bytes = window.bytes.to_le_bytes();
+    let mut decoder =
+        Decoder::with_ip(bits, &bytes[..window.available.min(LONGEST)], rip, DecoderOptions::NONE);
+    let instruction = decoder.decode();
+    (decoder.last_error() != DecoderError::NoMoreBytes).then_some(instruction)
+}

@@ -1,0 +1,321 @@
+//! Choosing how an instruction is executed: by a handler, or by the host.
+
+use crate::decode::Decoded;
+use crate::flow::Flow;
+use crate::host::{BUFFER, BitString, HostPlan, Unit, Use};
+use crate::stub::{Host, NoStub, Stubs, gpr_number};
+use crate::{branch, descriptor, extended, legacy, port, stack, string, system};
+use gasang_cpu::{Core, Exception, Trap};
+use iced_x86::{
+    Code, CpuidFeature, EncodingKind, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess,
+    OpKind, Register,
+};
+use std::io;
+
+/// Executes an instruction; `state.rip` is still its own address.
+pub(crate) type Handler = fn(&mut Core<'_>, &Decoded) -> Result<Flow, Trap>;
+
+/// How to execute an instruction.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Plan {
+    Handler(Handler),
+    Host(HostPlan),
+}
+
+impl Plan {
+    #[inline]
+    pub(crate) fn execute(&self, core: &mut Core<'_>, decoded: &Decoded, host: &Host) -> Result<Flow, Trap> {
+        match self {
+            Plan::Handler(handler) => handler(core, decoded),
+            Plan::Host(plan) => plan.execute(core, decoded, host),
+        }
+    }
+}
+
+/// Makes plans.
+pub(crate) struct Planner {
+    stubs: Stubs,
+    factory: InstructionInfoFactory,
+    full: bool,
+}
+
+impl Planner {
+    pub(crate) fn new() -> io::Result<Planner> {
+        Ok(Planner { stubs: Stubs::new()?, factory: InstructionInfoFactory::new(), full: false })
+    }
+
+    pub(crate) fn host(&self) -> &Host {
+        self.stubs.host()
+    }
+
+    /// Whether there was no room for a stub: `clear`, after forgetting every plan.
+    pub(crate) fn is_full(&self) -> bool {
+        self.full
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.stubs.clear();
+        self.full = false;
+    }
+
+    /// The plan for an instruction decoded in a `bits`-bit code segment.
+    pub(crate) fn plan(&mut self, instruction: &Instruction) -> Plan {
+        if instruction.is_invalid() {
+            return Plan::Handler(undefined);
+        }
+        if let Some(handler) = handler(instruction) {
+            return Plan::Handler(handler);
+        }
+        match self.host_plan(instruction) {
+            Some(plan) => Plan::Host(plan),
+            None => Plan::Handler(undefined),
+        }
+    }
+
+    /// A plan for the host, if the instruction does nothing but compute on registers and one memory operand.
+    fn host_plan(&mut self, instruction: &Instruction) -> Option<HostPlan> {
+        if !is_computation(instruction) {
+            return None;
+        }
+        let memory = self.memory_use(instruction)?;
+        let size = instruction.memory_size().size();
+        if memory != Use::None && !(1..=BUFFER).contains(&size) {
+            return None;
+        }
+        let stub = match self.stubs.stub(instruction, &mut self.factory) {
+            Ok(stub) => stub,
+            Err(NoStub::Inexpressible) => return None,
+            Err(NoStub::Full) => {
+                self.full = true;
+                return None;
+            }
+        };
+        let unit = unit(instruction);
+        Some(HostPlan {
+            stub,
+            unit,
+            memory,
+            size,
+            aligned: needs_alignment(instruction, unit, size),
+            bit_string: bit_string(instruction),
+        })
+    }
+
+    /// What the instruction does with its memory operand; None if it accesses memory in another way.
+    fn memory_use(&mut self, instruction: &Instruction) -> Option<Use> {
+        let mut memory = Use::None;
+        let accesses = self.factory.info(instruction).used_memory();
+        if accesses.len() > 1 || !accesses.is_empty() && !has_memory_operand(instruction) {
+            return None;
+        }
+        for access in accesses {
+            memory = match access.access() {
+                OpAccess::None | OpAccess::NoMemAccess => return None,
+                OpAccess::Read | OpAccess::CondRead => Use::Read,
+                OpAccess::Write | OpAccess::CondWrite => Use::Write,
+                OpAccess::ReadWrite | OpAccess::ReadCondWrite => Use::ReadWrite,
+            };
+        }
+        Some(memory)
+    }
+}
+
+fn handler(instruction: &Instruction) -> Option<Handler> {
+    branch::handler(instruction)
+        .or_else(|| stack::handler(instruction))
+        .or_else(|| string::handler(instruction))
+        .or_else(|| port::handler(instruction))
+        .or_else(|| descriptor::handler(instruction))
+        .or_else(|| system::handler(instruction))
+        .or_else(|| legacy::handler(instruction))
+        .or_else(|| extended::handler(instruction))
+}
+
+/// #UD.
+pub(crate) fn undefined(_: &mut Core<'_>, _: &Decoded) -> Result<Flow, Trap> {
+    Err(Exception::invalid_opcode().into())
+}
+
+fn has_memory_operand(instruction: &Instruction) -> bool {
+    instruction.op_kinds().any(|kind| kind == OpKind::Memory)
+}
+
+/// Whether the operands are general-purpose, x87 or vector registers, immediates and memory, and the feature is one
+/// that only computes.
+fn is_computation(instruction: &Instruction) -> bool {
+    let operands_plain = (0..instruction.op_count()).all(|index| match instruction.op_kind(index) {
+        OpKind::Register => is_data_register(instruction.op_register(index)),
+        OpKind::Memory => !instruction.is_vsib() && instruction.op_mask() == Register::None,
+        OpKind::Immediate8
+        | OpKind::Immediate8_2nd
+        | OpKind::Immediate16
+        | OpKind::Immediate32
+        | OpKind::Immediate64
+        | OpKind::Immediate8to16
+        | OpKind::Immediate8to32
+        | OpKind::Immediate8to64
+        | OpKind::Immediate32to64 => true,
+        _ => false,
+    });
+    operands_plain
+        && instruction.flow_control() == FlowControl::Next
+        && !instruction.is_privileged()
+        && !instruction.is_stack_instruction()
+        && instruction.cpuid_features().iter().all(|&feature| computes(feature))
+}
+
+fn is_data_register(register: Register) -> bool {
+    register.is_gpr()
+        || register.is_st()
+        || register.is_mm()
+        || register.is_vector_register()
+        || register.is_k()
+}
+
+/// Features whose instructions only compute, once those with handlers are taken away. Everything else, what processors
+/// of tomorrow add included, is undefined.
+fn computes(feature: CpuidFeature) -> bool {
+    matches!(
+        feature,
+        CpuidFeature::INTEL8086
+            | CpuidFeature::INTEL186
+            | CpuidFeature::INTEL286
+            | CpuidFeature::INTEL386
+            | CpuidFeature::INTEL486
+            | CpuidFeature::X64
+            | CpuidFeature::CMOV
+            | CpuidFeature::CX8
+            | CpuidFeature::CMPXCHG16B
+            | CpuidFeature::FPU
+            | CpuidFeature::FPU287
+            | CpuidFeature::FPU287XL_ONLY
+            | CpuidFeature::FPU387
+            | CpuidFeature::FPU387SL_ONLY
+            | CpuidFeature::MMX
+            | CpuidFeature::SSE
+            | CpuidFeature::SSE2
+            | CpuidFeature::SSE3
+            | CpuidFeature::SSSE3
+            | CpuidFeature::SSE4_1
+            | CpuidFeature::SSE4_2
+            | CpuidFeature::SSE4A
+            | CpuidFeature::POPCNT
+            | CpuidFeature::LZCNT
+            | CpuidFeature::MOVBE
+            | CpuidFeature::MOVDIRI
+            | CpuidFeature::BMI1
+            | CpuidFeature::BMI2
+            | CpuidFeature::ADX
+            | CpuidFeature::AES
+            | CpuidFeature::PCLMULQDQ
+            | CpuidFeature::SHA
+            | CpuidFeature::GFNI
+            | CpuidFeature::AVX
+            | CpuidFeature::AVX2
+            | CpuidFeature::F16C
+            | CpuidFeature::FMA
+            | CpuidFeature::VAES
+            | CpuidFeature::VPCLMULQDQ
+            | CpuidFeature::AVX_VNNI
+            | CpuidFeature::AVX_IFMA
+            | CpuidFeature::AVX_NE_CONVERT
+            | CpuidFeature::AVX_VNNI_INT8
+            | CpuidFeature::AVX512F
+            | CpuidFeature::AVX512VL
+            | CpuidFeature::AVX512BW
+            | CpuidFeature::AVX512CD
+            | CpuidFeature::AVX512DQ
+            | CpuidFeature::AVX512_BF16
+            | CpuidFeature::AVX512_BITALG
+            | CpuidFeature::AVX512_FP16
+            | CpuidFeature::AVX512_IFMA
+            | CpuidFeature::AVX512_VBMI
+            | CpuidFeature::AVX512_VBMI2
+            | CpuidFeature::AVX512_VNNI
+            | CpuidFeature::AVX512_VP2INTERSECT
+            | CpuidFeature::AVX512_VPOPCNTDQ
+    )
+}
+
+/// Which registers the instruction works on.
+fn unit(instruction: &Instruction) -> Unit {
+    let uses = |test: fn(Register) -> bool| {
+        (0..instruction.op_count()).any(|index| {
+            instruction.op_kind(index) == OpKind::Register && test(instruction.op_register(index))
+        })
+    };
+    let x87 = instruction.cpuid_features().iter().any(|feature| {
+        matches!(
+            feature,
+            CpuidFeature::FPU
+                | CpuidFeature::FPU287
+                | CpuidFeature::FPU287XL_ONLY
+                | CpuidFeature::FPU387
+                | CpuidFeature::FPU387SL_ONLY
+        )
+    });
+    let vector = uses(Register::is_vector_register) || is_vector_control(instruction.mnemonic());
+    match instruction.encoding() {
+        EncodingKind::EVEX | EncodingKind::MVEX => Unit::Avx512,
+        EncodingKind::VEX if uses(Register::is_k) => Unit::Avx512,
+        EncodingKind::VEX if vector => Unit::Avx,
+        EncodingKind::VEX => Unit::VexInteger,
+        _ if instruction.code() == Code::Wait => Unit::Wait,
+        _ if x87 => Unit::X87,
+        _ if vector => Unit::Sse,
+        _ if uses(Register::is_mm) || instruction.mnemonic() == Mnemonic::Emms => Unit::Mmx,
+        _ => Unit::Integer,
+    }
+}
+
+/// Vector instructions without a vector register among their operands.
+fn is_vector_control(mnemonic: Mnemonic) -> bool {
+    matches!(
+        mnemonic,
+        Mnemonic::Ldmxcsr
+            | Mnemonic::Stmxcsr
+            | Mnemonic::Vldmxcsr
+            | Mnemonic::Vstmxcsr
+            | Mnemonic::Vzeroupper
+            | Mnemonic::Vzeroall
+    )
+}
+
+/// Legacy SSE instructions want their 16-byte operands aligned, but for those made for unaligned ones; of the VEX and
+/// EVEX forms only those that say so (SDM vol. 1, 10.4.1.1, 14.9).
+fn needs_alignment(instruction: &Instruction, unit: Unit, size: usize) -> bool {
+    let says_aligned = matches!(
+        instruction.mnemonic(),
+        Mnemonic::Vmovaps
+            | Mnemonic::Vmovapd
+            | Mnemonic::Vmovdqa
+            | Mnemonic::Vmovdqa32
+            | Mnemonic::Vmovdqa64
+            | Mnemonic::Vmovntps
+            | Mnemonic::Vmovntpd
+            | Mnemonic::Vmovntdq
+            | Mnemonic::Vmovntdqa
+            | Mnemonic::Cmpxchg16b
+    );
+    let made_for_unaligned = matches!(
+        instruction.mnemonic(),
+        Mnemonic::Movups
+            | Mnemonic::Movupd
+            | Mnemonic::Movdqu
+            | Mnemonic::Lddqu
+            | Mnemonic::Pcmpestri
+            | Mnemonic::Pcmpestrm
+            | Mnemonic::Pcmpistri
+            | Mnemonic::Pcmpistrm
+    );
+    says_aligned || unit == Unit::Sse && size == 16 && !made_for_unaligned
+}
+
+/// BT, BTS, BTR, BTC on memory with the bit offset in a register.
+fn bit_string(instruction: &Instruction) -> Option<BitString> {
+    let tests_bits =
+        matches!(instruction.mnemonic(), Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc);
+    let register = (tests_bits && instruction.op1_kind() == OpKind::Register)
+        .then(|| gpr_number(instruction.op1_register()))??;
+    has_memory_operand(instruction).then_some(BitString { register })
+}
