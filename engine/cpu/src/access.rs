@@ -40,6 +40,15 @@ impl Core<'_> {
         if self.state.in_64bit_mode() { linear } else { linear & 0xffff_ffff }
     }
 
+    /// As `wrap_linear`, but implicit accesses in IA-32e mode have 64-bit addresses even from compatibility mode.
+    fn wrap_for(&self, linear: u64, privilege: Privilege) -> u64 {
+        if privilege == Privilege::Implicit && self.state.long_mode() {
+            linear
+        } else {
+            self.wrap_linear(linear)
+        }
+    }
+
     /// Host address of `size` bytes at `linear`, for an access straight to RAM; None if they cross a page or are not
     /// RAM. A write may follow at once: code translated from the bytes is gone.
     ///
@@ -105,7 +114,7 @@ impl Core<'_> {
                 Some(host) => self.memory.copy_out(host, part),
                 None => self.read_device(place.address, part)?,
             }
-            at = self.wrap_linear(at.wrapping_add(length as u64));
+            at = self.wrap_for(at.wrapping_add(length as u64), privilege);
             rest = tail;
         }
         Ok(())
@@ -129,7 +138,7 @@ impl Core<'_> {
                 }
                 None => self.write_device(place.address, part)?,
             }
-            at = self.wrap_linear(at.wrapping_add(part.len() as u64));
+            at = self.wrap_for(at.wrapping_add(part.len() as u64), privilege);
             rest = tail;
         }
         Ok(())
@@ -145,7 +154,7 @@ impl Core<'_> {
         }
         let mut offset = 0;
         while offset < length as u64 {
-            let at = self.wrap_linear(linear.wrapping_add(offset));
+            let at = self.wrap_for(linear.wrapping_add(offset), privilege);
             self.probe(at, Access::Write, privilege)?;
             offset += bytes_left_in_page(at);
         }

@@ -35,8 +35,7 @@ const CR4_BITS: [(u64, Option<Feature>); 20] = [
 /// Bits of CR4 that no model has.
 const CR4_NEVER: u64 = cr4::LA57 | cr4::VMXE;
 /// Changes of CR4 after which no translation may stay.
-const CR4_FLUSHING: u64 =
-    cr4::PSE | cr4::PAE | cr4::PGE | cr4::PCIDE | cr4::SMEP | cr4::SMAP | cr4::PKE;
+const CR4_FLUSHING: u64 = cr4::PSE | cr4::PAE | cr4::PGE | cr4::PCIDE | cr4::SMEP | cr4::SMAP | cr4::PKE;
 /// Changes that load the page-directory-pointer entries under PAE paging (SDM vol. 3, 4.4.1).
 const CR4_LOADING: u64 = cr4::PSE | cr4::PAE | cr4::PGE | cr4::SMEP;
 const CR0_LOADING: u64 = cr0::CD | cr0::NW | cr0::PG;
@@ -104,7 +103,8 @@ impl Core<'_> {
     fn write_cr0(&mut self, value: u64) -> Result<(), Trap> {
         let old = self.state.cr0;
         let new = value & cr0::DEFINED | cr0::ET;
-        let inconsistent = new & cr0::PG != 0 && new & cr0::PE == 0 || new & cr0::NW != 0 && new & cr0::CD == 0;
+        let inconsistent =
+            new & cr0::PG != 0 && new & cr0::PE == 0 || new & cr0::NW != 0 && new & cr0::CD == 0;
         if value >> 32 != 0 || inconsistent {
             return refuse();
         }

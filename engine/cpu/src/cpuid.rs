@@ -212,10 +212,8 @@ mod tests {
     #[test]
     fn every_named_model_is_closed_under_needs() {
         for (level, name) in Level::ALL {
-            let features = TABLE
-                .iter()
-                .filter(|row| row.level <= level)
-                .fold(0, |set, row| set | bit(row.feature));
+            let features =
+                TABLE.iter().filter(|row| row.level <= level).fold(0, |set, row| set | bit(row.feature));
             assert_eq!(close(features), features, "{name}");
         }
     }

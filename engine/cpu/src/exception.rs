@@ -35,6 +35,11 @@ impl Exception {
         Exception::new(vector::NM, None)
     }
 
+    /// #DF, double fault.
+    pub const fn double_fault() -> Exception {
+        Exception::new(vector::DF, Some(0))
+    }
+
     /// #TS, invalid TSS.
     pub const fn invalid_tss(error_code: u32) -> Exception {
         Exception::new(vector::TS, Some(error_code))

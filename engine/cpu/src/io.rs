@@ -3,6 +3,7 @@
 use crate::access::Privilege;
 use crate::core::Core;
 use crate::exception::{Exception, Trap};
+use crate::state::VcpuState;
 use gasang_x86::descriptor::{access, system};
 
 /// Offset in a 32- or 64-bit TSS of the 16-bit offset of the I/O permission bitmap.
@@ -43,6 +44,9 @@ impl Core<'_> {
     /// Read `size` bytes of a structure of the system: GDT, LDT, IDT, TSS.
     pub(crate) fn read_system(&mut self, linear: u64, size: usize) -> Result<u64, Trap> {
         let linear = if self.state.long_mode() { linear } else { linear & 0xffff_ffff };
+        if !VcpuState::canonical(linear) {
+            return Err(Exception::general_protection(0).into());
+        }
         self.read(linear, size, Privilege::Implicit)
     }
 }

@@ -131,6 +131,7 @@ features! {
     Bmi2 "bmi2" Leaf7Ebx 8 V3 Host [];
     Erms "erms" Leaf7Ebx 9 V1 Engine [];
     Invpcid "invpcid" Leaf7Ebx 10 V1 Engine [];
+    ZeroFcsFds "zero_fcs_fds" Leaf7Ebx 13 V1 Engine [];
     Avx512f "avx512f" Leaf7Ebx 16 V4 Host [Avx2 Fma];
     Avx512dq "avx512dq" Leaf7Ebx 17 V4 Host [Avx512f];
     Rdseed "rdseed" Leaf7Ebx 18 Max Engine [];

@@ -49,7 +49,9 @@ impl StateLayout {
     }
 
     fn each(&self, components: u64) -> impl Iterator<Item = Component> + '_ {
-        (2..64).filter(move |number| components >> number & 1 != 0).filter_map(|number| self.component(number))
+        (2..64)
+            .filter(move |number| components >> number & 1 != 0)
+            .filter_map(|number| self.component(number))
     }
 
     /// Size of the standard format with `components`.
