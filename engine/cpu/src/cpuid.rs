@@ -153,6 +153,11 @@ impl CpuModel {
         Level::ALL.iter().map(|&(_, name)| name).collect()
     }
 
+    /// Names of all features that a specification may add or remove.
+    pub fn known_features() -> Vec<&'static str> {
+        TABLE.iter().map(|row| row.name).collect()
+    }
+
     /// Names of the features that this model has.
     pub fn features(&self) -> Vec<&'static str> {
         TABLE.iter().filter(|row| self.has(row.feature)).map(|row| row.name).collect()
