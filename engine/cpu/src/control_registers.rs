@@ -142,7 +142,7 @@ impl Core<'_> {
         Ok(state.efer)
     }
 
-    fn write_cr3(&mut self, value: u64) -> Result<(), Trap> {
+    pub(crate) fn write_cr3(&mut self, value: u64) -> Result<(), Trap> {
         let pcids = self.state.cr4 & cr4::PCIDE != 0;
         let keep = pcids && value & cr3::NOFLUSH != 0;
         let new = if pcids { value & !cr3::NOFLUSH } else { value };

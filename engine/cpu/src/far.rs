@@ -5,7 +5,7 @@ use crate::descriptors::{Descriptor, error_code, is_null, rpl};
 use crate::exception::{Exception, Trap};
 use crate::stack::{FRAME_VALUES, Stack, mask};
 use crate::state::{SegmentRegister, VcpuState};
-use crate::task::TaskSwitch;
+use crate::task::{Resume, TaskSwitch};
 use gasang_x86::descriptor::{access, selector, system};
 use gasang_x86::{gpr, segment};
 
@@ -154,7 +154,8 @@ impl Core<'_> {
             Transfer::Jump => TaskSwitch::Jump,
             Transfer::Call => TaskSwitch::Call,
         };
-        self.switch_task(target, switch, next, 0)
+        let resume = Resume { rip: next, flags: self.state.rflags };
+        self.switch_task(target, switch, resume, 0)
     }
 
     fn through_call_gate(&mut self, gate: &Descriptor, transfer: Transfer, next: u64) -> Result<(), Trap> {

@@ -5,7 +5,7 @@ use crate::descriptors::{error_code, is_null, rpl};
 use crate::exception::{Exception, Trap};
 use crate::stack::{Stack, mask};
 use crate::state::SegmentRegister;
-use crate::task::TaskSwitch;
+use crate::task::{Resume, TaskSwitch};
 use gasang_x86::control::cr4;
 use gasang_x86::descriptor::access;
 use gasang_x86::{gpr, rflags, segment};
@@ -144,7 +144,8 @@ impl Core<'_> {
 
     fn return_to_task(&mut self, next: u64) -> Result<(), Trap> {
         let link = self.read_system(self.state.tr.base, 2)? as u16;
-        self.switch_task(link, TaskSwitch::Return, next, 0)
+        let resume = Resume { rip: next, flags: self.state.rflags };
+        self.switch_task(link, TaskSwitch::Return, resume, 0)
     }
 
     fn iret_protected(&mut self, operand_bits: u32) -> Result<(), Trap> {

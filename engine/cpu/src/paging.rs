@@ -129,8 +129,10 @@ struct Rights {
 fn rights(state: &VcpuState, walk: &Walk, mode: Mode) -> Rights {
     let user_mode = mode == Mode::User;
     let write_protect = state.cr0 & cr0::WP != 0;
-    let smap = state.cr4 & cr4::SMAP != 0 && mode == Mode::Supervisor;
-    let smep = state.cr4 & cr4::SMEP != 0;
+    // Without paging every page counts as the user's, and nothing is prevented.
+    let paging = state.cr0 & cr0::PG != 0;
+    let smap = paging && state.cr4 & cr4::SMAP != 0 && mode == Mode::Supervisor;
+    let smep = paging && state.cr4 & cr4::SMEP != 0;
     let reach = if user_mode { walk.user } else { !(walk.user && smap) };
     let keys = state.cr4 & cr4::PKE != 0 && state.long_mode() && walk.user;
     let key = if keys { state.pkru >> (walk.protection_key * 2) & 3 } else { 0 };
