@@ -151,7 +151,7 @@ impl DecodeCache {
             rip,
             next: if bits == 64 { next } else { next & 0xffff_ffff },
             bits,
-            plan: self.planner.plan(&instruction),
+            plan: self.planner.plan(&instruction, core.model),
             memory: MemoryOperand::of(&instruction, bits),
             instruction,
         })

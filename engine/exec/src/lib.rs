@@ -8,6 +8,7 @@ mod branch;
 mod decode;
 mod descriptor;
 mod extended;
+mod features;
 mod flow;
 mod host;
 pub mod host_fault;
@@ -23,3 +24,6 @@ mod stub;
 mod system;
 
 pub use crate::interpreter::{Interpreter, Step};
+
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,12 @@
 //! Choosing how an instruction is executed: by a handler, or by the host.
 
 use crate::decode::Decoded;
+use crate::features::{is_computing, is_offered};
 use crate::flow::Flow;
 use crate::host::{BUFFER, BitString, HostPlan, Unit, Use};
 use crate::stub::{Host, NoStub, Stubs, gpr_number};
 use crate::{branch, descriptor, extended, legacy, port, stack, string, system};
-use gasang_cpu::{Core, Exception, Trap};
+use gasang_cpu::{Core, CpuModel, Exception, Trap};
 use iced_x86::{
     Code, CpuidFeature, EncodingKind, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess,
     OpKind, Register,
@@ -58,9 +59,10 @@ impl Planner {
         self.full = false;
     }
 
-    /// The plan for an instruction decoded in a `bits`-bit code segment.
-    pub(crate) fn plan(&mut self, instruction: &Instruction) -> Plan {
-        if instruction.is_invalid() {
+    /// The plan for an instruction of a processor of this model.
+    pub(crate) fn plan(&mut self, instruction: &Instruction, model: &CpuModel) -> Plan {
+        let offered = instruction.cpuid_features().iter().all(|&feature| is_offered(model, feature));
+        if instruction.is_invalid() || !offered {
             return Plan::Handler(undefined);
         }
         if let Some(handler) = handler(instruction) {
@@ -161,7 +163,7 @@ fn is_computation(instruction: &Instruction) -> bool {
         && instruction.flow_control() == FlowControl::Next
         && !instruction.is_privileged()
         && !instruction.is_stack_instruction()
-        && instruction.cpuid_features().iter().all(|&feature| computes(feature))
+        && instruction.cpuid_features().iter().all(|&feature| is_computing(feature))
 }
 
 fn is_data_register(register: Register) -> bool {
@@ -170,71 +172,6 @@ fn is_data_register(register: Register) -> bool {
         || register.is_mm()
         || register.is_vector_register()
         || register.is_k()
-}
-
-/// Features whose instructions only compute, once those with handlers are taken away. Everything else, what processors
-/// of tomorrow add included, is undefined.
-fn computes(feature: CpuidFeature) -> bool {
-    matches!(
-        feature,
-        CpuidFeature::INTEL8086
-            | CpuidFeature::INTEL186
-            | CpuidFeature::INTEL286
-            | CpuidFeature::INTEL386
-            | CpuidFeature::INTEL486
-            | CpuidFeature::X64
-            | CpuidFeature::CMOV
-            | CpuidFeature::CX8
-            | CpuidFeature::CMPXCHG16B
-            | CpuidFeature::FPU
-            | CpuidFeature::FPU287
-            | CpuidFeature::FPU287XL_ONLY
-            | CpuidFeature::FPU387
-            | CpuidFeature::FPU387SL_ONLY
-            | CpuidFeature::MMX
-            | CpuidFeature::SSE
-            | CpuidFeature::SSE2
-            | CpuidFeature::SSE3
-            | CpuidFeature::SSSE3
-            | CpuidFeature::SSE4_1
-            | CpuidFeature::SSE4_2
-            | CpuidFeature::SSE4A
-            | CpuidFeature::POPCNT
-            | CpuidFeature::LZCNT
-            | CpuidFeature::MOVBE
-            | CpuidFeature::MOVDIRI
-            | CpuidFeature::BMI1
-            | CpuidFeature::BMI2
-            | CpuidFeature::ADX
-            | CpuidFeature::AES
-            | CpuidFeature::PCLMULQDQ
-            | CpuidFeature::SHA
-            | CpuidFeature::GFNI
-            | CpuidFeature::AVX
-            | CpuidFeature::AVX2
-            | CpuidFeature::F16C
-            | CpuidFeature::FMA
-            | CpuidFeature::VAES
-            | CpuidFeature::VPCLMULQDQ
-            | CpuidFeature::AVX_VNNI
-            | CpuidFeature::AVX_IFMA
-            | CpuidFeature::AVX_NE_CONVERT
-            | CpuidFeature::AVX_VNNI_INT8
-            | CpuidFeature::AVX512F
-            | CpuidFeature::AVX512VL
-            | CpuidFeature::AVX512BW
-            | CpuidFeature::AVX512CD
-            | CpuidFeature::AVX512DQ
-            | CpuidFeature::AVX512_BF16
-            | CpuidFeature::AVX512_BITALG
-            | CpuidFeature::AVX512_FP16
-            | CpuidFeature::AVX512_IFMA
-            | CpuidFeature::AVX512_VBMI
-            | CpuidFeature::AVX512_VBMI2
-            | CpuidFeature::AVX512_VNNI
-            | CpuidFeature::AVX512_VP2INTERSECT
-            | CpuidFeature::AVX512_VPOPCNTDQ
-    )
 }
 
 /// Which registers the instruction works on.

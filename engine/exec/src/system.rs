@@ -26,7 +26,7 @@ pub(crate) fn handler(instruction: &Instruction) -> Option<Handler> {
         Mnemonic::Stac => |core, _| core.stac().map(|()| Flow::Next),
         Mnemonic::Clac => |core, _| core.clac().map(|()| Flow::Next),
         Mnemonic::Clts => |core, _| core.clts().map(|()| Flow::Next),
-        Mnemonic::Invd | Mnemonic::Wbinvd => |core, _| core.wbinvd().map(|()| Flow::Next),
+        Mnemonic::Invd | Mnemonic::Wbinvd | Mnemonic::Wbnoinvd => |core, _| core.wbinvd().map(|()| Flow::Next),
         Mnemonic::Swapgs => |core, _| core.swapgs().map(|()| Flow::Next),
         Mnemonic::Int => |core, decoded| interrupt(core, decoded, decoded.instruction.immediate8()),
         Mnemonic::Int3 => |core, decoded| interrupt(core, decoded, 3),

@@ -1,0 +1,4 @@
+//! Facts about single instructions, on a machine with real memory and page tables.
+
+mod facts;
+mod machine;
