@@ -7,7 +7,6 @@ use iced_x86::{Encoder, Instruction};
 pub mod reg {
     #![allow(missing_docs)]
     pub const RAX: u8 = 0;
-    pub const RCX: u8 = 1;
     pub const RSP: u8 = 4;
     pub const RBP: u8 = 5;
     /// The down-counter of instructions.
@@ -57,8 +56,6 @@ pub fn address(base: Option<u8>, index: Option<(u8, u8)>, displacement: i32) -> 
 #[derive(Debug, Clone, Copy)]
 #[repr(u8)]
 pub enum Condition {
-    /// Overflow.
-    O = 0,
     /// Equal, zero.
     E = 4,
     /// Not equal, not zero.

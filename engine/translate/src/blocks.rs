@@ -91,11 +91,6 @@ impl Blocks {
         &self.blocks[number as usize]
     }
 
-    /// Blocks made since the last `clear`, thrown away or not.
-    pub fn len(&self) -> usize {
-        self.blocks.len()
-    }
-
     /// The block for guest address `linear`, whose first byte is at host address `host`.
     pub fn find(&self, linear: u64, host: u64, user: bool) -> Option<u32> {
         self.by_key.get(&Key { linear, host, user }).copied()
@@ -147,11 +142,6 @@ impl Blocks {
             self.by_key.remove(&Key { linear: block.linear, host: block.host, user: block.user });
         }
         (gone, empty)
-    }
-
-    /// Host addresses of the pages that have blocks.
-    pub fn pages(&self) -> impl Iterator<Item = u64> {
-        self.pages.keys().copied()
     }
 
     /// Forget everything.

@@ -62,11 +62,6 @@ impl CodeCache {
         self.size - self.used
     }
 
-    /// Bytes used.
-    pub fn used(&self) -> u32 {
-        self.used
-    }
-
     /// Place `code` at `next()`.
     ///
     /// # Panics
@@ -88,13 +83,6 @@ impl CodeCache {
         unsafe {
             std::ptr::copy_nonoverlapping(code.as_ptr(), self.writable.add(offset as usize), code.len());
         }
-    }
-
-    /// Code at `offset`, for listings.
-    pub fn read(&self, offset: u32, length: u32) -> Vec<u8> {
-        assert!(u64::from(offset) + u64::from(length) <= u64::from(self.size), "reading outside the cache");
-        // SAFETY: inside the mapping, checked above; the bytes are plain.
-        unsafe { std::slice::from_raw_parts(self.writable.add(offset as usize), length as usize).to_vec() }
     }
 
     /// Make the jump or call displacement at `offset` reach `target` (an executable address).

@@ -33,8 +33,6 @@ pub struct Exits {
     pub miss: u64,
     /// Extended state wanted.
     pub extended: u64,
-    /// A host fault.
-    pub fault: u64,
 }
 
 impl Exits {
@@ -56,7 +54,6 @@ impl Exits {
             interpret_host_flags: far(entry::exit_interpret_host_flags),
             miss: far(entry::exit_miss),
             extended: far(entry::exit_extended),
-            fault: far(entry::exit_fault),
         }
     }
 }

@@ -1,0 +1,386 @@
+//! Small programs in T0 and in T1: the same registers, flags and memory must come out.
+
+use gasang_cpu::{Core, CpuModel, ExtendedState, Platform, SegmentRegister, Tlb, Trap, VcpuState};
+use gasang_exec::{Interpreter, Step};
+use gasang_memory::GuestMemory;
+use gasang_translate::{CodeWrites, Options, Translator};
+use gasang_x86::control::{cr0, cr4, efer, xcr0};
+use gasang_x86::descriptor::access;
+use gasang_x86::{gpr, segment};
+use iced_x86::code_asm::*;
+use std::sync::Arc;
+
+const CODE: u64 = 0x10_0000;
+const DATA: u64 = 0x20_0000;
+const STACK: u64 = 0x30_0000;
+const UNCLAIMED: u64 = 0xd000_0000;
+
+struct Surroundings {
+    writes: Arc<CodeWrites>,
+}
+
+impl Platform for Surroundings {
+    fn port_read(&mut self, _port: u16, _size: u8) -> Result<u32, Trap> {
+        Ok(0x5a)
+    }
+    fn port_write(&mut self, _port: u16, _size: u8, _value: u32) -> Result<(), Trap> {
+        Ok(())
+    }
+    fn mmio_read(&mut self, _address: u64, _size: u8) -> Result<u64, Trap> {
+        Ok(0x1122_3344_5566_7788)
+    }
+    fn mmio_write(&mut self, _address: u64, _size: u8, _value: u64) -> Result<(), Trap> {
+        Ok(())
+    }
+    fn msr_read(&mut self, _msr: u32) -> Option<Result<u64, Trap>> {
+        None
+    }
+    fn msr_write(&mut self, _msr: u32, _value: u64, _tsc_offset: u64) -> Option<Result<(), Trap>> {
+        None
+    }
+    fn task_priority(&mut self) -> u8 {
+        0
+    }
+    fn set_task_priority(&mut self, _value: u8) {}
+    fn time_stamp_counter(&mut self) -> u64 {
+        7
+    }
+    fn random(&mut self) -> u64 {
+        4
+    }
+    fn code_written(&mut self, host: u64, length: u64) {
+        self.writes.push(host, length);
+    }
+    fn iteration_committed(&mut self) {}
+}
+
+struct Machine {
+    memory: Arc<GuestMemory>,
+    state: Box<VcpuState>,
+    tlb: Tlb,
+    surroundings: Surroundings,
+    model: CpuModel,
+    interpreter: Interpreter,
+    translator: Option<Translator>,
+}
+
+fn flat(selector: u16, attributes: u32) -> SegmentRegister {
+    SegmentRegister { base: 0, limit: 0xffff_ffff, attributes, selector }
+}
+
+impl Machine {
+    /// A 64-bit machine at CPL 0: identity-mapped 4 KiB pages for 4 MiB, a 1 GiB page for devices at 3 GiB.
+    fn new(code: &[u8], options: Option<Options>) -> Machine {
+        let memory = Arc::new(GuestMemory::new(8 << 20).unwrap());
+        let put = |address: u64, value: u64| memory.write_physical(address, &value.to_le_bytes()).unwrap();
+        put(0x1000, 0x2007);
+        put(0x2000, 0x3007);
+        put(0x2018, 0xc000_0087);
+        for table in 0..2 {
+            put(0x3000 + table * 8, 0x4007 + table * 0x1000);
+            for page in 0..512 {
+                put(0x4000 + table * 0x1000 + page * 8, (table << 21 | page << 12) | 7);
+            }
+        }
+        memory.write_physical(CODE, code).unwrap();
+        let mut state = Box::new(VcpuState::reset());
+        state.cr0 = cr0::PE | cr0::PG | cr0::WP | cr0::NE | cr0::ET;
+        state.cr3 = 0x1000;
+        state.cr4 = cr4::PAE | cr4::OSFXSR | cr4::OSXMMEXCPT | cr4::OSXSAVE;
+        state.efer = efer::LME | efer::LMA | efer::NXE;
+        state.xcr0 = xcr0::X87 | xcr0::SSE | xcr0::AVX;
+        let data = access::PRESENT
+            | access::S
+            | access::WRITABLE
+            | access::ACCESSED
+            | access::DB
+            | access::GRANULARITY;
+        state.segment = [flat(0x10, data); 6];
+        let code_attributes = data & !access::DB | access::CODE | access::LONG;
+        state.segment[segment::CS] = flat(8, code_attributes);
+        state.extended = ExtendedState::initial();
+        state.rip = CODE;
+        state.gpr[gpr::RSP] = STACK;
+        state.gpr[gpr::RSI] = DATA;
+        let writes = Arc::new(CodeWrites::new());
+        let translator =
+            options.map(|options| Translator::new(options, Arc::clone(&writes), &memory).unwrap());
+        Machine {
+            memory,
+            state,
+            tlb: Tlb::new(64),
+            surroundings: Surroundings { writes },
+            model: CpuModel::parse("max").unwrap(),
+            interpreter: Interpreter::new().unwrap(),
+            translator,
+        }
+    }
+
+    /// Run to HLT.
+    fn run(&mut self) {
+        for _ in 0..1_000_000 {
+            let mut core = Core {
+                state: &mut self.state,
+                tlb: &mut self.tlb,
+                memory: &self.memory,
+                platform: &mut self.surroundings,
+                model: &self.model,
+            };
+            let step = match &mut self.translator {
+                Some(translator) => translator.run(&mut core, &mut self.interpreter, 10_000, false),
+                None => self.interpreter.step(&mut core),
+            };
+            match step {
+                Step::Retired => {}
+                Step::Halted => return,
+                Step::Pending | Step::Shutdown => panic!("{step:?} at {:#x}", self.state.rip),
+            }
+        }
+        panic!("no HLT reached; rip {:#x}", self.state.rip);
+    }
+}
+
+/// Assemble, run in both tiers (T1 in both flag modes), compare; returns T0's machine.
+fn both(build: impl FnOnce(&mut CodeAssembler)) -> Machine {
+    let mut assembler = CodeAssembler::new(64).unwrap();
+    build(&mut assembler);
+    assembler.hlt().unwrap();
+    let code = assembler.assemble(CODE).unwrap();
+    let mut precise = Machine::new(&code, None);
+    precise.run();
+    for options in [
+        Options::default(),
+        Options { strict_flags: true, ..Options::default() },
+        Options { flush_on_write: true, ..Options::default() },
+    ] {
+        let mut translated = Machine::new(&code, Some(options));
+        translated.run();
+        assert_eq!(translated.state.gpr.map(Hex), precise.state.gpr.map(Hex), "{options:?}");
+        assert_eq!(translated.state.rip, precise.state.rip);
+        assert_eq!(Hex(translated.state.rflags), Hex(precise.state.rflags));
+        assert_eq!(translated.state.instructions, precise.state.instructions, "instructions");
+        let (mut one, mut other) = (vec![0; 8 << 20], vec![0; 8 << 20]);
+        for (memory, bytes) in [(&translated.memory, &mut one), (&precise.memory, &mut other)] {
+            memory.read_physical(0, &mut bytes[..0xa_0000]).unwrap();
+            memory.read_physical(0xc_0000, &mut bytes[0xc_0000..]).unwrap();
+        }
+        let difference = one.iter().zip(&other).position(|(a, b)| a != b);
+        assert_eq!(difference.map(|at| at as u64).map(Hex), None, "first differing byte of memory");
+        let statistics = translated.translator.as_ref().unwrap().statistics();
+        assert!(statistics.blocks > 0, "something was translated");
+    }
+    precise
+}
+
+#[derive(PartialEq, Eq)]
+struct Hex(u64);
+
+impl std::fmt::Debug for Hex {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{:#x}", self.0)
+    }
+}
+
+#[test]
+fn arithmetic_on_all_registers() {
+    let machine = both(|a| {
+        a.mov(rax, 0x1234_5678_9abc_def0u64).unwrap();
+        a.mov(r9, rax).unwrap();
+        a.mov(r10, 0x1111_1111_1111_1111u64).unwrap();
+        a.lea(r11, r9 + r10 * 2 + 5).unwrap();
+        a.add(r9, r11).unwrap();
+        a.xor(r10d, r9d).unwrap();
+        a.mov(r11b, 7).unwrap();
+        a.imul_3(rbx, r10, 3).unwrap();
+        a.adc(rcx, rbx).unwrap();
+    });
+    assert_eq!(machine.state.gpr[gpr::R11] & 0xff, 7);
+}
+
+#[test]
+fn a_loop_counts_down_through_memory() {
+    let machine = both(|a| {
+        let mut top = a.create_label();
+        a.mov(rcx, 50_000u64).unwrap();
+        a.set_label(&mut top).unwrap();
+        a.add(qword_ptr(rsi), 3).unwrap();
+        a.mov(rax, qword_ptr(rsi + 8)).unwrap();
+        a.add(rax, rcx).unwrap();
+        a.mov(qword_ptr(rsi + 8), rax).unwrap();
+        a.dec(rcx).unwrap();
+        a.jne(top).unwrap();
+    });
+    assert_eq!(machine.memory.load(machine.memory.host(DATA).unwrap(), 8), 150_000);
+}
+
+#[test]
+fn carry_survives_the_checks_of_memory_between() {
+    both(|a| {
+        let mut top = a.create_label();
+        a.mov(rcx, 100u64).unwrap();
+        a.mov(rax, u64::MAX).unwrap();
+        a.clc().unwrap();
+        a.set_label(&mut top).unwrap();
+        a.adc(qword_ptr(rsi), rax).unwrap();
+        a.mov(rbx, qword_ptr(rsi + 64)).unwrap();
+        a.push(rbx).unwrap();
+        a.pop(r10).unwrap();
+        a.adc(r10, qword_ptr(rsi)).unwrap();
+        a.mov(qword_ptr(rsi + 64), r10).unwrap();
+        a.dec(rcx).unwrap();
+        a.jne(top).unwrap();
+    });
+}
+
+#[test]
+fn calls_and_returns_nest_and_keep_flags() {
+    both(|a| {
+        let (mut function, mut inner, mut start) = (a.create_label(), a.create_label(), a.create_label());
+        a.jmp(start).unwrap();
+        a.set_label(&mut inner).unwrap();
+        a.cmp(rax, rdi).unwrap();
+        a.ret().unwrap();
+        a.set_label(&mut function).unwrap();
+        a.push(rbp).unwrap();
+        a.mov(rbp, rsp).unwrap();
+        a.call(inner).unwrap();
+        a.leave().unwrap();
+        a.ret().unwrap();
+        a.set_label(&mut start).unwrap();
+        for value in [1u64, 5, 9] {
+            a.mov(rax, value).unwrap();
+            a.mov(rdi, 5u64).unwrap();
+            a.call(function).unwrap();
+            a.setg(bl).unwrap();
+            a.setb(bh).unwrap();
+            a.pushfq().unwrap();
+            a.pop(r11).unwrap();
+            a.add(qword_ptr(rsi), rbx).unwrap();
+            a.add(qword_ptr(rsi + 8), r11).unwrap();
+        }
+        a.lea(rax, ptr(inner)).unwrap();
+        a.call(rax).unwrap();
+        a.mov(qword_ptr(rsi + 16), rax).unwrap();
+        a.call(qword_ptr(rsi + 16)).unwrap();
+    });
+}
+
+#[test]
+fn data_crosses_pages_and_reaches_devices() {
+    both(|a| {
+        a.mov(rax, 0x0102_0304_0506_0708u64).unwrap();
+        a.mov(qword_ptr(rsi + 0xffc), rax).unwrap();
+        a.add(qword_ptr(rsi + 0xffd), rax).unwrap();
+        a.mov(rdi, UNCLAIMED).unwrap();
+        a.mov(rbx, qword_ptr(rdi)).unwrap();
+        a.add(ebx, dword_ptr(rdi + 4)).unwrap();
+        a.mov(dword_ptr(rdi), ebx).unwrap();
+        a.lock().add(dword_ptr(rsi + 0x1fff), ebx).unwrap();
+    });
+}
+
+#[test]
+fn vectors_wait_for_their_state() {
+    both(|a| {
+        a.mov(rax, 0x3ff8_0000_0000_0000u64).unwrap();
+        a.movq(xmm0, rax).unwrap();
+        a.addsd(xmm0, xmm0).unwrap();
+        a.movups(xmmword_ptr(rsi + 3), xmm0).unwrap();
+        a.in_(al, 0x60).unwrap();
+        a.mulsd(xmm0, qword_ptr(rsi + 3)).unwrap();
+        a.vaddpd(ymm1, ymm0, ymm0).unwrap();
+        a.vmovupd(ymmword_ptr(rsi + 0x40), ymm1).unwrap();
+        a.fld1().unwrap();
+        a.fadd(qword_ptr(rsi + 3)).unwrap();
+        a.fstp(qword_ptr(rsi + 0x80)).unwrap();
+        a.movq(rbx, xmm0).unwrap();
+    });
+}
+
+#[test]
+fn bit_strings_reach_any_word() {
+    both(|a| {
+        a.mov(rax, 12_345i64).unwrap();
+        a.bts(qword_ptr(rsi), rax).unwrap();
+        a.setc(bl).unwrap();
+        a.bt(qword_ptr(rsi), rax).unwrap();
+        a.setc(bh).unwrap();
+        a.mov(r9d, -77i32).unwrap();
+        a.lock().btc(dword_ptr(rsi + 0x100), r9d).unwrap();
+        a.adc(rbx, 0).unwrap();
+    });
+}
+
+#[test]
+fn code_that_rewrites_itself_runs_as_rewritten() {
+    let machine = both(|a| {
+        let (mut top, mut patched) = (a.create_label(), a.create_label());
+        a.mov(rcx, 20u64).unwrap();
+        a.lea(rdi, ptr(patched)).unwrap();
+        a.set_label(&mut top).unwrap();
+        a.inc(byte_ptr(rdi + 1)).unwrap();
+        a.set_label(&mut patched).unwrap();
+        a.mov(al, 0x10).unwrap();
+        a.nop().unwrap();
+        a.add(rbx, rax).unwrap();
+        a.xor(byte_ptr(rdi + 1), 3).unwrap();
+        a.or(byte_ptr(rdi + 2), 0).unwrap();
+        a.dec(rcx).unwrap();
+        a.jne(top).unwrap();
+    });
+    assert_ne!(machine.state.gpr[gpr::RBX], 0);
+}
+
+#[test]
+fn flags_go_to_the_stack_and_back() {
+    both(|a| {
+        a.cmp(rax, rsi).unwrap();
+        a.pushfq().unwrap();
+        a.sti().unwrap();
+        a.nop().unwrap();
+        a.pushfq().unwrap();
+        a.cli().unwrap();
+        a.pop(rbx).unwrap();
+        a.popfq().unwrap();
+        a.adc(rbx, 0).unwrap();
+        a.std().unwrap();
+        a.pushfq().unwrap();
+        a.cld().unwrap();
+        a.pop(r9).unwrap();
+        a.swapgs().unwrap();
+        a.shl(rbx, cl).unwrap();
+        a.cmovb(r10, rsi).unwrap();
+    });
+}
+
+#[test]
+fn divide_works_and_strings_move() {
+    both(|a| {
+        a.mov(rax, 1_000_003u64).unwrap();
+        a.xor(edx, edx).unwrap();
+        a.mov(r9, 17u64).unwrap();
+        a.div(r9).unwrap();
+        a.mov(qword_ptr(rsi), rdx).unwrap();
+        a.lea(rdi, rsi + 0x0ff8).unwrap();
+        a.mov(rcx, 3u64).unwrap();
+        a.rep().stosq().unwrap();
+        a.mov(rcx, 100u64).unwrap();
+        a.lea(rdi, rsi + 0x800).unwrap();
+        a.rep().movsb().unwrap();
+        a.jrcxz_to_end();
+    });
+}
+
+trait JumpOver {
+    fn jrcxz_to_end(&mut self);
+}
+
+impl JumpOver for CodeAssembler {
+    fn jrcxz_to_end(&mut self) {
+        let mut end = self.create_label();
+        self.jrcxz(end).unwrap();
+        self.mov(rbx, 1u64).unwrap();
+        self.set_label(&mut end).unwrap();
+        self.nop().unwrap();
+    }
+}
