@@ -1,1 +1,38 @@
-//! The PyO3 face.
+//! The Python face of `gasang_vm`: the module `gasang._engine`.
+#![forbid(unsafe_code)]
+
+mod exits;
+mod numbers;
+mod registers;
+mod vcpu;
+mod vm;
+
+use pyo3::create_exception;
+use pyo3::exceptions::PyException;
+use pyo3::prelude::*;
+
+create_exception!(
+    gasang._engine,
+    EngineError,
+    PyException,
+    "The engine refused: a bad processor model, memory that cannot be had, a register that does not exist."
+);
+
+/// An error of the engine as Python sees it.
+fn engine_error(error: gasang_vm::Error) -> PyErr {
+    EngineError::new_err(error.to_string())
+}
+
+#[pymodule]
+mod _engine {
+    #[pymodule_export]
+    use super::EngineError;
+    #[pymodule_export]
+    use crate::exits::{Halted, Interrupted, MmioRead, MmioWrite, PioRead, PioWrite, SerialOutput, Shutdown};
+    #[pymodule_export]
+    use crate::registers::{DescriptorTable, Segment};
+    #[pymodule_export]
+    use crate::vcpu::{TranslatedBlock, Vcpu};
+    #[pymodule_export]
+    use crate::vm::{Vm, cpu_features, cpu_models, host_capabilities};
+}

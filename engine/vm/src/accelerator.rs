@@ -4,7 +4,9 @@ use crate::error::Error;
 use crate::shared::Shared;
 use gasang_cpu::{Core, Shadow, VcpuState};
 use gasang_exec::{Interpreter, Step};
+use gasang_translate::{BlockListing, Options, Translator};
 use gasang_x86::rflags;
+use std::sync::Arc;
 
 /// The ways to execute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,21 +32,30 @@ impl AcceleratorKind {
 }
 
 /// The engine of one processor.
-pub(crate) enum Accelerator {
-    Interpreter(Interpreter),
+pub(crate) struct Accelerator {
+    /// Executes what the translator does not, or everything.
+    interpreter: Interpreter,
+    translator: Option<Box<Translator>>,
 }
 
 /// Steps of the interpreter between two looks at the clock.
 const INTERPRETER_STEPS: u32 = 256;
 
 impl Accelerator {
-    pub(crate) fn new(kind: AcceleratorKind) -> Result<Accelerator, Error> {
-        let interpreter = Interpreter::new()
-            .map_err(|source| Error::Host { attempt: "cannot set up the interpreter".to_owned(), source })?;
-        match kind {
-            AcceleratorKind::Interpreter => Ok(Accelerator::Interpreter(interpreter)),
-            AcceleratorKind::Translator => Ok(Accelerator::Interpreter(interpreter)),
-        }
+    /// The engine of processor `index`; it translates if the machine has a queue of code writes for it.
+    pub(crate) fn new(shared: &Shared, index: usize, trace_blocks: bool) -> Result<Accelerator, Error> {
+        let host = |attempt: &str, source| Error::Host { attempt: attempt.to_owned(), source };
+        let interpreter = Interpreter::new().map_err(|error| host("cannot set up the interpreter", error))?;
+        let translator = match shared.code_writes.get(index) {
+            Some(writes) => {
+                let alone = shared.code_writes.len() == 1;
+                let options = Options { trace: trace_blocks, alone, ..Options::from_environment() };
+                let translator = Translator::new(options, Arc::clone(writes), &shared.memory);
+                Some(Box::new(translator.map_err(|error| host("cannot set up the translator", error))?))
+            }
+            None => None,
+        };
+        Ok(Accelerator { interpreter, translator })
     }
 
     /// Execute about `budget` instructions, fewer if attention is wanted, or if an interrupt that waits (`waiting`)
@@ -57,27 +68,48 @@ impl Accelerator {
         budget: u64,
         waiting: bool,
     ) -> Step {
-        match self {
-            Accelerator::Interpreter(interpreter) => {
-                let limit = core.state.instructions.saturating_add(budget);
-                for _ in 0..INTERPRETER_STEPS {
-                    let step = interpreter.step(core);
-                    let raised = shared.attention.get(index).is_none_or(|attention| attention.is_raised());
-                    let stop = raised || waiting && interruptible(core.state);
-                    if step != Step::Retired || stop || core.state.instructions >= limit {
-                        return step;
-                    }
-                }
-                Step::Retired
+        if let Some(translator) = &mut self.translator {
+            return translator.run(core, &mut self.interpreter, budget, waiting);
+        }
+        let limit = core.state.instructions.saturating_add(budget);
+        for _ in 0..INTERPRETER_STEPS {
+            let step = self.interpreter.step(core);
+            let raised = shared.attention.get(index).is_none_or(|attention| attention.is_raised());
+            let stop = raised || waiting && interruptible(core.state);
+            if step != Step::Retired || stop || core.state.instructions >= limit {
+                return step;
             }
         }
+        Step::Retired
     }
 
     /// Execute the one instruction that waited for an answer.
     pub(crate) fn step(&mut self, core: &mut Core<'_>) -> Step {
-        match self {
-            Accelerator::Interpreter(interpreter) => interpreter.step(core),
-        }
+        self.interpreter.step(core)
+    }
+
+    /// The blocks translated since the last call, if they are traced.
+    pub(crate) fn take_blocks(&mut self) -> Vec<BlockListing> {
+        self.translator.as_mut().map(|translator| translator.take_blocks()).unwrap_or_default()
+    }
+
+    /// The translator's counters by name.
+    pub(crate) fn statistics(&self) -> Vec<(&'static str, u64)> {
+        let Some(translator) = &self.translator else { return Vec::new() };
+        let counts = translator.statistics();
+        vec![
+            ("blocks_translated", counts.blocks),
+            ("instructions_translated", counts.translated),
+            ("translation_nanoseconds", counts.translation_time),
+            ("blocks_invalidated", counts.invalidated),
+            ("code_cache_flushes", counts.cache_flushes),
+            ("instructions_interpreted", counts.interpreted),
+            ("code_entries", counts.entries),
+            ("code_tlb_misses", counts.misses),
+            ("code_extended_exits", counts.extended),
+            ("code_lookups", counts.lookups),
+            ("code_faults", counts.faults),
+        ]
     }
 }
 

@@ -1,6 +1,7 @@
 //! The one virtual clock. It counts nanoseconds since the machine was created, and the processors' time-stamp counter
 //! before the guest's offset counts the same nanoseconds: the two can never drift apart.
 
+use crate::error::Error;
 use gasang_exec::host_time::{TimeStampCounter, read_time_stamp_counter};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,6 +17,20 @@ pub enum ClockKind {
     /// One nanosecond for each instruction retired; HLT skips to the next timer. Two runs from the same state see the
     /// same time at the same instruction. For machines of one processor.
     Instructions,
+}
+
+impl ClockKind {
+    /// By the name that users give: "host" or "instructions".
+    ///
+    /// # Errors
+    /// For any other name.
+    pub fn parse(name: &str) -> Result<ClockKind, Error> {
+        match name {
+            "host" => Ok(ClockKind::Host),
+            "instructions" => Ok(ClockKind::Instructions),
+            _ => Err(Error::Argument(format!("unknown clock '{name}'; there are host and instructions"))),
+        }
+    }
 }
 
 /// Virtual time.

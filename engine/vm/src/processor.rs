@@ -41,7 +41,7 @@ pub(crate) struct Processor {
     pub(crate) surroundings: Surroundings,
     pub(crate) events: Events,
     pub(crate) counts: Counts,
-    accelerator: Accelerator,
+    pub(crate) accelerator: Accelerator,
     unfinished: Unfinished,
 }
 
@@ -368,6 +368,7 @@ impl Processor {
         self.counts.instructions = self.state.instructions;
         self.counts.tlb_refills = self.tlb.refills;
         self.counts.tlb_flushes = self.tlb.flushes;
+        self.counts.translator = self.accelerator.statistics();
         self.surroundings.shared.clock.set_retired(self.state.instructions);
     }
 }

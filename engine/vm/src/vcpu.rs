@@ -9,6 +9,7 @@ use crate::host::InsideGuest;
 use crate::processor::Processor;
 use crate::registers::{self, CR8, RegisterValue};
 use crate::shared::Shared;
+use gasang_translate::BlockListing;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -97,6 +98,14 @@ impl Vcpu {
     /// Counters by name; while the processor runs, those of a moment ago.
     pub fn statistics(&self) -> Vec<(&'static str, u64)> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner).list()
+    }
+
+    /// The blocks translated since the last call, if the machine traces them.
+    ///
+    /// # Errors
+    /// If another thread is inside.
+    pub fn translated_blocks(&self) -> Result<Vec<BlockListing>, Error> {
+        self.use_processor(|processor| Ok(processor.accelerator.take_blocks()))
     }
 
     /// The interrupts delivered since the last call, on a machine whose clock counts instructions.

@@ -31,6 +31,8 @@ pub struct VmOptions {
     pub cpu: String,
     /// What makes time pass.
     pub clock: ClockKind,
+    /// Keep listings of translated blocks.
+    pub trace_blocks: bool,
 }
 
 /// A virtual machine.
@@ -58,7 +60,7 @@ impl Vm {
         let clock = Clock::new(options.clock);
         let shared = Arc::new(Shared::new(Arc::new(memory), model, clock, options.vcpus, code_writes));
         let vcpu = |index| {
-            let accelerator = Accelerator::new(options.accelerator)?;
+            let accelerator = Accelerator::new(&shared, index, options.trace_blocks)?;
             let processor = Processor::new(index, Arc::clone(&shared), accelerator);
             Ok(Arc::new(Vcpu::new(index, Arc::clone(&shared), processor)))
         };
@@ -174,4 +176,9 @@ fn check(options: &VmOptions) -> Result<(), Error> {
 /// The names of processor models.
 pub fn cpu_models() -> Vec<&'static str> {
     CpuModel::models()
+}
+
+/// The names of features that may be added to a model or removed from it.
+pub fn cpu_features() -> Vec<&'static str> {
+    CpuModel::known_features()
 }

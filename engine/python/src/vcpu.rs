@@ -1,0 +1,127 @@
+//! `Vcpu`.
+
+use crate::numbers::{optional, unsigned};
+use crate::{engine_error, exits, registers};
+use gasang_vm::{BlockListing, Event};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
+use std::sync::Arc;
+
+/// A virtual processor. One thread runs it; `kick` may come from any thread.
+#[pyclass(frozen, module = "gasang._engine")]
+pub struct Vcpu {
+    pub inner: Arc<gasang_vm::Vcpu>,
+}
+
+#[pymethods]
+impl Vcpu {
+    #[getter]
+    fn index(&self) -> usize {
+        self.inner.index()
+    }
+
+    #[pyo3(signature = (reply=None, *, instructions=None))]
+    fn run<'py>(
+        &self,
+        python: Python<'py>,
+        reply: Option<&Bound<'py, PyAny>>,
+        instructions: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let reply = optional(reply, "the reply")?;
+        let instructions = optional(instructions, "instructions")?;
+        let exit = python.detach(|| self.inner.run(reply, instructions)).map_err(engine_error)?;
+        exits::to_python(python, exit)
+    }
+
+    fn kick(&self) {
+        self.inner.kick();
+    }
+
+    fn registers<'py>(&self, python: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let values = PyDict::new(python);
+        for (name, value) in self.inner.registers().map_err(engine_error)? {
+            values.set_item(name, registers::to_python(python, value)?)?;
+        }
+        Ok(values)
+    }
+
+    #[pyo3(signature = (**values))]
+    fn set_registers(&self, values: Option<&Bound<'_, PyDict>>) -> PyResult<()> {
+        let mut list = Vec::new();
+        for (name, value) in values.into_iter().flatten() {
+            let name: String = name.extract()?;
+            let value = registers::from_python(&name, &value)?;
+            list.push((name, value));
+        }
+        self.inner.set_registers(&list).map_err(engine_error)
+    }
+
+    fn extended_state<'py>(&self, python: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let image = self.inner.extended_state().map_err(engine_error)?;
+        Ok(PyBytes::new(python, &image))
+    }
+
+    fn statistics<'py>(&self, python: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let counters = PyDict::new(python);
+        for (name, count) in self.inner.statistics() {
+            counters.set_item(name, count)?;
+        }
+        Ok(counters)
+    }
+
+    fn translated_blocks(&self) -> PyResult<Vec<TranslatedBlock>> {
+        let blocks = self.inner.translated_blocks().map_err(engine_error)?;
+        Ok(blocks.into_iter().map(TranslatedBlock::from).collect())
+    }
+
+    fn events(&self) -> PyResult<Vec<(u64, u8)>> {
+        let events = self.inner.events().map_err(engine_error)?;
+        Ok(events.into_iter().map(|event| (event.instructions, event.vector)).collect())
+    }
+
+    fn replay(&self, events: Vec<(Bound<'_, PyAny>, Bound<'_, PyAny>)>) -> PyResult<()> {
+        let event = |(instructions, vector): &(Bound<'_, PyAny>, Bound<'_, PyAny>)| {
+            Ok(Event {
+                instructions: unsigned(instructions, "instructions", u64::MAX)?,
+                vector: unsigned(vector, "vector", 0xff)? as u8,
+            })
+        };
+        let events = events.iter().map(event).collect::<PyResult<_>>()?;
+        self.inner.replay(events).map_err(engine_error)
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<Vcpu {}>", self.inner.index())
+    }
+}
+
+/// An instruction of a listing: address, bytes, text.
+type Line = (u64, Vec<u8>, String);
+
+/// A translation block: the guest's code beside the host code that it became.
+#[pyclass(frozen, get_all, module = "gasang._engine")]
+pub struct TranslatedBlock {
+    guest_address: u64,
+    physical_address: u64,
+    guest: Vec<Line>,
+    host: Vec<Line>,
+}
+
+impl From<BlockListing> for TranslatedBlock {
+    fn from(block: BlockListing) -> TranslatedBlock {
+        let BlockListing { linear, physical, guest, host } = block;
+        TranslatedBlock { guest_address: linear, physical_address: physical, guest, host }
+    }
+}
+
+#[pymethods]
+impl TranslatedBlock {
+    fn __repr__(&self) -> String {
+        format!(
+            "<TranslatedBlock at {:#x}: {} guest instructions, {} host instructions>",
+            self.guest_address,
+            self.guest.len(),
+            self.host.len()
+        )
+    }
+}

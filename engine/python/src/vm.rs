@@ -1,0 +1,112 @@
+//! `Vm`, and what the engine offers without one.
+
+use crate::engine_error;
+use crate::numbers::unsigned;
+use crate::vcpu::Vcpu;
+use gasang_vm::{AcceleratorKind, ClockKind, VmOptions};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
+
+/// Guest memory, processors, interrupt controllers, timers and four serial ports, on one virtual clock.
+#[pyclass(frozen, module = "gasang._engine")]
+pub struct Vm {
+    inner: gasang_vm::Vm,
+}
+
+fn index(value: &Bound<'_, PyAny>, what: &str) -> PyResult<usize> {
+    unsigned(value, what, usize::MAX as u64).map(|value| value as usize)
+}
+
+#[pymethods]
+impl Vm {
+    #[new]
+    #[pyo3(signature = (*, memory, cpus=None, accel="bt", cpu="max", trace_blocks=false, clock="host"))]
+    fn new(
+        memory: &Bound<'_, PyAny>,
+        cpus: Option<&Bound<'_, PyAny>>,
+        accel: &str,
+        cpu: &str,
+        trace_blocks: bool,
+        clock: &str,
+    ) -> PyResult<Vm> {
+        let options = VmOptions {
+            memory: unsigned(memory, "memory", u64::MAX)?,
+            vcpus: cpus.map_or(Ok(1), |cpus| index(cpus, "cpus"))?,
+            accelerator: AcceleratorKind::parse(accel).map_err(engine_error)?,
+            cpu: cpu.to_owned(),
+            clock: ClockKind::parse(clock).map_err(engine_error)?,
+            trace_blocks,
+        };
+        Ok(Vm { inner: gasang_vm::Vm::new(&options).map_err(engine_error)? })
+    }
+
+    fn vcpu(&self, index: &Bound<'_, PyAny>) -> PyResult<Vcpu> {
+        let inner = self.inner.vcpu(self::index(index, "index")?).map_err(engine_error)?;
+        Ok(Vcpu { inner })
+    }
+
+    fn memory_regions(&self) -> Vec<(u64, u64)> {
+        self.inner.memory_regions()
+    }
+
+    fn read_memory<'py>(
+        &self,
+        python: Python<'py>,
+        address: &Bound<'py, PyAny>,
+        length: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let address = unsigned(address, "address", u64::MAX)?;
+        let length = unsigned(length, "length", u64::MAX)?;
+        let bytes = self.inner.read_memory(address, length).map_err(engine_error)?;
+        Ok(PyBytes::new(python, &bytes))
+    }
+
+    fn write_memory(&self, address: &Bound<'_, PyAny>, data: &Bound<'_, PyBytes>) -> PyResult<()> {
+        let address = unsigned(address, "address", u64::MAX)?;
+        self.inner.write_memory(address, data.as_bytes()).map_err(engine_error)
+    }
+
+    fn memory_digest(&self, python: Python<'_>) -> PyResult<u64> {
+        python.detach(|| self.inner.memory_digest()).map_err(engine_error)
+    }
+
+    fn set_interrupt_line(&self, gsi: &Bound<'_, PyAny>, level: bool) -> PyResult<()> {
+        let gsi = unsigned(gsi, "gsi", u64::from(u32::MAX))? as u32;
+        self.inner.set_interrupt_line(gsi, level).map_err(engine_error)
+    }
+
+    fn serial_input(&self, index: &Bound<'_, PyAny>, data: &Bound<'_, PyBytes>) -> PyResult<usize> {
+        let index = self::index(index, "index")?;
+        self.inner.serial_input(index, data.as_bytes()).map_err(engine_error)
+    }
+
+    fn serial_pending(&self, index: &Bound<'_, PyAny>) -> PyResult<usize> {
+        self.inner.serial_pending(self::index(index, "index")?).map_err(engine_error)
+    }
+
+    fn virtual_time(&self) -> u64 {
+        self.inner.virtual_time()
+    }
+}
+
+/// The names that `cpu` takes.
+#[pyfunction]
+pub fn cpu_models() -> Vec<&'static str> {
+    gasang_vm::cpu_models()
+}
+
+/// The feature names that `cpu` takes after `+` and `-`.
+#[pyfunction]
+pub fn cpu_features() -> Vec<&'static str> {
+    gasang_vm::cpu_features()
+}
+
+/// What the host processor and kernel offer the engine.
+#[pyfunction]
+pub fn host_capabilities(python: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    let capabilities = PyDict::new(python);
+    for (name, present) in gasang_vm::host_capabilities() {
+        capabilities.set_item(name, present)?;
+    }
+    Ok(capabilities)
+}
