@@ -24,7 +24,7 @@ from gasang.devices.keyboard_controller import DATA, STATUS, KeyboardController
 from gasang.devices.pci import HostBridge, PciConfiguration
 from gasang.devices.power import PowerManagement
 from gasang.errors import ConfigError
-from gasang.firmware.bios_data import BIOS_DATA_AREA, bios_data_area
+from gasang.firmware.bios import bios_remains
 from gasang.firmware.dsdt import SLEEP_TYPE_OFF
 from gasang.firmware.memory_map import memory_map
 from gasang.firmware.tables import PM1_EVENT_PORT, SCI_IRQ, acpi_tables
@@ -58,7 +58,8 @@ class Pc:
 
     def load(self, image: BootImage) -> None:
         """Write firmware's tables and a boot image to memory, and set processor 0 to enter it."""
-        self._write(BIOS_DATA_AREA, bios_data_area())
+        for address, content in bios_remains().items():
+            self._write(address, content)
         self._write(self.tables.address, self.tables.content)
         for segment in image.segments:
             self._write(segment.address, segment.data)

@@ -4,7 +4,6 @@ from itertools import pairwise
 
 import pytest
 
-from gasang.firmware.bios_data import bios_data_area
 from gasang.firmware.memory_map import MemoryType, memory_map
 from gasang.units import GIB, MIB
 
@@ -30,10 +29,3 @@ def test_ranges_ascend_without_overlap(memory):
 
 def test_firmware_tables_are_not_ram():
     assert not any(start <= 0xE0000 < end for start, end in _ram(GIB))
-
-
-def test_bios_data_area_agrees_with_the_map():
-    area = bios_data_area()
-    assert int.from_bytes(area[0x0E:0x10], "little") << 4 == _ram(GIB)[0][1]
-    assert int.from_bytes(area[0x13:0x15], "little") == 639
-    assert area[:8].hex() == "f803f802e803e802"
