@@ -1,4 +1,4 @@
-"""What is left of a BIOS for kernels that look: its data area, and interrupt handlers that refuse every service.
+"""What is left of a BIOS for kernels that look: its data area, and handlers that refuse every service.
 
 Kernels booted by multiboot may drop to real mode and ask the BIOS for a memory map (INT 15h) or a video mode
 (INT 10h). They get an error, and go on with what their boot loader told them.
@@ -41,7 +41,7 @@ def bios_remains() -> dict[int, bytes]:
 
 
 def _interrupt_vectors() -> bytes:
-    """256 far pointers. Exceptions and hardware interrupts must not change the flags of what they interrupt."""
+    """256 far pointers. Exceptions and hardware interrupts must leave alone the flags that they interrupt."""
     refuse, ignore = _CODE_OFFSET, _CODE_OFFSET + len(_REFUSE)
     hardware = {*range(0x10), *range(0x70, 0x78)}
     offsets = (ignore if vector in hardware else refuse for vector in range(256))
