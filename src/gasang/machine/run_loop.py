@@ -5,10 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from gasang._engine import (
-    Exit,
     Halted,
     Interrupted,
     MmioRead,
@@ -22,6 +21,9 @@ from gasang._engine import (
 from gasang.bus import Bus
 from gasang.machine.ending import Ending
 from gasang.machine.outcome import EngineFailed, HaltedForever, Outcome, TripleFault
+
+if TYPE_CHECKING:
+    from gasang._engine import Exit
 
 _HALTED_POLL_SECONDS = 0.01
 """How often a processor that only an NMI or INIT can wake is entered again, while others run."""
