@@ -37,3 +37,6 @@ pub use crate::platform::{Identity, Platform};
 pub use crate::state::{Activity, DescriptorTable, ExtendedState, SegmentRegister, Shadow, VcpuState};
 pub use crate::tlb::{Tlb, TlbContext, TlbEntry};
 pub use crate::xsave::SaveKind;
+
+#[cfg(test)]
+mod tests;
