@@ -1,6 +1,7 @@
 """The default guest, and the packages that guests are made of."""
 
 from gasang.guest.default import (
+    APPEND,
     CLOUD_KERNEL,
     GENERIC_KERNEL,
     Guest,
@@ -11,6 +12,7 @@ from gasang.guest.default import (
 from gasang.guest.packages import dependencies, fetch_package
 
 __all__ = [
+    "APPEND",
     "CLOUD_KERNEL",
     "GENERIC_KERNEL",
     "Guest",

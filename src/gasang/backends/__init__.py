@@ -1,0 +1,1 @@
+"""The host's terminal and standard streams."""

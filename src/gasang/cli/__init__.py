@@ -1,0 +1,91 @@
+"""The `gasang` command."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import metadata
+
+from gasang.cli.arguments import Parser, UsageError
+from gasang.cli.report import OUR_ERROR, Terminated, complain, terminations_raise
+from gasang.errors import GasangError
+
+_DESCRIPTION = """\
+Run unmodified x86-64 guests in an ordinary process: no VT-x, no kernel module, no root.
+"""
+
+_EPILOG = """\
+examples:
+  gasang run                                  a Debian guest: its shell, on this terminal
+  gasang run -- uname -a                      one command in it: its output and exit code are ours
+  gasang run --kernel bzImage --initrd i.img --append console=ttyS0
+  gasang doctor                               what this host offers
+
+`gasang VERB --help` tells more. Exit codes: the guest command's own; 124 timeout; 125 an error of gasang
+itself; 128 + n signal n; 255 the guest's kernel panicked.
+"""
+
+_VERBS = {
+    "run": "boot a guest: its console here, or one command in it",
+    "doctor": "what this host offers, and what gasang will use",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        with terminations_raise():
+            return _dispatch(words)
+    except (UsageError, GasangError) as error:
+        complain(str(error))
+        return OUR_ERROR
+    except Terminated as error:
+        return 128 + error.number
+    except BrokenPipeError:
+        # What is buffered has no reader: the interpreter must not try to write it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 128 + 13
+    except SystemExit:
+        raise
+    except BaseException as error:  # a panic of the engine is none of Exception
+        return _internal_error(error)
+
+
+def _dispatch(words: list[str]) -> int:
+    parser = Parser(prog="gasang", description=_DESCRIPTION, epilog=_EPILOG)
+    parser.add_argument("--version", action="version", version=f"gasang {metadata.version('gasang')}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    words, command = _split_command(words)
+    named = next((word for word in words if not word.startswith("-")), None)
+    for name, summary in _VERBS.items():
+        verb = verbs.add_parser(name, help=summary)
+        if name == named:  # a verb is loaded when it is meant
+            module = importlib.import_module(f"gasang.cli.{name}")
+            module.add_options(verb)
+            verb.set_defaults(main=module.main, parser=verb)
+    options, unknown = parser.parse_known_args(words)
+    if unknown:
+        options.parser.refuse(unknown)
+    options.command = command
+    code: int = options.main(options)
+    return code
+
+
+def _split_command(words: list[str]) -> tuple[list[str], list[str] | None]:
+    """What precedes the first `--`, and the guest's command behind it; None without `--`."""
+    if "--" not in words:
+        return words, None
+    at = words.index("--")
+    return words[:at], words[at + 1 :]
+
+
+def _internal_error(error: BaseException) -> int:
+    if os.environ.get("GASANG_TRACEBACK"):
+        traceback.print_exception(error)
+    text = " ".join(str(error).split())
+    complain(f"internal error: {type(error).__name__}: {text} (GASANG_TRACEBACK=1 shows where)")
+    return OUR_ERROR

@@ -1,0 +1,194 @@
+"""`gasang run`: boot a guest, and connect its console or one command in it with our streams."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from gasang.cli.arguments import UsageError
+from gasang.cli.block_trace import BlockTrace
+from gasang.cli.report import say
+from gasang.cli.session import Session
+from gasang.config import ACCELERATORS, MachineConfig
+from gasang.guest import APPEND, default_guest, default_initrd
+from gasang.machine import Machine, TimedOut
+from gasang.units import parse_size
+
+_EPILOG = """\
+With no kernel named, the default guest boots: Debian's cloud kernel and busybox, fetched once by apt-get.
+With `-- CMD`, the command runs in it (also with a kernel of yours); its streams and exit code are ours.
+Otherwise the guest's console is here: on a terminal in raw mode, where Ctrl-A x stops the machine and
+Ctrl-A h shows help; in a pipe, as stdin and stdout. gasang itself speaks on stderr only.
+
+examples:
+  gasang run
+  gasang run -m 1G -- sh -c 'free -m; exit 7'
+  echo 'print me' | gasang run -- cat
+  gasang run --kernel vmlinuz --initrd initrd.img --append 'console=ttyS0 root=/dev/ram0'
+  gasang run --kernel hypervisor.elf --module 'kernel.bin args' --module disk.img --timeout 60
+  gasang run --trace blocks --trace-file blocks.txt -- true
+
+exit codes: the command's, or the console shell's, own; 124 timeout; 125 an error of gasang itself; 126 and
+127 the command cannot be run or was not found; 128 + n signal n; 255 panic or triple fault;
+(v << 1) | 1 after the guest wrote v to isa-debug-exit
+"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `gasang run`."""
+    parser.description = "Boot a guest."
+    parser.usage = "gasang run [OPTION...] [-- CMD [ARG...]]"
+    parser.epilog = _EPILOG
+    boot = parser.add_argument_group("what to boot")
+    boot.add_argument("--kernel", metavar="FILE", help="bzImage, vmlinux, or a PVH or multiboot ELF")
+    boot.add_argument("--initrd", metavar="FILE", help="initial RAM disk, or 'FILE ARGS,...' for multiboot")
+    boot.add_argument(
+        "--module",
+        metavar="'FILE ARGS'",
+        action="append",
+        default=[],
+        help="multiboot module; may be repeated",
+    )
+    boot.add_argument(
+        "--append", metavar="WORDS", default="", help="the kernel's command line, or more of it"
+    )
+    machine = parser.add_argument_group("the machine")
+    machine.add_argument("-m", "--memory", metavar="SIZE", default="512M", help="RAM (default: %(default)s)")
+    machine.add_argument("-c", "--cpus", metavar="N", type=int, default=1, help="processors (default: 1)")
+    machine.add_argument(
+        "--cpu", metavar="MODEL[,+F,-F]", default="max", help="processor model and features (default: max)"
+    )
+    machine.add_argument(
+        "--accel",
+        choices=ACCELERATORS,
+        default="auto",
+        help="bt translates the guest's code, interp interprets it (default: auto, the faster)",
+    )
+    parser.add_argument(
+        "--timeout", metavar="SECONDS", type=float, help="stop the machine then, with code 124"
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
+    parser.add_argument(
+        "--trace", choices=["blocks"], help="show guest code beside the host code that it became"
+    )
+    parser.add_argument("--trace-file", metavar="FILE", help="where the trace goes (default: stderr)")
+
+
+def main(options: argparse.Namespace) -> int:
+    """Run a guest; return the exit code."""
+    _check(options)
+    on_terminal = options.command is None and os.isatty(0) and os.isatty(1)
+    config = _with_default_guest(_configuration(options), options, on_terminal=on_terminal)
+    with ExitStack() as stack:
+        trace = stack.enter_context(_trace(options))
+        machine = stack.enter_context(Machine(config))
+        if not options.quiet:
+            say(_accelerator_line(options.accel, config))
+        if trace:
+            stack.enter_context(trace.following(machine, config.cpus))
+        stack.enter_context(_limited(machine, options.timeout))
+        session = Session(machine)
+        if options.command is not None:
+            return session.run_command(options.command)
+        if on_terminal:
+            return session.on_terminal()
+        return session.in_pipe(has_shell=options.kernel is None)
+
+
+def _check(options: argparse.Namespace) -> None:
+    """What no single option shows. Raises `UsageError`."""
+    if options.command is not None and not options.command:
+        raise UsageError("no command behind --: write one, as in gasang run -- uname -a")
+    if options.command is not None and (options.initrd or options.module):
+        raise UsageError("a command needs gasang's own initial RAM disk: leave out --initrd and --module")
+    if options.kernel is None and options.initrd:
+        raise UsageError("--initrd needs a --kernel to go with it")
+    if options.timeout is not None and not options.timeout > 0:
+        raise UsageError(f"--timeout {options.timeout:g}: give a number of seconds above 0")
+    if options.trace_file and not options.trace:
+        raise UsageError("--trace-file needs --trace blocks")
+    if options.trace and options.accel == "interp":
+        raise UsageError("--trace blocks needs the translator: leave out --accel interp")
+
+
+def _configuration(options: argparse.Namespace) -> MachineConfig:
+    """The machine asked for. Raises `ConfigError`."""
+    return MachineConfig(
+        kernel=Path(options.kernel) if options.kernel is not None else None,
+        initrd=options.initrd,
+        modules=tuple(options.module),
+        append=options.append,
+        memory=parse_size(options.memory),
+        cpus=options.cpus,
+        cpu=options.cpu,
+        accel=options.accel,
+        trace_blocks=options.trace is not None,
+    )
+
+
+def _with_default_guest(
+    config: MachineConfig, options: argparse.Namespace, *, on_terminal: bool
+) -> MachineConfig:
+    """Fill in the default guest's parts, where they are used. Raises `GuestImageError`."""
+    progress = None if options.quiet else say
+    if config.kernel is None:
+        guest = default_guest(progress)
+        config = replace(config, kernel=guest.kernel, initrd=guest.initrd)
+    elif options.command is not None:
+        config = replace(config, initrd=default_initrd((), progress))
+    else:
+        return config
+    words = [APPEND]
+    if options.command is not None:
+        words.append("GASANG_SHELL=no")
+    elif on_terminal:
+        size = shutil.get_terminal_size()
+        words.append(f"GASANG_SIZE={size.lines}x{size.columns}")
+    return replace(config, append=" ".join([*words, config.append]).strip())
+
+
+def _accelerator_line(asked: str, config: MachineConfig) -> str:
+    name = config.engine_accel
+    kind = {"bt": "binary translation", "interp": "the interpreter"}[name]
+    why = "the fastest that works here" if asked == "auto" else "as --accel asks"
+    return f"accelerator {name} ({kind}): {why}"
+
+
+@contextmanager
+def _trace(options: argparse.Namespace) -> Iterator[BlockTrace | None]:
+    """Where translated blocks are shown, if they are. Raises `UsageError` for a file that cannot be made."""
+    if options.trace is None:
+        yield None
+        return
+    if options.trace_file is None:
+        yield BlockTrace(2)
+        return
+    try:
+        descriptor = os.open(options.trace_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    except OSError as error:
+        raise UsageError(f"--trace-file {options.trace_file}: {error.strerror}") from error
+    try:
+        yield BlockTrace(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _limited(machine: Machine, seconds: float | None) -> Iterator[None]:
+    """End the machine after so many seconds; None leaves it alone."""
+    if seconds is None:
+        yield
+        return
+    timer = threading.Timer(seconds, machine.stop, [TimedOut(seconds)])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

@@ -1,0 +1,103 @@
+"""A running machine connected with our streams, until it ends and there is an exit code."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from gasang.backends.console import in_background, pass_input, pass_keys, show_output
+from gasang.backends.streams import Descriptor, may_read, writer
+from gasang.backends.terminal import raw_mode
+from gasang.cli.report import complain
+from gasang.errors import MachineDied
+from gasang.machine import Machine, Outcome, PowerOff
+from gasang.machine.outcome import DebugExit, Reboot, Stopped
+
+_STDIN, _STDOUT, _STDERR = 0, 1, 2
+_BROKEN_PIPE = 128 + 13
+
+
+class Session:
+    """The main thread only waits, so that signals are served at once; threads of the session do the rest."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._code: int | None = None
+        self._failure: BaseException | None = None
+
+    def run_command(self, command: Sequence[str]) -> int:
+        """Run a command by the guest's agent, our streams being its streams; return its exit code."""
+
+        def work() -> None:
+            self._code = self._machine.agent.stream(
+                command,
+                stdin=Descriptor(_STDIN) if may_read(_STDIN) else None,
+                stdout=writer(_STDOUT),
+                stderr=writer(_STDERR),
+            )
+
+        return self._until_end(work, show_console=True)
+
+    def on_terminal(self) -> int:
+        """The console on our terminal, in raw mode; return the exit code of its shell, or of the machine."""
+        console, show = self._machine.console, writer(_STDOUT)
+        with raw_mode(_STDIN):
+            in_background(partial(pass_keys, console, Descriptor(_STDIN), self._machine.stop, show))
+            return self._until_end(partial(show_output, console, show, threading.Event()))
+
+    def in_pipe(self, *, has_shell: bool) -> int:
+        """The console as our stdin and stdout; return the exit code of its shell, or of the machine.
+
+        `has_shell`: the default guest's shell is on the console. It gets input only once it takes some, and
+        is told of its end.
+        """
+        console, agent, ended = self._machine.console, self._machine.agent, threading.Event()
+
+        def feed() -> None:
+            if has_shell:
+                agent.wait_ready()
+            pass_input(console, Descriptor(_STDIN))
+            if has_shell:
+                ended.set()
+
+        if may_read(_STDIN):
+            in_background(feed)
+        return self._until_end(partial(show_output, console, writer(_STDOUT), ended))
+
+    def _until_end(self, work: Callable[[], None], *, show_console: bool = False) -> int:
+        """Do `work` in a thread, then stop the machine if it still runs; the exit code of it all."""
+
+        def guarded() -> None:
+            try:
+                work()
+            except MachineDied:
+                pass  # its outcome says how
+            except BrokenPipeError:
+                self._code = _BROKEN_PIPE
+            except BaseException as error:  # to be raised by the thread that waits
+                self._failure = error
+            self._machine.stop()
+
+        agent = self._machine.agent  # from the start, lest a report of the guest be missed
+        thread = threading.Thread(target=guarded, name="gasang-session", daemon=True)
+        thread.start()
+        outcome = self._machine.wait()
+        thread.join()
+        if self._failure is not None:
+            raise self._failure
+        if self._code is not None:
+            return self._code
+        if isinstance(outcome, PowerOff) and agent.shell is not None:
+            return agent.shell
+        self._report(outcome, show_console=show_console)
+        return outcome.exit_code
+
+    def _report(self, outcome: Outcome, *, show_console: bool) -> None:
+        """Say how the machine ended, unless the guest or the user wanted it so."""
+        if isinstance(outcome, PowerOff | Reboot | DebugExit | Stopped):
+            return
+        complain(f"the machine ended: {outcome.reason}")
+        tail = self._machine.console.tail()
+        if show_console and tail:
+            writer(_STDERR)(f"{tail}\n".encode())
