@@ -458,9 +458,11 @@ impl Translator {
             if entries.host_flags != entries.slot_flags {
                 self.cache.patch_jump(block.offset + entries.host_flags, gone_host);
             }
-            for entry in [entries.slot_flags, entries.page, entries.indirect] {
+            for entry in [entries.slot_flags, entries.page] {
                 self.cache.patch_jump(block.offset + entry, gone_slot);
             }
+            // Whoever comes by the table may mean another address with the same low bits: NEXT_RIP says which.
+            self.cache.patch_jump(block.offset + entries.indirect, self.exits.lookup);
         }
     }
 

@@ -331,6 +331,26 @@ fn code_that_rewrites_itself_runs_as_rewritten() {
     assert_ne!(machine.state.gpr[gpr::RBX], 0);
 }
 
+/// Targets 64 KiB apart share an entry of the indirect-jump table; the one that the table names may be gone.
+#[test]
+fn an_invalidated_block_does_not_catch_jumps_to_its_namesake() {
+    let machine = both(|a| {
+        let mut start = a.create_label();
+        a.jmp(start).unwrap();
+        a.set_label(&mut start).unwrap();
+        // inc rbx; ret and, 64 KiB further, inc rbp; ret
+        a.mov(rdi, DATA + 0x100).unwrap();
+        a.mov(dword_ptr(rdi), 0xc3c3_ff48u32 as i32).unwrap();
+        a.mov(dword_ptr(rdi + 0x10000), 0xc3c5_ff48u32 as i32).unwrap();
+        a.call(rdi).unwrap();
+        a.mov(byte_ptr(rdi + 2), 0xc6u32 as i32).unwrap();
+        a.add(rdi, 0x10000).unwrap();
+        a.call(rdi).unwrap();
+        a.call(rdi).unwrap();
+    });
+    assert_eq!(machine.state.gpr[gpr::RBP], 2);
+}
+
 #[test]
 fn flags_go_to_the_stack_and_back() {
     both(|a| {

@@ -45,8 +45,12 @@ class Pc:
         config: MachineConfig,
         ending: Ending,
         debug_output: Callable[[bytes], None],
+        *,
+        made: datetime | None = None,
     ) -> None:
+        """`made` is what the real-time clock starts from: now, unless two machines must agree."""
         self.vm = vm
+        self._made = made or datetime.now(UTC)
         self.vcpus = [self.vm.vcpu(index) for index in range(config.cpus)]
         self.memory_map = memory_map(config.memory)
         self.tables = acpi_tables(config.cpus)
@@ -85,7 +89,7 @@ class Pc:
 
     def _clock(self, config: MachineConfig) -> RealTimeClock:
         memory = memory_size_bytes(config.memory, config.cpus)
-        return RealTimeClock(self.vm.virtual_time, datetime.now(UTC), memory)
+        return RealTimeClock(self.vm.virtual_time, self._made, memory)
 
     def _firmware_configuration(self, config: MachineConfig) -> FirmwareConfiguration:
         return FirmwareConfiguration(_Ram(self.vm), config.memory, config.cpus, files={})

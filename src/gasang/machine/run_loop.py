@@ -83,7 +83,7 @@ class RunLoop:
         reply: int | None = None
         try:
             while self._ending.outcome is None:
-                reply = self._answer(vcpu, vcpu.run(reply))
+                reply = self.answer(vcpu, vcpu.run(reply))
         except BaseException as error:  # a panic of the engine too: those who wait must learn of it
             self._ending.end(EngineFailed(error))
         finally:
@@ -91,7 +91,7 @@ class RunLoop:
                 self._running -= 1
                 self._gate.notify_all()
 
-    def _answer(self, vcpu: Vcpu, exit: Exit) -> int | None:
+    def answer(self, vcpu: Vcpu, exit: Exit) -> int | None:
         """Do what an exit asks for; the value to enter with if it was a read."""
         match exit:
             case PioRead(port, size):
