@@ -200,5 +200,14 @@ fn decode_bytes(window: &Window, rip: u64, bits: u32) -> Option<Instruction> {
     let mut decoder =
         Decoder::with_ip(bits, &bytes[..window.available.min(LONGEST)], rip, DecoderOptions::NONE);
     let instruction = decoder.decode();
-    (decoder.last_error() != DecoderError::NoMoreBytes).then_some(instruction)
+    match decoder.last_error() {
+        DecoderError::NoMoreBytes => None,
+        // The decoder calls what goes on beyond 15 bytes invalid.
+        DecoderError::InvalidInstruction if instruction.len() == LONGEST => {
+            let mut shorter = Decoder::with_ip(bits, &bytes[..LONGEST - 1], rip, DecoderOptions::NONE);
+            let _ = shorter.decode();
+            (shorter.last_error() != DecoderError::NoMoreBytes).then_some(instruction)
+        }
+        _ => Some(instruction),
+    }
 }

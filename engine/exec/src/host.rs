@@ -2,11 +2,12 @@
 
 use crate::decode::Decoded;
 use crate::flow::Flow;
+use crate::masked::Mask;
 use crate::operand::linear_address;
 use crate::stub::{Host, HostFault, Stub};
 use gasang_cpu::{Access, Core, Exception, Trap, VcpuState};
 use gasang_memory::{PAGE_DIRTY, PAGE_SIZE};
-use gasang_x86::control::cr4;
+use gasang_x86::control::{cr0, cr4};
 use gasang_x86::exception as vector;
 use std::sync::atomic::Ordering;
 
@@ -80,14 +81,38 @@ pub(crate) struct HostPlan {
     /// A misaligned memory operand is #GP(0).
     pub aligned: bool,
     pub bit_string: Option<BitString>,
+    pub mask: Option<Mask>,
 }
 
 /// The largest memory operand.
 pub(crate) const BUFFER: usize = 128;
 
 /// A copy of a memory operand, at an address with the same low bits, so that the host's alignment checks hold.
-#[repr(align(64))]
-struct Buffer([u8; BUFFER + 64]);
+#[repr(C, align(64))]
+pub(crate) struct Buffer {
+    memory: [u8; BUFFER + 64],
+    start: usize,
+}
+
+impl Buffer {
+    /// Zeros, for an operand at this address.
+    pub(crate) fn new(address: u64) -> Buffer {
+        Buffer { memory: [0; BUFFER + 64], start: (address % 64) as usize }
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.memory[self.start..self.start + BUFFER]
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.memory[self.start..self.start + BUFFER]
+    }
+
+    /// Its host address.
+    pub(crate) fn address(&mut self) -> u64 {
+        self.bytes_mut().as_mut_ptr() as u64
+    }
+}
 
 impl HostPlan {
     /// Execute the instruction.
@@ -100,6 +125,9 @@ impl HostPlan {
         if self.memory == Use::None {
             self.run(core, host, 0, None)?;
             return Ok(Flow::Next);
+        }
+        if let Some(mask) = &self.mask {
+            return self.execute_masked(core, decoded, host, mask);
         }
         let delta = self.bit_string.map_or(0, |string| string.delta(core.state, self.size));
         let operand = &decoded.memory;
@@ -122,13 +150,45 @@ impl HostPlan {
         Ok(Flow::Next)
     }
 
+    /// As a whole if that is possible, element by element otherwise.
+    fn execute_masked(
+        &self,
+        core: &mut Core<'_>,
+        decoded: &Decoded,
+        host: &Host,
+        mask: &Mask,
+    ) -> Result<Flow, Trap> {
+        let operand = &decoded.memory;
+        let offset = operand.offset(core.state);
+        let access = if self.memory == Use::Read { Access::Read } else { Access::Write };
+        let privilege = core.privilege();
+        let whole = linear_address(core, operand.segment, offset, self.size, access)
+            .and_then(|linear| core.host_for(linear, self.size, access, privilege));
+        let Ok(Some(address)) = whole else { return mask.execute(core, self, decoded, host) };
+        if access == Access::Write {
+            mark_dirty(core, address);
+        }
+        self.run(core, host, address, Some(offset))?;
+        Ok(Flow::Next)
+    }
+
     /// Run the stub. `memory` is the host address of its operand, `data` the operand's offset.
     #[inline]
-    fn run(&self, core: &mut Core<'_>, host: &Host, memory: u64, data: Option<u64>) -> Result<(), Trap> {
+    pub(crate) fn run(
+        &self,
+        core: &mut Core<'_>,
+        host: &Host,
+        memory: u64,
+        data: Option<u64>,
+    ) -> Result<(), Trap> {
         if self.unit.is_integer() {
             return host.run(self.stub, core.state, memory).map_err(|fault| trap(core, fault));
         }
-        let outcome = host.run_extended(self.stub, core.state, memory);
+        let mut outcome = host.run_extended(self.stub, core.state, memory);
+        if outcome == Err(vector::MF) && core.state.cr0 & cr0::NE == 0 {
+            forget_x87_exceptions(core.state);
+            outcome = host.run_extended(self.stub, core.state, memory);
+        }
         if matches!(self.unit, Unit::X87 | Unit::Wait) {
             host.hide_x87_pointers(core.state, data);
         }
@@ -149,20 +209,18 @@ impl HostPlan {
             return self.run(core, host, address.wrapping_sub(delta), Some(offset));
         }
         let privilege = core.privilege();
-        let mut buffer = Buffer([0; BUFFER + 64]);
-        let start = (linear % 64) as usize;
+        let mut buffer = Buffer::new(linear);
         let size = self.size.min(BUFFER);
         if self.memory != Use::Read {
             core.probe_write(linear, size, privilege)?;
         }
         if self.memory != Use::Write {
-            core.read_bytes(linear, &mut buffer.0[start..start + size], privilege)?;
+            core.read_bytes(linear, &mut buffer.bytes_mut()[..size], privilege)?;
         }
-        let memory = &raw mut buffer.0 as u64 + start as u64;
         let before = Registers::of(core.state, self.unit);
-        self.run(core, host, memory.wrapping_sub(delta), Some(offset))?;
+        self.run(core, host, buffer.address().wrapping_sub(delta), Some(offset))?;
         if self.memory != Use::Read {
-            let written = core.write_bytes(linear, &buffer.0[start..start + size], privilege);
+            let written = core.write_bytes(linear, &buffer.bytes()[..size], privilege);
             if written.is_err() {
                 before.restore(core.state);
             }
@@ -198,6 +256,13 @@ impl HostPlan {
     }
 }
 
+/// Without CR0.NE an x87 error goes to the interrupt controller as IRQ 13, which nothing here receives: do what its
+/// handler would, FNCLEX.
+fn forget_x87_exceptions(state: &mut VcpuState) {
+    state.extended.bytes[2] = 0;
+    state.extended.bytes[3] &= 0x7f;
+}
+
 impl BitString {
     /// How far from the operand's address the bit's own operand-sized word lies (SDM vol. 2, BT).
     fn delta(self, state: &VcpuState, size: usize) -> u64 {
@@ -211,19 +276,19 @@ impl BitString {
 }
 
 /// What a stub may change, kept in case the operand cannot be written back.
-struct Registers {
+pub(crate) struct Registers {
     gpr: [u64; 16],
     rflags: u64,
     extended: Option<Box<gasang_cpu::ExtendedState>>,
 }
 
 impl Registers {
-    fn of(state: &VcpuState, unit: Unit) -> Registers {
+    pub(crate) fn of(state: &VcpuState, unit: Unit) -> Registers {
         let extended = (!unit.is_integer()).then(|| Box::new(state.extended.clone()));
         Registers { gpr: state.gpr, rflags: state.rflags, extended }
     }
 
-    fn restore(self, state: &mut VcpuState) {
+    pub(crate) fn restore(self, state: &mut VcpuState) {
         state.gpr = self.gpr;
         state.rflags = self.rflags;
         if let Some(extended) = self.extended {

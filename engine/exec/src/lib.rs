@@ -10,11 +10,13 @@ mod descriptor;
 mod extended;
 mod features;
 mod flow;
+mod gather;
 mod host;
 pub mod host_fault;
 pub mod host_time;
 mod interpreter;
 mod legacy;
+mod masked;
 mod operand;
 mod plan;
 mod port;
@@ -22,6 +24,7 @@ mod stack;
 mod string;
 mod stub;
 mod system;
+mod vector;
 
 pub use crate::interpreter::{Interpreter, Step};
 

@@ -61,7 +61,7 @@ impl MemoryOperand {
         };
         let number = |register| gpr_number(register).map_or(NONE, |number| number as u8);
         MemoryOperand {
-            segment: segment_number(instruction.memory_segment()).unwrap_or(segment::DS),
+            segment: effective_segment(instruction, bits),
             base: number(base),
             index: number(index),
             scale: instruction.memory_index_scale().trailing_zeros() as u8,
@@ -81,6 +81,24 @@ impl MemoryOperand {
             offset = offset.wrapping_add(state.gpr[usize::from(self.index & 15)] << (self.scale & 3));
         }
         offset & self.mask
+    }
+
+    /// The effective address with `index` in place of the index register, which is a vector.
+    pub(crate) fn offset_with_index(&self, state: &VcpuState, index: u64) -> u64 {
+        self.offset(state).wrapping_add(index << (self.scale & 3)) & self.mask
+    }
+}
+
+/// The segment of a memory operand. In 64-bit mode overrides other than FS and GS are ignored.
+fn effective_segment(instruction: &Instruction, bits: u32) -> usize {
+    let stack = matches!(
+        instruction.memory_base(),
+        Register::RSP | Register::RBP | Register::ESP | Register::EBP | Register::SP | Register::BP
+    );
+    match segment_number(instruction.memory_segment()) {
+        Some(number) if bits != 64 || number >= segment::FS => number,
+        _ if stack => segment::SS,
+        _ => segment::DS,
     }
 }
 

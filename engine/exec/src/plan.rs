@@ -4,8 +4,9 @@ use crate::decode::Decoded;
 use crate::features::{is_computing, is_offered};
 use crate::flow::Flow;
 use crate::host::{BUFFER, BitString, HostPlan, Unit, Use};
+use crate::masked::mask_of;
 use crate::stub::{Host, NoStub, Stubs, gpr_number};
-use crate::{branch, descriptor, extended, legacy, port, stack, string, system};
+use crate::{branch, descriptor, extended, gather, legacy, masked, port, stack, string, system};
 use gasang_cpu::{Core, CpuModel, Exception, Trap};
 use iced_x86::{
     Code, CpuidFeature, EncodingKind, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess,
@@ -100,6 +101,7 @@ impl Planner {
             size,
             aligned: needs_alignment(instruction, unit, size),
             bit_string: bit_string(instruction),
+            mask: mask_of(instruction),
         })
     }
 
@@ -131,6 +133,8 @@ fn handler(instruction: &Instruction) -> Option<Handler> {
         .or_else(|| system::handler(instruction))
         .or_else(|| legacy::handler(instruction))
         .or_else(|| extended::handler(instruction))
+        .or_else(|| masked::handler(instruction))
+        .or_else(|| gather::handler(instruction))
 }
 
 /// #UD.
@@ -147,7 +151,7 @@ fn has_memory_operand(instruction: &Instruction) -> bool {
 fn is_computation(instruction: &Instruction) -> bool {
     let operands_plain = (0..instruction.op_count()).all(|index| match instruction.op_kind(index) {
         OpKind::Register => is_data_register(instruction.op_register(index)),
-        OpKind::Memory => !instruction.is_vsib() && instruction.op_mask() == Register::None,
+        OpKind::Memory => !instruction.is_vsib(),
         OpKind::Immediate8
         | OpKind::Immediate8_2nd
         | OpKind::Immediate16
