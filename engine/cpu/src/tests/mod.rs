@@ -7,6 +7,7 @@ mod far;
 mod flags;
 mod paging;
 mod protected;
+mod random;
 mod registers;
 mod returns;
 mod segments;
@@ -213,7 +214,8 @@ impl Machine {
 
     /// Continue at CPL 3 in `code`, with IF set.
     pub fn to_user(&mut self, code: u16) {
-        for (register, selector) in [(segment::CS, code), (segment::SS, USER_DATA), (segment::DS, USER_DATA)] {
+        for (register, selector) in [(segment::CS, code), (segment::SS, USER_DATA), (segment::DS, USER_DATA)]
+        {
             self.state.segment[register] = self.segment(selector);
         }
         self.state.rflags |= gasang_x86::rflags::IF;

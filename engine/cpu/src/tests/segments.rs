@@ -7,7 +7,13 @@ fn not_present(code: u16) -> Trap {
     Exception::not_present(u32::from(code)).into()
 }
 
-fn linear(machine: &mut Machine, register: usize, offset: u64, size: u64, access: Access) -> Result<u64, Trap> {
+fn linear(
+    machine: &mut Machine,
+    register: usize,
+    offset: u64,
+    size: u64,
+    access: Access,
+) -> Result<u64, Trap> {
     machine.core().logical_to_linear(register, offset, size, access)
 }
 
