@@ -30,7 +30,7 @@ fn general_detect_guards_the_debug_registers() {
     let mut machine = Machine::long();
     machine.core().write_dr(7, debug::DR7_GD).unwrap();
     assert_eq!(machine.core().read_dr(0), Err(Exception::debug_fault(debug::DR6_BD).into()));
-    machine.to_user(USER_CODE);
+    machine.enter_user(USER_CODE);
     assert_eq!(machine.core().read_dr(0), Err(general_protection(0)));
 }
 

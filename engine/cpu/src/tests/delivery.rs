@@ -35,7 +35,7 @@ fn an_interrupt_in_64bit_mode_saves_ss_and_rsp_always_and_aligns_the_stack() {
 #[test]
 fn an_interrupt_from_the_user_takes_the_stack_of_the_tss_and_a_null_ss() {
     let mut machine = Machine::long();
-    machine.to_user(USER_CODE);
+    machine.enter_user(USER_CODE);
     machine.core().deliver_interrupt(0x40).unwrap();
     assert_eq!(machine.rsp(), STACK0 - 40);
     assert_eq!(frame(&machine, 5)[3..], [STACK, u64::from(USER_DATA)]);
@@ -58,7 +58,7 @@ fn ist_switches_stack_even_at_the_same_privilege() {
 fn a_trap_gate_leaves_interrupts_enabled() {
     let mut machine = Machine::long();
     idt_entry(&mut machine, 3, gate(KERNEL_CODE, handler(3), system::TRAP_GATE, 3, 0));
-    machine.to_user(USER_CODE);
+    machine.enter_user(USER_CODE);
     machine.core().software_interrupt(3, 0x1235).unwrap();
     assert_ne!(machine.state.rflags & rflags::IF, 0);
     assert_eq!(frame(&machine, 1), [0x1235]);
@@ -90,7 +90,7 @@ fn a_debug_trap_records_its_cause_and_releases_general_detect() {
 #[test]
 fn int_n_needs_the_gates_privilege() {
     let mut machine = Machine::long();
-    machine.to_user(USER_CODE);
+    machine.enter_user(USER_CODE);
     let before = machine.state.clone();
     let refused = machine.core().software_interrupt(0x80, 0x1236);
     assert_eq!(refused, Err(general_protection(0x80 * 8 + 2)));
@@ -102,7 +102,7 @@ fn int_n_needs_the_gates_privilege() {
 #[test]
 fn icebp_ignores_the_gates_privilege() {
     let mut machine = Machine::long();
-    machine.to_user(USER_CODE);
+    machine.enter_user(USER_CODE);
     machine.core().icebp(0x1235).unwrap();
     assert_eq!(machine.state.rip, handler(1));
     assert_eq!(frame(&machine, 1), [0x1235]);
@@ -200,7 +200,7 @@ fn smap_guards_the_frame_even_under_ac() {
     }
     machine.state.cr4 |= cr4::SMAP;
     machine.tlb.flush_all();
-    machine.to_user(USER_CODE);
+    machine.enter_user(USER_CODE);
     machine.state.rflags |= rflags::AC;
     idt_entry(&mut machine, DF, gate(KERNEL_CODE, handler(DF), system::INTERRUPT_GATE, 0, 1));
     idt_entry(&mut machine, PF, gate(KERNEL_CODE, handler(PF), system::INTERRUPT_GATE, 0, 1));
@@ -216,7 +216,7 @@ fn compatibility_mode_is_interrupted_onto_a_stack_beyond_four_gib() {
     machine.map(0xffff_c000_0000_0000, 0x20_0000, OPEN);
     machine.map(0xffff_c000_0000_1000, 0x20_1000, OPEN);
     machine.poke(TSS + 4, 8, top);
-    machine.to_user(USER_CODE32);
+    machine.enter_user(USER_CODE32);
     machine.core().deliver_interrupt(0x40).unwrap();
     assert_eq!(machine.rsp(), 0xffff_c000_0000_1000 - 40);
     assert_eq!(machine.peek(0x20_0fd8, 8), 0x1234);

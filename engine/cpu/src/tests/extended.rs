@@ -186,7 +186,7 @@ fn xcr0_takes_valid_combinations_only() {
     assert_eq!(machine.core().xgetbv(1), Ok(0));
     fill(&mut machine);
     assert_eq!(machine.core().xgetbv(1), Ok(ALL));
-    machine.to_user(USER_CODE);
+    machine.enter_user(USER_CODE);
     assert_eq!(machine.core().xsetbv(0, 1), Err(general_protection(0)));
     machine.state.cr4 &= !cr4::OSXSAVE;
     assert_eq!(machine.core().xgetbv(0), Err(Exception::invalid_opcode().into()));

@@ -29,7 +29,7 @@ fn direct_transfers_keep_the_privilege() {
 fn conforming_code_runs_at_its_callers_privilege() {
     let mut machine = Machine::long();
     machine.set_descriptor(FREE, flat(CODE64 | access::CONFORMING, 0));
-    machine.to_user(USER_CODE);
+    machine.enter_user(USER_CODE);
     machine.core().far_jump(FREE, 0x4567, 64, 0).unwrap();
     assert_eq!((machine.selector(segment::CS), machine.state.cpl()), (FREE | 3, 3));
 }
@@ -64,7 +64,7 @@ fn a_call_gate_in_64bit_mode_switches_to_the_stack_of_the_tss() {
     let target = 0xffff_8000_0000_4000;
     machine.set_descriptor(FREE, gate(KERNEL_CODE, target, system::CALL_GATE, 3, 0));
     machine.set_descriptor(FREE + 8, target >> 32);
-    machine.to_user(USER_CODE);
+    machine.enter_user(USER_CODE);
     machine.core().far_call(FREE | 3, 0, 64, 0x1240).unwrap();
     assert_eq!((machine.state.rip, machine.state.cpl(), machine.selector(segment::SS)), (target, 0, 0));
     assert_eq!(machine.rsp(), STACK0 - 32);
@@ -78,7 +78,7 @@ fn a_call_gate_in_64bit_mode_switches_to_the_stack_of_the_tss() {
 fn a_call_gate_with_parameters_copies_them() {
     let mut machine = Machine::protected();
     machine.set_descriptor(FREE, gate(KERNEL_CODE, 0x4567, system::CALL_GATE, 3, 2));
-    machine.to_user(USER_CODE32);
+    machine.enter_user(USER_CODE32);
     machine.state.gpr[gpr::RSP] = STACK - 8;
     machine.poke_all(STACK - 8, 4, &[0x1111, 0x2222]);
     machine.core().far_call(FREE, 0, 32, 0x1240).unwrap();
@@ -103,7 +103,7 @@ fn a_16bit_call_gate_pushes_words() {
 fn a_jump_through_a_gate_cannot_raise_privilege() {
     let mut machine = Machine::protected();
     machine.set_descriptor(FREE, gate(KERNEL_CODE, 0x4567, system::CALL_GATE, 3, 0));
-    machine.to_user(USER_CODE32);
+    machine.enter_user(USER_CODE32);
     let refused = general_protection(u32::from(KERNEL_CODE));
     assert_eq!(machine.core().far_jump(FREE, 0, 32, 0), Err(refused));
 }
@@ -113,7 +113,7 @@ fn a_gate_needs_its_privilege_and_presence() {
     let mut machine = Machine::protected();
     let open = gate(KERNEL_CODE, 0x4567, system::CALL_GATE, 3, 0);
     machine.set_descriptor(FREE, open & !(3 << 45));
-    machine.to_user(USER_CODE32);
+    machine.enter_user(USER_CODE32);
     assert_eq!(machine.core().far_call(FREE, 0, 32, 0), Err(general_protection(u32::from(FREE))));
     machine.set_descriptor(FREE, open & !(1 << 47));
     let absent = Exception::not_present(u32::from(FREE)).into();

@@ -6,7 +6,7 @@ use gasang_x86::rflags;
 #[test]
 fn popf_at_cpl_3_changes_neither_iopl_nor_if() {
     let mut machine = Machine::long();
-    machine.to_user(USER_CODE);
+    machine.enter_user(USER_CODE);
     machine.core().popf(rflags::IOPL | rflags::CF | rflags::AC | rflags::VIP, 64).unwrap();
     assert_eq!(machine.state.rflags, rflags::IF | rflags::CF | rflags::AC | rflags::FIXED);
 }
@@ -24,7 +24,7 @@ fn popf_at_cpl_0_changes_all_but_vm_and_virtual_flags() {
 #[test]
 fn if_belongs_to_those_within_iopl() {
     let mut machine = Machine::long();
-    machine.to_user(USER_CODE);
+    machine.enter_user(USER_CODE);
     assert_eq!(machine.core().cli(), Err(general_protection(0)));
     machine.state.rflags |= rflags::IOPL;
     machine.core().cli().unwrap();
@@ -44,7 +44,7 @@ fn sti_holds_interrupts_back_only_if_it_enabled_them() {
 #[test]
 fn protected_mode_virtual_interrupts_use_vif() {
     let mut machine = Machine::protected();
-    machine.to_user(USER_CODE32);
+    machine.enter_user(USER_CODE32);
     machine.state.cr4 |= cr4::PVI;
     machine.core().sti().unwrap();
     assert_ne!(machine.state.rflags & rflags::VIF, 0);
@@ -57,7 +57,7 @@ fn protected_mode_virtual_interrupts_use_vif() {
 #[test]
 fn virtual_8086_flags_need_iopl_3_or_vme() {
     let mut machine = Machine::protected();
-    machine.to_virtual_8086(0);
+    machine.enter_virtual_8086(0);
     for result in [machine.core().popf(0, 16), machine.core().cli()] {
         assert_eq!(result, Err(general_protection(0)));
     }
@@ -67,7 +67,7 @@ fn virtual_8086_flags_need_iopl_3_or_vme() {
     assert_eq!(machine.state.rflags & (rflags::IF | rflags::VIF), rflags::VIF);
     assert_eq!(machine.core().pushf_value(16).unwrap() & 0xffff, rflags::IF | rflags::IOPL | 2);
     assert_eq!(machine.core().pushf_value(32), Err(general_protection(0)));
-    machine.to_virtual_8086(3);
+    machine.enter_virtual_8086(3);
     machine.core().popf(rflags::IF, 16).unwrap();
     assert_eq!(machine.state.rflags & (rflags::IF | rflags::VIF | rflags::IOPL), rflags::IF | rflags::IOPL);
 }
@@ -77,7 +77,7 @@ fn stac_is_the_kernels() {
     let mut machine = Machine::long();
     machine.core().stac().unwrap();
     assert_ne!(machine.state.rflags & rflags::AC, 0);
-    machine.to_user(USER_CODE);
+    machine.enter_user(USER_CODE);
     assert_eq!(machine.core().clac(), Err(Exception::invalid_opcode().into()));
 }
 
@@ -88,7 +88,7 @@ fn the_io_bitmap_allows_ports_one_by_one() {
     machine.poke_all(TSS + 104, 8, &[!0, !0 ^ (3 << 6)]);
     machine.poke_all(TSS + 104 + 16, 8, &[!0; 8]);
     assert!(machine.core().check_io(0x10, 4).is_ok(), "the kernel needs no permission");
-    machine.to_user(USER_CODE);
+    machine.enter_user(USER_CODE);
     assert_eq!(machine.core().check_io(0x45, 1), Err(general_protection(0)));
     assert!(machine.core().check_io(0x46, 1).is_ok());
     assert!(machine.core().check_io(0x46, 2).is_ok());
@@ -102,7 +102,7 @@ fn an_io_bitmap_beyond_the_tss_allows_nothing() {
     let mut machine = Machine::long();
     machine.poke(TSS + 102, 2, 104);
     machine.state.tr.limit = 104 + 8;
-    machine.to_user(USER_CODE);
+    machine.enter_user(USER_CODE);
     assert!(machine.core().check_io(0x3f, 1).is_ok(), "the byte after is within the limit");
     assert_eq!(machine.core().check_io(0x40, 1), Err(general_protection(0)));
 }

@@ -213,7 +213,7 @@ impl Machine {
     }
 
     /// Continue at CPL 3 in `code`, with IF set.
-    pub fn to_user(&mut self, code: u16) {
+    pub fn enter_user(&mut self, code: u16) {
         for (register, selector) in [(segment::CS, code), (segment::SS, USER_DATA), (segment::DS, USER_DATA)]
         {
             self.state.segment[register] = self.segment(selector);
@@ -222,7 +222,7 @@ impl Machine {
     }
 
     /// Continue in VM86 mode with the given IOPL.
-    pub fn to_virtual_8086(&mut self, iopl: u64) {
+    pub fn enter_virtual_8086(&mut self, iopl: u64) {
         use gasang_x86::rflags;
         self.state.rflags = rflags::VM | rflags::FIXED | iopl << rflags::IOPL_SHIFT;
         for register in &mut self.state.segment {

@@ -99,7 +99,7 @@ fn faults_tell_what_was_tried() {
     let mut machine = mapped(0);
     assert_eq!(machine.read(PAGE), Err(fault(PAGE, 0)));
     assert_eq!(machine.write(PAGE + 8), Err(fault(PAGE + 8, WRITE)));
-    machine.to_user(USER_CODE);
+    machine.enter_user(USER_CODE);
     assert_eq!(machine.write(PAGE), Err(fault(PAGE, WRITE | USER)));
     assert_eq!(machine.execute(PAGE), Err(fault(PAGE, FETCH | USER)));
 }
@@ -108,7 +108,7 @@ fn faults_tell_what_was_tried() {
 fn supervisor_pages_refuse_the_user() {
     let mut machine = mapped(entry::PRESENT | entry::WRITABLE);
     assert!(machine.write(PAGE).is_ok());
-    machine.to_user(USER_CODE);
+    machine.enter_user(USER_CODE);
     assert_eq!(machine.read(PAGE), Err(fault(PAGE, PRESENT | USER)));
 }
 
@@ -119,7 +119,7 @@ fn write_protection_binds_the_supervisor_under_wp_only() {
     let without = machine.state.cr0 & !cr0::WP;
     machine.core().write_cr(0, without).unwrap();
     assert!(machine.write(PAGE).is_ok());
-    machine.to_user(USER_CODE);
+    machine.enter_user(USER_CODE);
     assert_eq!(machine.write(PAGE), Err(fault(PAGE, PRESENT | WRITE | USER)));
 }
 

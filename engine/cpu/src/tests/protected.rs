@@ -29,7 +29,7 @@ fn a_16bit_gate_saves_words() {
 #[test]
 fn an_interrupt_from_the_user_goes_to_the_stack_of_the_tss_and_back() {
     let mut machine = Machine::protected();
-    machine.to_user(USER_CODE32);
+    machine.enter_user(USER_CODE32);
     machine.core().deliver_exception(Exception::general_protection(0x18)).unwrap();
     assert_eq!((machine.rsp(), machine.selector(segment::SS)), (STACK0 - 24, KERNEL_DATA));
     let flags = rflags::IF | rflags::RF | rflags::FIXED;
@@ -44,13 +44,13 @@ fn an_interrupt_from_the_user_goes_to_the_stack_of_the_tss_and_back() {
 fn a_bad_stack_in_the_tss_is_an_invalid_tss() {
     let mut machine = Machine::protected();
     machine.poke(TSS + 8, 4, u64::from(USER_DATA));
-    machine.to_user(USER_CODE32);
+    machine.enter_user(USER_CODE32);
     machine.core().deliver_interrupt(0x40).unwrap_err();
     assert_eq!(machine.state.activity, Activity::Shutdown, "no handler has a stack");
     let mut machine = Machine::protected();
     machine.set_descriptor(FREE, gate(KERNEL_CODE, 0x4567, system::CALL_GATE, 3, 0));
     machine.poke(TSS + 8, 4, u64::from(USER_DATA));
-    machine.to_user(USER_CODE32);
+    machine.enter_user(USER_CODE32);
     let invalid = Exception::invalid_tss(u32::from(USER_DATA & !3)).into();
     assert_eq!(machine.core().far_call(FREE, 0, 32, 0), Err(invalid));
 }
@@ -58,7 +58,7 @@ fn a_bad_stack_in_the_tss_is_an_invalid_tss() {
 #[test]
 fn virtual_8086_interrupts_save_every_segment_and_come_back() {
     let mut machine = Machine::protected();
-    machine.to_virtual_8086(3);
+    machine.enter_virtual_8086(3);
     machine.state.segment[segment::GS].selector = 0x777;
     let before = machine.state.clone();
     machine.core().deliver_interrupt(0x40).unwrap();
@@ -79,9 +79,9 @@ fn virtual_8086_interrupts_save_every_segment_and_come_back() {
 fn virtual_8086_int_n_needs_iopl_3() {
     let mut machine = Machine::protected();
     machine.poke(IDT + 0x21 * 8, 8, gate(KERNEL_CODE, handler(0x21), system::INTERRUPT_GATE, 3, 0));
-    machine.to_virtual_8086(0);
+    machine.enter_virtual_8086(0);
     assert_eq!(machine.core().software_interrupt(0x21, 0x12), Err(general_protection(0)));
-    machine.to_virtual_8086(3);
+    machine.enter_virtual_8086(3);
     machine.core().software_interrupt(0x21, 0x12).unwrap();
     assert_eq!(machine.state.rip, handler(0x21));
 }
@@ -92,7 +92,7 @@ fn vme_redirects_int_n_to_the_table_of_virtual_8086_mode() {
     machine.state.cr4 |= cr4::VME;
     machine.poke(TSS + 102, 2, 0x200);
     machine.poke(0x21 * 4, 4, 0x0300_0044);
-    machine.to_virtual_8086(0);
+    machine.enter_virtual_8086(0);
     machine.state.rflags |= rflags::VIF | rflags::IF;
     machine.core().software_interrupt(0x21, 0x12).unwrap();
     assert_eq!((machine.selector(segment::CS), machine.state.rip), (0x300, 0x44));

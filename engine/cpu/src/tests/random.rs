@@ -47,10 +47,10 @@ fn machine(random: &mut Random) -> Machine {
     }
     let state = &mut machine.state;
     if random.below(2) == 0 && state.protected_mode() && !state.long_mode() && random.below(2) == 0 {
-        machine.to_virtual_8086(random.below(4));
+        machine.enter_virtual_8086(random.below(4));
     } else if random.below(2) == 0 && machine.state.protected_mode() {
         let code = if random.below(2) == 0 && machine.state.long_mode() { USER_CODE } else { USER_CODE32 };
-        machine.to_user(code);
+        machine.enter_user(code);
     }
     let state = &mut machine.state;
     for register in [gpr::RSP, gpr::RCX, gpr::RDX, gpr::R11] {

@@ -166,7 +166,7 @@ fn control_registers_are_privileged_and_few() {
     machine.core().write_cr(8, 9).unwrap();
     assert_eq!(machine.core().read_cr(8), Ok(9));
     assert_eq!(machine.core().write_cr(8, 16), Err(general_protection(0)));
-    machine.to_user(USER_CODE);
+    machine.enter_user(USER_CODE);
     assert_eq!(machine.core().read_cr(0), Err(general_protection(0)));
     assert_eq!(machine.core().write_cr(2, 1), Err(general_protection(0)));
     assert_eq!(machine.core().clts(), Err(general_protection(0)));
@@ -188,7 +188,7 @@ fn umip_hides_system_registers_from_the_user() {
     let mut machine = Machine::long();
     machine.state.cr4 |= cr4::UMIP;
     assert!(machine.core().sgdt().is_ok());
-    machine.to_user(USER_CODE);
+    machine.enter_user(USER_CODE);
     assert_eq!(machine.core().sgdt(), Err(general_protection(0)));
     assert_eq!(machine.core().sldt(), Err(general_protection(0)));
     assert_eq!(machine.core().smsw(), Err(general_protection(0)));
@@ -261,7 +261,7 @@ fn tsd_hides_the_tsc_from_the_user() {
     let mut machine = Machine::long();
     machine.state.cr4 |= cr4::TSD;
     assert!(machine.core().rdtsc().is_ok());
-    machine.to_user(USER_CODE);
+    machine.enter_user(USER_CODE);
     assert_eq!(machine.core().rdtscp(), Err(general_protection(0)));
 }
 

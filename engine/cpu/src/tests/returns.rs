@@ -83,7 +83,7 @@ fn a_non_canonical_target_faults_in_the_kernel() {
 #[test]
 fn iret_to_an_inner_ring_is_refused() {
     let mut machine = Machine::long();
-    machine.to_user(USER_CODE);
+    machine.enter_user(USER_CODE);
     push_frame(&mut machine, KERNEL_CODE, 2, 0x6800, KERNEL_DATA);
     assert_eq!(iret(&mut machine), Err(general_protection(u32::from(KERNEL_CODE))));
 }
@@ -91,7 +91,7 @@ fn iret_to_an_inner_ring_is_refused() {
 #[test]
 fn the_user_changes_neither_iopl_nor_if() {
     let mut machine = Machine::long();
-    machine.to_user(USER_CODE);
+    machine.enter_user(USER_CODE);
     push_frame(&mut machine, USER_CODE, rflags::IOPL | rflags::CF | 2, 0x6800, USER_DATA);
     iret(&mut machine).unwrap();
     assert_eq!(machine.state.rflags, rflags::IF | rflags::CF | 2);

@@ -100,7 +100,7 @@ fn ss_must_match_the_privilege() {
 #[test]
 fn data_segments_must_be_within_reach() {
     let mut machine = Machine::long();
-    machine.to_user(USER_CODE);
+    machine.enter_user(USER_CODE);
     let mut load = |selector: u16| machine.core().load_segment(segment::DS, selector);
     assert_eq!(load(KERNEL_DATA), Err(general_protection(u32::from(KERNEL_DATA))));
     assert_eq!(load(0x100), Err(general_protection(0x100)), "beyond the limit");
@@ -161,7 +161,7 @@ fn lar_and_lsl_see_what_privilege_lets_them() {
     assert_eq!(machine.core().lar(0), Ok(None));
     machine.set_descriptor(FREE, gate(KERNEL_CODE, 0, system::INTERRUPT_GATE, 3, 0));
     assert_eq!(machine.core().lar(FREE), Ok(None));
-    machine.to_user(USER_CODE);
+    machine.enter_user(USER_CODE);
     assert_eq!(machine.core().lsl(KERNEL_DATA), Ok(None));
     machine.state.cr0 &= !cr0::PE;
     assert_eq!(machine.core().lar(KERNEL_DATA), Err(Exception::invalid_opcode().into()));
@@ -174,7 +174,7 @@ fn verr_and_verw_tell_readable_from_writable() {
     assert_eq!(machine.core().verw(KERNEL_CODE), Ok(false));
     assert_eq!(machine.core().verw(KERNEL_DATA), Ok(true));
     assert_eq!(machine.core().verr(TSS_SELECTOR), Ok(false));
-    machine.to_user(USER_CODE);
+    machine.enter_user(USER_CODE);
     assert_eq!(machine.core().verw(KERNEL_DATA), Ok(false));
 }
 
@@ -194,7 +194,7 @@ fn swapgs_exchanges_bases_for_the_kernel_only() {
     machine.core().swapgs().unwrap();
     assert_eq!(machine.state.segment[segment::GS].base, 0x1111);
     assert_eq!(machine.state.msr.kernel_gs_base, 0x2222);
-    machine.to_user(USER_CODE);
+    machine.enter_user(USER_CODE);
     assert_eq!(machine.core().swapgs(), Err(general_protection(0)));
 }
 

@@ -15,7 +15,7 @@ fn machine() -> Machine {
 #[test]
 fn syscall_saves_the_return_in_registers_and_masks_flags() {
     let mut machine = machine();
-    machine.to_user(USER_CODE);
+    machine.enter_user(USER_CODE);
     machine.state.rflags |= rflags::CF;
     let flags = machine.state.rflags;
     machine.core().syscall(0x1236).unwrap();
@@ -53,9 +53,9 @@ fn sysret_to_a_non_canonical_address_faults_before_the_switch() {
 #[test]
 fn syscall_needs_sce_and_64bit_mode() {
     let mut machine = machine();
-    machine.to_user(USER_CODE32);
+    machine.enter_user(USER_CODE32);
     assert_eq!(machine.core().syscall(0), Err(Exception::invalid_opcode().into()));
-    machine.to_user(USER_CODE);
+    machine.enter_user(USER_CODE);
     machine.state.efer &= !efer::SCE;
     assert_eq!(machine.core().syscall(0), Err(Exception::invalid_opcode().into()));
 }
@@ -63,7 +63,7 @@ fn syscall_needs_sce_and_64bit_mode() {
 #[test]
 fn sysenter_and_sysexit_from_compatibility_mode() {
     let mut machine = machine();
-    machine.to_user(USER_CODE32);
+    machine.enter_user(USER_CODE32);
     assert_eq!(machine.core().sysenter(0), Err(general_protection(0)), "no selector");
     machine.state.msr.sysenter_cs = u64::from(KERNEL_CODE);
     machine.state.msr.sysenter_esp = STACK0;
