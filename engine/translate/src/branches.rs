@@ -109,6 +109,7 @@ impl Emitter<'_, '_> {
             block: self.origin.block,
             target,
             displacement: self.tables.offset + displacement,
+            unlinked: 0,
             entry,
         });
         self.out_of_line.push(OutOfLine::Unlinked {

@@ -255,6 +255,9 @@ impl Emitter<'_, '_> {
             }
             OutOfLine::Unlinked { jump, site, host_flags } => {
                 self.assembler.close(jump);
+                if let Site::Link { unlinked, .. } = &mut self.tables.sites[site as usize] {
+                    *unlinked = self.tables.offset + self.assembler.here();
+                }
                 self.assembler.store_immediate32(state(slots::SITE), site);
                 self.assembler.jump(if host_flags { self.exits.link_host_flags } else { self.exits.link });
             }

@@ -31,6 +31,8 @@ pub enum Site {
         target: u64,
         /// Offset in the cache of the jump's displacement.
         displacement: u32,
+        /// Offset in the cache of the stub that the jump goes to while it is not linked.
+        unlinked: u32,
         /// How the target is entered.
         entry: Entry,
     },

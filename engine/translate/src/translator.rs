@@ -264,7 +264,7 @@ impl Translator {
     }
 
     fn after_link(&mut self, core: &mut Core<'_>, site: u32) -> Next {
-        let Site::Link { block, target, displacement, entry } = self.sites[site as usize] else {
+        let Site::Link { block, target, displacement, entry, .. } = self.sites[site as usize] else {
             unreachable!("a link exit from a site that is no link")
         };
         core.state.rip = target;
@@ -452,6 +452,7 @@ impl Translator {
         for number in gone {
             self.statistics.invalidated += 1;
             let block = self.blocks.get(number).clone();
+            self.unlink(&block.incoming);
             let gone_host = self.cache.address(block.offset + block.entries.gone_host_flags);
             let gone_slot = self.cache.address(block.offset + block.entries.gone);
             let entries = block.entries;
@@ -463,6 +464,17 @@ impl Translator {
             }
             // Whoever comes by the table may mean another address with the same low bits: NEXT_RIP says which.
             self.cache.patch_jump(block.offset + entries.indirect, self.exits.lookup);
+        }
+    }
+
+    /// Send the jumps at `sites`, linked to a block that is gone, back to the dispatcher, which links them anew.
+    fn unlink(&mut self, sites: &[u32]) {
+        for &site in sites {
+            if let Site::Link { block, displacement, unlinked, .. } = self.sites[site as usize]
+                && self.blocks.get(block).alive
+            {
+                self.cache.patch_relative(displacement, self.cache.address(unlinked));
+            }
         }
     }
 
