@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import os
 import sys
@@ -68,11 +69,23 @@ def _dispatch(words: list[str]) -> int:
             module.add_options(verb)
             verb.set_defaults(main=module.main, parser=verb)
     options, unknown = parser.parse_known_args(words)
-    if unknown:
-        options.parser.refuse(unknown)
+    _check_words(options, unknown, command)
     options.command = command
     code: int = options.main(options)
     return code
+
+
+def _check_words(options: argparse.Namespace, unknown: list[str], command: list[str] | None) -> None:
+    """Refuse words that the verb has no use for. Raises `UsageError`."""
+    hint = ""
+    if options.verb == "run":
+        hint = f": a command for the guest is written behind --, as in gasang run -- {' '.join(unknown)}"
+    elif command is not None:
+        options.parser.error("no command for a guest can be given here")
+    if unknown and unknown[0].startswith("-"):
+        options.parser.error(f"unknown option {unknown[0]}")
+    if unknown:
+        options.parser.error(f"unexpected {unknown[0]!r}{hint}")
 
 
 def _split_command(words: list[str]) -> tuple[list[str], list[str] | None]:

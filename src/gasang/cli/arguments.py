@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from typing import NoReturn
 
 
@@ -22,12 +21,3 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """What argparse calls. Raises `UsageError`."""
         raise UsageError(f"{message} (see {self.prog} --help)")
-
-    def refuse(self, unknown: Sequence[str]) -> NoReturn:
-        """Words that mean nothing here. Raises `UsageError`."""
-        if unknown[0].startswith("-"):
-            self.error(f"unknown option {unknown[0]}")
-        words = " ".join(unknown)
-        self.error(
-            f"unexpected {unknown[0]!r}: a command for the guest is written behind --, as in -- {words}"
-        )

@@ -16,6 +16,7 @@ from gasang.machine.outcome import DebugExit, Reboot, Stopped
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 _BROKEN_PIPE = 128 + 13
+_GUEST_FAILED = 255
 
 
 class Session:
@@ -37,7 +38,7 @@ class Session:
                 stderr=writer(_STDERR),
             )
 
-        return self._until_end(work, show_console=True)
+        return self._until_end(work, for_command=True)
 
     def on_terminal(self) -> int:
         """The console on our terminal, in raw mode; return the exit code of its shell, or of the machine."""
@@ -65,7 +66,7 @@ class Session:
             in_background(feed)
         return self._until_end(partial(show_output, console, writer(_STDOUT), ended))
 
-    def _until_end(self, work: Callable[[], None], *, show_console: bool = False) -> int:
+    def _until_end(self, work: Callable[[], None], *, for_command: bool = False) -> int:
         """Do `work` in a thread, then stop the machine if it still runs; the exit code of it all."""
 
         def guarded() -> None:
@@ -90,14 +91,15 @@ class Session:
             return self._code
         if isinstance(outcome, PowerOff) and agent.shell is not None:
             return agent.shell
-        self._report(outcome, show_console=show_console)
-        return outcome.exit_code
+        return self._judge(outcome, for_command=for_command)
 
-    def _report(self, outcome: Outcome, *, show_console: bool) -> None:
-        """Say how the machine ended, unless the guest or the user wanted it so."""
-        if isinstance(outcome, PowerOff | Reboot | DebugExit | Stopped):
-            return
+    def _judge(self, outcome: Outcome, *, for_command: bool) -> int:
+        """The exit code of a machine that ended by itself; says why, unless somebody wanted it so."""
+        lost = for_command and isinstance(outcome, Reboot)
+        if not lost and isinstance(outcome, PowerOff | Reboot | DebugExit | Stopped):
+            return outcome.exit_code
         complain(f"the machine ended: {outcome.reason}")
         tail = self._machine.console.tail()
-        if show_console and tail:
+        if for_command and tail:
             writer(_STDERR)(f"{tail}\n".encode())
+        return _GUEST_FAILED if lost else outcome.exit_code
