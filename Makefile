@@ -1,0 +1,89 @@
+# The front door. Each verb does everything from a fresh clone: tools into .venv, the engine in release mode,
+# the default guest into the user's cache.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+BIN := .venv/bin
+TOOLS := .venv/tools
+ENGINE := src/gasang/_engine.abi3.so
+ENGINE_SOURCES := $(shell find engine -name '*.rs' -o -name '*.S' -o -name '*.toml') Cargo.toml $(wildcard Cargo.lock)
+
+# The face of the engine needs a Python to link its tests with; tests/seam tests it from Python.
+CRATES := --workspace --exclude gasang-python
+
+.PHONY: help run test bench lint fuzz lockstep docs clean host guest
+
+help:  ## what can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | column -t -s $$'\t'
+
+run: $(ENGINE)  ## a guest: its shell on a terminal; ARGS="-- uname -a" and other options of gasang run
+ifneq ($(ARGS),)
+	@$(BIN)/gasang run $(ARGS)
+else
+	@if [ -t 0 ] && [ -t 1 ]; then $(BIN)/gasang run; else $(BIN)/gasang run -- uname -a; fi
+endif
+
+test: $(ENGINE)  ## every test: the engine's, then Python's; PYTEST="-k name" for some of the latter
+	cargo test $(CRATES) --release --quiet
+	$(BIN)/pytest $(PYTEST)
+
+bench: $(ENGINE)  ## the benchmarks; ARGS are theirs
+	$(call need,qemu-system-x86_64,qemu-system-x86)
+	$(BIN)/python benches/run.py $(ARGS)
+
+lint: $(ENGINE)  ## formatting, types, floors
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --release --quiet -- -D warnings
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check --quiet
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest gasang._engine
+	$(BIN)/lint-imports
+	@! grep -rnE '^ *(import|from) .*_engine' src/gasang --include='*.py' \
+		| grep -vE '^src/gasang/(machine/|cli/doctor\.py)' || { echo 'only machine/ may use _engine'; false; }
+
+lockstep: $(ENGINE)  ## T0 against T1 over a boot; ARGS="--instructions N"
+	$(BIN)/python tests/lockstep/lockstep.py $(ARGS)
+
+docs: | host  ## the reference of the engine, as HTML in target/doc
+	cargo doc $(CRATES) --no-deps --document-private-items
+
+clean:  ## remove what was built; the guest stays in the user's cache
+	rm -rf .venv target build dist $(ENGINE) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find src tests benches guests -name __pycache__ -type d -exec rm -rf {} +
+
+# need COMMAND,PACKAGE: install a package of the system's if a command is missing and we may.
+define need
+@command -v $(1) >/dev/null || { \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		{ apt-get -qq update && apt-get install -qq -y --no-install-recommends $(2); } >&2; \
+	else echo '$(1) is missing: install the package $(2)' >&2; exit 1; fi; }
+endef
+
+# What the host must have: a Rust, a C compiler and binutils (the engine's linker; programs for tests), venv.
+host:
+	$(call need,cc,gcc libc6-dev)
+	$(call need,objcopy,binutils)
+	$(call need,$(PYTHON),python3)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo 'gasang needs Python 3.11 or newer: make PYTHON=/path/to/it' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
+		then { apt-get -qq update && apt-get install -qq -y python3-venv; } >&2; \
+		else echo 'Python has no venv: install the package python3-venv' >&2; exit 1; fi; }
+	@version="$$(cargo --version 2>/dev/null | cut -d' ' -f2)"; \
+	if [ "$$(printf '%s\n' 1.85 "$${version:-0}" | sort -V | head -n1)" != 1.85 ]; then \
+		echo "gasang needs Rust 1.85 or newer (here: $${version:-none}): see https://rustup.rs" >&2; exit 1; fi
+
+$(TOOLS): pyproject.toml | host
+	@{ $(PYTHON) -m venv .venv; $(BIN)/pip install -q -U 'pip>=25.1'; $(BIN)/pip install -q --group dev; } >&2
+	@touch $@
+
+$(ENGINE): $(ENGINE_SOURCES) $(TOOLS)
+	@VIRTUAL_ENV='$(CURDIR)/.venv' $(BIN)/maturin develop --release >&2
+	@touch $@
