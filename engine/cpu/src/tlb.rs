@@ -20,8 +20,14 @@ pub enum Mode {
 
 const MODES: usize = 3;
 const SPACES: usize = 8;
-/// A tag or key that nothing matches.
-const NONE: u64 = !0;
+/// A key that nothing matches.
+const NO_KEY: u64 = !0;
+
+/// A tag that nothing matches which is looked up in the entry `index`: an address of another entry.
+#[inline]
+fn no_tag(index: usize) -> u64 {
+    !(index as u64 * PAGE_SIZE)
+}
 
 /// One entry. A tag is the linear address of a page, so that (address ^ tag) is below the page size for a hit, and
 /// comparing it with the page size less the access size also refuses an access that leaves the page.
@@ -38,7 +44,11 @@ pub struct TlbEntry {
     pub page: u64,
 }
 
-const EMPTY: TlbEntry = TlbEntry { read: NONE, write: NONE, exec: NONE, page: 0 };
+impl TlbEntry {
+    fn empty(index: usize) -> TlbEntry {
+        TlbEntry { read: no_tag(index), write: no_tag(index), exec: NO_KEY, page: 0 }
+    }
+}
 
 /// The key of an executable page: what it is mapped to, from where, and for whom, in one word.
 #[inline]
@@ -79,14 +89,14 @@ pub struct TlbContext {
 impl TlbContext {
     fn new(entries: usize) -> TlbContext {
         TlbContext {
-            entries: vec![EMPTY; entries].into(),
+            entries: (0..entries).map(TlbEntry::empty).collect(),
             global: vec![0; entries.div_ceil(64)].into(),
             large: [0; 4],
         }
     }
 
     fn clear(&mut self) {
-        self.entries.fill(EMPTY);
+        self.entries.iter_mut().enumerate().for_each(|(index, entry)| *entry = TlbEntry::empty(index));
         self.global.fill(0);
         self.large = [0; 4];
     }
@@ -94,7 +104,7 @@ impl TlbContext {
     fn clear_non_global(&mut self) {
         for (index, entry) in self.entries.iter_mut().enumerate() {
             if self.global[index / 64] >> (index % 64) & 1 == 0 {
-                *entry = EMPTY;
+                *entry = TlbEntry::empty(index);
             }
         }
     }
@@ -117,7 +127,7 @@ impl TlbContext {
             return;
         }
         let index = index_of(linear, self.entries.len());
-        self.entries[index] = EMPTY;
+        self.entries[index] = TlbEntry::empty(index);
     }
 }
 
@@ -181,11 +191,11 @@ impl Tlb {
         let context = &mut self.spaces[self.current].contexts[mode as usize];
         let index = index_of(fill.linear, self.entries);
         let tag = fill.linear & !(PAGE_SIZE - 1);
-        let key = |allowed: bool, value: u64| if allowed { value } else { NONE };
+        let key = |allowed: bool, value: u64, none: u64| if allowed { value } else { none };
         context.entries[index] = TlbEntry {
-            read: key(fill.read, tag),
-            write: key(fill.write, tag),
-            exec: key(fill.execute, exec_key(fill.linear, mode == Mode::User, fill.physical)),
+            read: key(fill.read, tag, no_tag(index)),
+            write: key(fill.write, tag, no_tag(index)),
+            exec: key(fill.execute, exec_key(fill.linear, mode == Mode::User, fill.physical), NO_KEY),
             page: fill.page,
         };
         let (word, bit) = (index / 64, 1 << (index % 64));
@@ -249,8 +259,10 @@ impl Tlb {
     /// Code was translated from the page at host address `page`: writes to it must no longer hit.
     pub fn forbid_writes(&mut self, page: u64) {
         for context in self.spaces.iter_mut().flat_map(|space| &mut space.contexts) {
-            for entry in context.entries.iter_mut().filter(|entry| entry.page == page) {
-                entry.write = NONE;
+            for (index, entry) in
+                context.entries.iter_mut().enumerate().filter(|(_, entry)| entry.page == page)
+            {
+                entry.write = no_tag(index);
             }
         }
     }
@@ -320,6 +332,17 @@ mod tests {
         tlb.insert(Mode::Supervisor, &fill(0x20_1000, false, 21));
         tlb.invalidate_page(0x20_5000);
         assert!(!holds(&tlb, 0x20_1000));
+    }
+
+    #[test]
+    fn no_address_hits_an_empty_entry() {
+        let tlb = Tlb::new(16);
+        for page in (0..32).chain((!0 >> 12) - 32..=!0 >> 12) {
+            for address in [page << 12, page << 12 | 0xfff] {
+                let entry = tlb.entry(Mode::Supervisor, address);
+                assert!(address ^ entry.read >= 4096 && address ^ entry.write >= 4096, "{address:#x}");
+            }
+        }
     }
 
     #[test]
