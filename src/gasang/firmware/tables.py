@@ -144,7 +144,7 @@ def _fadt(dsdt: int, facs: int) -> bytes:
     put(112, "I", _FIXED_FLAGS)
     put(116, "BBBBQB", *_io_register(RESET_PORT, bits=8), RESET_VALUE)
     put(131, "B", 5)  # minor version: 6.5
-    put(132, "QQ", 0, dsdt)  # X_FIRMWARE_CTRL stays 0 where FIRMWARE_CTRL is used
+    put(132, "QQ", facs, dsdt)
     put(148, "BBBBQ", *_io_register(PM1_EVENT_PORT, bits=32))
     put(172, "BBBBQ", *_io_register(PM1_CONTROL_PORT, bits=16))
     put(208, "BBBBQ", *_io_register(PM_TIMER_PORT, bits=32))

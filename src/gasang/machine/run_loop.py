@@ -93,22 +93,22 @@ class RunLoop:
 
     def answer(self, vcpu: Vcpu, exit: Exit) -> int | None:
         """Do what an exit asks for; the value to enter with if it was a read."""
-        match exit:
-            case PioRead(port, size):
+        match exit:  # without positional patterns, which cost more than the access itself
+            case PioRead():
                 with self._devices:
-                    return self._bus.ports.read(port, size)
-            case PioWrite(port, size, value):
+                    return self._bus.ports.read(exit.port, exit.size)
+            case PioWrite():
                 with self._devices:
-                    self._bus.ports.write(port, size, value)
-            case MmioRead(address, size):
+                    self._bus.ports.write(exit.port, exit.size, exit.value)
+            case MmioRead():
                 with self._devices:
-                    return self._bus.memory.read(address, size)
-            case MmioWrite(address, size, value):
+                    return self._bus.memory.read(exit.address, exit.size)
+            case MmioWrite():
                 with self._devices:
-                    self._bus.memory.write(address, size, value)
-            case SerialOutput(index, data):
+                    self._bus.memory.write(exit.address, exit.size, exit.value)
+            case SerialOutput():
                 with self._devices:
-                    self._serial_output(index, data)
+                    self._serial_output(exit.index, exit.data)
             case Interrupted():
                 self._pass_gate()
             case Halted():
