@@ -137,6 +137,15 @@ fn handler(instruction: &Instruction) -> Option<Handler> {
         .or_else(|| gather::handler(instruction))
 }
 
+/// Whether the host executes an instruction for a processor of this model.
+#[cfg(test)]
+pub(crate) fn is_executed_by_host(instruction: &Instruction, model: &CpuModel) -> bool {
+    !instruction.is_invalid()
+        && instruction.cpuid_features().iter().all(|&feature| is_offered(model, feature))
+        && handler(instruction).is_none()
+        && is_computation(instruction)
+}
+
 /// #UD.
 pub(crate) fn undefined(_: &mut Core<'_>, _: &Decoded) -> Result<Flow, Trap> {
     Err(Exception::invalid_opcode().into())
@@ -185,41 +194,66 @@ fn unit(instruction: &Instruction) -> Unit {
             instruction.op_kind(index) == OpKind::Register && test(instruction.op_register(index))
         })
     };
-    let x87 = instruction.cpuid_features().iter().any(|feature| {
-        matches!(
-            feature,
-            CpuidFeature::FPU
-                | CpuidFeature::FPU287
-                | CpuidFeature::FPU287XL_ONLY
-                | CpuidFeature::FPU387
-                | CpuidFeature::FPU387SL_ONLY
-        )
-    });
-    let vector = uses(Register::is_vector_register) || is_vector_control(instruction.mnemonic());
+    let of =
+        |test: fn(CpuidFeature) -> bool| instruction.cpuid_features().iter().any(|&feature| test(feature));
     match instruction.encoding() {
         EncodingKind::EVEX | EncodingKind::MVEX => Unit::Avx512,
         EncodingKind::VEX if uses(Register::is_k) => Unit::Avx512,
-        EncodingKind::VEX if vector => Unit::Avx,
-        EncodingKind::VEX => Unit::VexInteger,
+        EncodingKind::VEX if of(is_general) => Unit::VexInteger,
+        EncodingKind::VEX => Unit::Avx,
         _ if instruction.code() == Code::Wait => Unit::Wait,
-        _ if x87 => Unit::X87,
-        _ if vector => Unit::Sse,
+        _ if of(is_x87) => Unit::X87,
+        _ if of(is_general) || is_general_in_sse(instruction.mnemonic()) => Unit::Integer,
+        _ if uses(Register::is_vector_register) || converts_to_mmx(instruction.mnemonic()) => Unit::Sse,
         _ if uses(Register::is_mm) || instruction.mnemonic() == Mnemonic::Emms => Unit::Mmx,
-        _ => Unit::Integer,
+        _ => Unit::Sse,
     }
 }
 
-/// Vector instructions without a vector register among their operands.
-fn is_vector_control(mnemonic: Mnemonic) -> bool {
+fn is_x87(feature: CpuidFeature) -> bool {
+    matches!(
+        feature,
+        CpuidFeature::FPU
+            | CpuidFeature::FPU287
+            | CpuidFeature::FPU287XL_ONLY
+            | CpuidFeature::FPU387
+            | CpuidFeature::FPU387SL_ONLY
+    )
+}
+
+/// Features whose instructions use general-purpose registers only.
+fn is_general(feature: CpuidFeature) -> bool {
+    matches!(
+        feature,
+        CpuidFeature::INTEL8086
+            | CpuidFeature::INTEL186
+            | CpuidFeature::INTEL286
+            | CpuidFeature::INTEL386
+            | CpuidFeature::INTEL486
+            | CpuidFeature::X64
+            | CpuidFeature::CMOV
+            | CpuidFeature::CX8
+            | CpuidFeature::CMPXCHG16B
+            | CpuidFeature::POPCNT
+            | CpuidFeature::LZCNT
+            | CpuidFeature::MOVBE
+            | CpuidFeature::ADX
+            | CpuidFeature::BMI1
+            | CpuidFeature::BMI2
+    )
+}
+
+/// Instructions of the SSE features that use no vector register and no MXCSR: no operating system needs to enable them.
+fn is_general_in_sse(mnemonic: Mnemonic) -> bool {
     matches!(
         mnemonic,
-        Mnemonic::Ldmxcsr
-            | Mnemonic::Stmxcsr
-            | Mnemonic::Vldmxcsr
-            | Mnemonic::Vstmxcsr
-            | Mnemonic::Vzeroupper
-            | Mnemonic::Vzeroall
+        Mnemonic::Movnti | Mnemonic::Lfence | Mnemonic::Mfence | Mnemonic::Sfence | Mnemonic::Crc32
     )
+}
+
+/// Conversions to MMX registers that are subject to MXCSR.
+fn converts_to_mmx(mnemonic: Mnemonic) -> bool {
+    matches!(mnemonic, Mnemonic::Cvtps2pi | Mnemonic::Cvttps2pi | Mnemonic::Cvtpd2pi | Mnemonic::Cvttpd2pi)
 }
 
 /// Legacy SSE instructions want their 16-byte operands aligned, but for those made for unaligned ones; of the VEX and

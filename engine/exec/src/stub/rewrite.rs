@@ -2,7 +2,9 @@
 //! no mention of RSP.
 
 use gasang_x86::gpr;
-use iced_x86::{Code, Encoder, Instruction, InstructionInfoFactory, OpAccess, OpKind, Register, RflagsBits};
+use iced_x86::{
+    Code, Encoder, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register, RflagsBits,
+};
 
 const STATUS: u32 =
     RflagsBits::OF | RflagsBits::SF | RflagsBits::ZF | RflagsBits::AF | RflagsBits::CF | RflagsBits::PF;
@@ -51,7 +53,7 @@ pub(super) fn rewrite(instruction: &Instruction, factory: &mut InstructionInfoFa
     substitute(&mut host, memory, stack);
     let mut encoder = Encoder::new(64);
     encoder.encode(&host, 0).ok()?;
-    let modified = instruction.rflags_modified() & STATUS;
+    let writes_flags = instruction.rflags_modified() & STATUS != 0 || rotates(instruction.mnemonic());
     Some(HostForm {
         bytes: encoder.take_buffer(),
         used,
@@ -59,9 +61,27 @@ pub(super) fn rewrite(instruction: &Instruction, factory: &mut InstructionInfoFa
         state,
         memory,
         stack,
-        reads_flags: instruction.rflags_read() & STATUS != 0 || modified != 0,
-        writes_flags: modified != 0,
+        reads_flags: instruction.rflags_read() & STATUS != 0 || writes_flags,
+        writes_flags,
     })
+}
+
+/// Rotates and shifts by an immediate that comes to no rotation: the manual says that they change no flag, silicon sets
+/// OF all the same.
+fn rotates(mnemonic: Mnemonic) -> bool {
+    matches!(
+        mnemonic,
+        Mnemonic::Rcl
+            | Mnemonic::Rcr
+            | Mnemonic::Rol
+            | Mnemonic::Ror
+            | Mnemonic::Shl
+            | Mnemonic::Sal
+            | Mnemonic::Shr
+            | Mnemonic::Sar
+            | Mnemonic::Shld
+            | Mnemonic::Shrd
+    )
 }
 
 /// Forms that 64-bit mode lacks, or that hold an absolute address, have equivalents with a ModRM byte.

@@ -1,4 +1,6 @@
 //! Facts about single instructions, on a machine with real memory and page tables.
 
 mod facts;
+mod forms;
 mod machine;
+mod native;
