@@ -4,18 +4,40 @@
 reads travels with the next entry.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import final
+
+__all__ = [
+    "DescriptorTable",
+    "EngineError",
+    "Exit",
+    "Halted",
+    "Interrupted",
+    "MmioRead",
+    "MmioWrite",
+    "PioRead",
+    "PioWrite",
+    "Segment",
+    "SerialOutput",
+    "Shutdown",
+    "TranslatedBlock",
+    "Vcpu",
+    "Vm",
+    "cpu_features",
+    "cpu_models",
+    "host_capabilities",
+]
 
 @final
 class EngineError(Exception):
-    """The engine refused: a bad processor model, memory that cannot be had, a register that does not exist."""
+    """The engine refused: a bad processor model, memory it cannot have, a register that does not exist."""
 
 @final
 class PioRead:
     """The guest reads an I/O port; answer with the value in the next `run`."""
 
     __match_args__ = ("port", "size")
+    def __new__(cls, port: int, size: int) -> PioRead: ...
     @property
     def port(self) -> int: ...
     @property
@@ -26,6 +48,7 @@ class PioWrite:
     """The guest writes an I/O port."""
 
     __match_args__ = ("port", "size", "value")
+    def __new__(cls, port: int, size: int, value: int) -> PioWrite: ...
     @property
     def port(self) -> int: ...
     @property
@@ -35,9 +58,13 @@ class PioWrite:
 
 @final
 class MmioRead:
-    """The guest reads a physical address that is neither RAM nor a device of the engine; answer in the next `run`."""
+    """The guest reads a physical address that is neither RAM nor a device of the engine.
+
+    Answer in the next `run`.
+    """
 
     __match_args__ = ("address", "size")
+    def __new__(cls, address: int, size: int) -> MmioRead: ...
     @property
     def address(self) -> int: ...
     @property
@@ -48,6 +75,7 @@ class MmioWrite:
     """The guest writes a physical address that is neither RAM nor a device of the engine."""
 
     __match_args__ = ("address", "size", "value")
+    def __new__(cls, address: int, size: int, value: int) -> MmioWrite: ...
     @property
     def address(self) -> int: ...
     @property
@@ -60,6 +88,7 @@ class SerialOutput:
     """Bytes that the guest sent through serial port `index` (0 is COM1), collected since the last exit."""
 
     __match_args__ = ("index", "data")
+    def __new__(cls, index: int, data: bytes) -> SerialOutput: ...
     @property
     def index(self) -> int: ...
     @property
@@ -69,11 +98,14 @@ class SerialOutput:
 class Halted:
     """HLT with interrupts disabled: nothing but an NMI could wake this processor."""
 
+    def __new__(cls) -> Halted: ...
+
 @final
 class Shutdown:
     """The processor gave up; `reason` is "triple fault"."""
 
     __match_args__ = ("reason",)
+    def __new__(cls, reason: str) -> Shutdown: ...
     @property
     def reason(self) -> str: ...
 
@@ -81,14 +113,16 @@ class Shutdown:
 class Interrupted:
     """`Vcpu.kick` was called, or the instruction budget of `run` is spent."""
 
+    def __new__(cls) -> Interrupted: ...
+
 Exit = PioRead | PioWrite | MmioRead | MmioWrite | SerialOutput | Halted | Shutdown | Interrupted
 
 @final
 class Segment:
     """A segment register: the selector and the hidden part.
 
-    `attributes` has the layout of a VMCS access-rights field (SDM vol. 3, 25.4.1): type 3:0, S 4, DPL 6:5, P 7,
-    AVL 12, L 13, D/B 14, G 15, unusable 16. `limit` is in bytes, already scaled.
+    `attributes` has the layout of a VMCS access-rights field (SDM vol. 3, 25.4.1): type 3:0, S 4, DPL 6:5,
+    P 7, AVL 12, L 13, D/B 14, G 15, unusable 16. `limit` is in bytes, already scaled.
     """
 
     __match_args__ = ("selector", "base", "limit", "attributes")
@@ -149,34 +183,71 @@ class Vcpu:
 
     def registers(self) -> Mapping[str, int | Segment | DescriptorTable]:
         """Every register by its manual's name: rax … r15, rip, rflags, cr0, cr2, cr3, cr4, cr8, efer, xcr0,
-        cs ss ds es fs gs ldtr tr (`Segment`), gdtr idtr (`DescriptorTable`), dr0 … dr7, and the rest of the
-        64-bit MSRs by name (star, lstar, cstar, fmask, kernel_gs_base, tsc_aux).
+        cs ss ds es fs gs ldtr tr (`Segment`), gdtr idtr (`DescriptorTable`), dr0 … dr3, dr6, dr7, and MSRs by
+        name (star, lstar, cstar, fmask, kernel_gs_base, sysenter_cs, sysenter_esp, sysenter_eip, pat,
+        tsc_aux, tsc_adjust, tsc_offset). Raises `EngineError` if another thread is inside `run`.
         """
 
     def set_registers(self, **values: int | Segment | DescriptorTable) -> None:
-        """Set the registers named; the others keep their values. Raises `EngineError` for an unknown name."""
+        """Set the registers named, as they are, without the checks of instructions; the others keep their
+        values.
+
+        Raises `EngineError` for an unknown name or a value that the register cannot hold, and then sets none.
+        """
 
     def statistics(self) -> dict[str, int]:
-        """Counters since creation: instructions, exits, blocks translated, TLB refills, and so on."""
+        """Counters since creation: instructions, exits, blocks translated, TLB refills, and so on.
+
+        While another thread is inside `run`, those of a moment ago.
+        """
 
     def translated_blocks(self) -> list[TranslatedBlock]:
         """The blocks translated since the last call, when the Vm was made with `trace_blocks=True`."""
+
+    def extended_state(self) -> bytes:
+        """The x87, SSE and AVX registers as XSAVE's standard format has them (SDM vol. 1, 13.4)."""
+
+    def events(self) -> list[tuple[int, int]]:
+        """The interrupts delivered since the last call as (instructions before it, vector); an NMI is
+        vector 2.
+
+        Only a Vm whose clock counts instructions records them.
+        """
+
+    def replay(self, events: Sequence[tuple[int, int]]) -> None:
+        """Deliver these interrupts at these instruction counts, and from now on no others.
+
+        Further calls append. At a HLT with nothing left to deliver, `run` returns `Interrupted`. `run` raises
+        `EngineError` if an interrupt of the list is not there to be delivered when its time has come.
+        """
 
 @final
 class Vm:
     """Guest memory, processors, interrupt controllers, timers and four serial ports, on one virtual clock.
 
-    RAM of `memory` bytes (a multiple of 4096) lies from address 0 up to 3 GiB and continues at 4 GiB; 0xA0000 to
-    0xBFFFF is a hole. Serial ports are at 0x3f8, 0x2f8, 0x3e8, 0x2e8 with GSIs 4, 3, 6, 7. Also in the engine: PIC, PIT
-    (with port 0x61), I/O APIC at 0xfec00000, HPET at 0xfed00000, local APIC at 0xfee00000, ACPI PM timer at port 0x608.
+    RAM of `memory` bytes (a multiple of 4096) lies from address 0 up to 3 GiB and continues at 4 GiB;
+    0xA0000 to 0xBFFFF is a hole. Serial ports are at 0x3f8, 0x2f8, 0x3e8, 0x2e8 with GSIs 4, 3, 6, 7. Also
+    in the engine: PIC, PIT (with port 0x61), I/O APIC at 0xfec00000, HPET at 0xfed00000, local APIC at
+    0xfee00000, ACPI PM timer at port 0x608.
 
     `accel` is "bt" (translator) or "interp" (T0 only). `cpu` is MODEL[,+feature,-feature]…
+
+    `clock` is "host", or "instructions": virtual time is then one nanosecond for each instruction, HLT
+    skips to the next timer, RDRAND's numbers are always the same, and so two runs of the same guest are the
+    same. One vCPU only.
 
     Raises `EngineError` for a bad model or feature name, or memory that cannot be mapped.
     """
 
     def __new__(
-        cls, *, memory: int, cpus: int = 1, accel: str = "bt", cpu: str = "max", trace_blocks: bool = False
+        cls,
+        *,
+        memory: int,
+        cpus: int = 1,
+        accel: str = "bt",
+        cpu: str = "max",
+        trace_blocks: bool = False,
+        clock: str = "host",
     ) -> Vm: ...
     def vcpu(self, index: int) -> Vcpu: ...
     def memory_regions(self) -> list[tuple[int, int]]:
@@ -186,7 +257,13 @@ class Vm:
         """Bytes of RAM at a physical address. Raises `EngineError` if any of it is not RAM."""
 
     def write_memory(self, address: int, data: bytes) -> None:
-        """Write RAM at a physical address. Raises `EngineError` if any of it is not RAM, and then writes nothing."""
+        """Write RAM at a physical address.
+
+        Raises `EngineError` if any of it is not RAM, and then writes nothing.
+        """
+
+    def memory_digest(self) -> int:
+        """64 bits that tell the contents of RAM from other contents; equal for equal contents."""
 
     def set_interrupt_line(self, gsi: int, level: bool) -> None:
         """Drive a global system interrupt line (0-23) high or low. Safe from any thread."""

@@ -35,7 +35,9 @@ def _assemble(directory: Path, source: str, bits: int) -> bytes:
     text.write_text(f".intel_syntax noprefix\n.code{bits}\n.globl _start\n_start:\n{source}\n")
     subprocess.run(["as", f"--{bits}", "-o", obj, text], check=True)
     emulation = {64: "elf_x86_64", 32: "elf_i386"}[bits]
-    subprocess.run(["ld", "-m", emulation, "-Ttext", hex(ENTRY), "-o", directory / "guest.elf", obj], check=True)
+    subprocess.run(
+        ["ld", "-m", emulation, "-Ttext", hex(ENTRY), "-o", directory / "guest.elf", obj], check=True
+    )
     subprocess.run(["objcopy", "-O", "binary", directory / "guest.elf", flat], check=True)
     return flat.read_bytes()
 

@@ -149,6 +149,21 @@ impl Interrupted {
     }
 }
 
+/// The type that all exits belong to: `PioRead | PioWrite | ...`.
+pub fn union(python: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    let others = [
+        python.get_type::<PioWrite>(),
+        python.get_type::<MmioRead>(),
+        python.get_type::<MmioWrite>(),
+        python.get_type::<SerialOutput>(),
+        python.get_type::<Halted>(),
+        python.get_type::<Shutdown>(),
+        python.get_type::<Interrupted>(),
+    ];
+    let first = python.get_type::<PioRead>().into_any();
+    others.into_iter().try_fold(first, |union, next| union.bitor(next))
+}
+
 /// The exit as an instance of its class.
 pub fn to_python(python: Python<'_>, exit: Exit) -> PyResult<Bound<'_, PyAny>> {
     match exit {

@@ -25,6 +25,8 @@ fn engine_error(error: gasang_vm::Error) -> PyErr {
 
 #[pymodule]
 mod _engine {
+    use pyo3::prelude::*;
+
     #[pymodule_export]
     use super::EngineError;
     #[pymodule_export]
@@ -35,4 +37,9 @@ mod _engine {
     use crate::vcpu::{TranslatedBlock, Vcpu};
     #[pymodule_export]
     use crate::vm::{Vm, cpu_features, cpu_models, host_capabilities};
+
+    #[pymodule_init]
+    fn add_exit(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("Exit", crate::exits::union(module.py())?)
+    }
 }

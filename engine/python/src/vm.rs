@@ -20,7 +20,10 @@ fn index(value: &Bound<'_, PyAny>, what: &str) -> PyResult<usize> {
 #[pymethods]
 impl Vm {
     #[new]
-    #[pyo3(signature = (*, memory, cpus=None, accel="bt", cpu="max", trace_blocks=false, clock="host"))]
+    #[pyo3(
+        signature = (*, memory, cpus=None, accel="bt", cpu="max", trace_blocks=false, clock="host"),
+        text_signature = "(*, memory, cpus=1, accel='bt', cpu='max', trace_blocks=False, clock='host')"
+    )]
     fn new(
         memory: &Bound<'_, PyAny>,
         cpus: Option<&Bound<'_, PyAny>>,

@@ -4,7 +4,7 @@ use crate::error::Error;
 use crate::shared::Shared;
 use gasang_cpu::{Core, Shadow, VcpuState};
 use gasang_exec::{Interpreter, Step};
-use gasang_translate::{BlockListing, Options, Translator};
+use gasang_translate::{BlockListing, Options, Statistics, Translator};
 use gasang_x86::rflags;
 use std::sync::Arc;
 
@@ -93,23 +93,9 @@ impl Accelerator {
         self.translator.as_mut().map(|translator| translator.take_blocks()).unwrap_or_default()
     }
 
-    /// The translator's counters by name.
-    pub(crate) fn statistics(&self) -> Vec<(&'static str, u64)> {
-        let Some(translator) = &self.translator else { return Vec::new() };
-        let counts = translator.statistics();
-        vec![
-            ("blocks_translated", counts.blocks),
-            ("instructions_translated", counts.translated),
-            ("translation_nanoseconds", counts.translation_time),
-            ("blocks_invalidated", counts.invalidated),
-            ("code_cache_flushes", counts.cache_flushes),
-            ("instructions_interpreted", counts.interpreted),
-            ("code_entries", counts.entries),
-            ("code_tlb_misses", counts.misses),
-            ("code_extended_exits", counts.extended),
-            ("code_lookups", counts.lookups),
-            ("code_faults", counts.faults),
-        ]
+    /// The translator's counters.
+    pub(crate) fn statistics(&self) -> Option<Statistics> {
+        self.translator.as_ref().map(|translator| translator.statistics())
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a processor counts.
 
 use crate::exit::Exit;
+use gasang_translate::Statistics;
 
 /// Counters since creation.
 #[derive(Debug, Clone, Default)]
@@ -12,8 +13,8 @@ pub(crate) struct Counts {
     pub(crate) halts: u64,
     pub(crate) tlb_refills: u64,
     pub(crate) tlb_flushes: u64,
-    /// The translator's own, by its names.
-    pub(crate) translator: Vec<(&'static str, u64)>,
+    /// The translator's own, if there is one.
+    pub(crate) translator: Option<Statistics>,
 }
 
 impl Counts {
@@ -29,6 +30,22 @@ impl Counts {
             ("tlb_flushes", self.tlb_flushes),
         ];
         let exits = Exit::NAMES.into_iter().zip(self.exits);
-        own.into_iter().chain(exits).chain(self.translator.iter().copied()).collect()
+        own.into_iter().chain(exits).chain(self.translator.iter().flat_map(of_translator)).collect()
     }
+}
+
+fn of_translator(counts: &Statistics) -> [(&'static str, u64); 11] {
+    [
+        ("blocks_translated", counts.blocks),
+        ("instructions_translated", counts.translated),
+        ("translation_nanoseconds", counts.translation_time),
+        ("blocks_invalidated", counts.invalidated),
+        ("code_cache_flushes", counts.cache_flushes),
+        ("instructions_interpreted", counts.interpreted),
+        ("code_entries", counts.entries),
+        ("code_tlb_misses", counts.misses),
+        ("code_extended_exits", counts.extended),
+        ("code_lookups", counts.lookups),
+        ("code_faults", counts.faults),
+    ]
 }

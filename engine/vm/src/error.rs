@@ -70,7 +70,7 @@ impl fmt::Display for Error {
                 write!(formatter, "reply {value:#x} does not fit in the {size} bytes that the guest reads")
             }
             Error::Busy(index) => write!(formatter, "vCPU {index} is running in another thread"),
-            Error::UnknownRegister(name) => write!(formatter, "no register is named {name:?}"),
+            Error::UnknownRegister(name) => write!(formatter, "no register is named '{name}'"),
             Error::RegisterValue { name, takes } => write!(formatter, "register {name} takes {takes}"),
             Error::NotRam(range) => range.fmt(formatter),
             Error::Diverged { instructions, vector, found } => {

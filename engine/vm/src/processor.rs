@@ -14,7 +14,7 @@ use gasang_cpu::{Activity, Core, Shadow, Tlb, Trap, VcpuState};
 use gasang_exec::Step;
 use gasang_x86::control::{cr0, cr3, cr4};
 use gasang_x86::{paging, rflags};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Instructions between two looks at the clock.
@@ -22,6 +22,8 @@ const POLL_INSTRUCTIONS: u64 = 32_768;
 /// Serial output waits at most so long (virtual nanoseconds), and at most so many bytes of it, while the guest runs.
 const OUTPUT_AGE: u64 = 1_000_000;
 const OUTPUT_BYTES: usize = 4096;
+/// Counters are made public so often (virtual nanoseconds) while the guest runs.
+const COUNTS_AGE: u64 = 100_000_000;
 /// Entries of each TLB context.
 const TLB_ENTRIES: usize = 1024;
 
@@ -40,7 +42,10 @@ pub(crate) struct Processor {
     pub(crate) tlb: Tlb,
     pub(crate) surroundings: Surroundings,
     pub(crate) events: Events,
-    pub(crate) counts: Counts,
+    counts: Counts,
+    /// The counters as of a moment ago, for whoever asks.
+    public_counts: Arc<Mutex<Counts>>,
+    counts_published: u64,
     pub(crate) accelerator: Accelerator,
     unfinished: Unfinished,
 }
@@ -59,6 +64,8 @@ impl Processor {
             surroundings: Surroundings::new(index, shared),
             events: Events::Own { record },
             counts: Counts::default(),
+            public_counts: Arc::default(),
+            counts_published: 0,
             accelerator,
             unfinished: Unfinished::Instruction,
         }
@@ -68,12 +75,12 @@ impl Processor {
     pub(crate) fn run(&mut self, reply: Option<u64>, instructions: Option<u64>) -> Result<Exit, Error> {
         let resume = self.surroundings.answers.take_reply(reply)?;
         let exit = self.run_to_exit(resume, instructions);
-        self.update_counts();
         if let Ok(exit) = &exit
             && let Some(count) = self.counts.exits.get_mut(exit.kind())
         {
             *count += 1;
         }
+        self.publish_counts();
         exit
     }
 
@@ -125,6 +132,9 @@ impl Processor {
             if attention.take(KICK) {
                 return Some(Exit::Interrupted);
             }
+        }
+        if now.saturating_sub(self.counts_published) >= COUNTS_AGE {
+            self.publish_counts();
         }
         (self.state.instructions >= limit).then_some(Exit::Interrupted)
     }
@@ -326,7 +336,7 @@ impl Processor {
 
     /// Let time pass until `deadline` (None: without end) or until attention is wanted.
     fn wait(&mut self, deadline: Option<u64>) -> Option<Exit> {
-        self.update_counts();
+        self.publish_counts();
         let shared = &self.surroundings.shared;
         let deadline = deadline.filter(|&deadline| deadline != NEVER);
         let attention = shared.attention.get(self.surroundings.index)?;
@@ -364,11 +374,18 @@ impl Processor {
         }
     }
 
-    pub(crate) fn update_counts(&mut self) {
+    /// Where the counters can be read while the processor runs.
+    pub(crate) fn public_counts(&self) -> Arc<Mutex<Counts>> {
+        Arc::clone(&self.public_counts)
+    }
+
+    fn publish_counts(&mut self) {
         self.counts.instructions = self.state.instructions;
         self.counts.tlb_refills = self.tlb.refills;
         self.counts.tlb_flushes = self.tlb.flushes;
         self.counts.translator = self.accelerator.statistics();
-        self.surroundings.shared.clock.set_retired(self.state.instructions);
+        self.counts_published = self.surroundings.shared.clock.now();
+        let mut public = self.public_counts.lock().unwrap_or_else(PoisonError::into_inner);
+        public.clone_from(&self.counts);
     }
 }

@@ -19,13 +19,13 @@ pub struct Vcpu {
     index: usize,
     shared: Arc<Shared>,
     processor: Mutex<Processor>,
-    /// The counters as of the last time the processor was free to write them down.
-    counts: Mutex<Counts>,
+    counts: Arc<Mutex<Counts>>,
 }
 
 impl Vcpu {
     pub(crate) fn new(index: usize, shared: Arc<Shared>, processor: Processor) -> Vcpu {
-        Vcpu { index, shared, processor: Mutex::new(processor), counts: Mutex::new(Counts::default()) }
+        let counts = processor.public_counts();
+        Vcpu { index, shared, processor: Mutex::new(processor), counts }
     }
 
     /// Its number, which is its APIC id.
@@ -140,10 +140,8 @@ impl Vcpu {
     /// Use the processor; a panic breaks the machine, not the process.
     fn use_processor<T>(&self, act: impl FnOnce(&mut Processor) -> Result<T, Error>) -> Result<T, Error> {
         let mut processor = self.lock()?;
-        let result = catch_unwind(AssertUnwindSafe(|| act(&mut processor)))
-            .unwrap_or_else(|panic| Err(self.shared.mark_broken(panic_message(&*panic))));
-        *self.counts.lock().unwrap_or_else(PoisonError::into_inner) = processor.counts.clone();
-        result
+        catch_unwind(AssertUnwindSafe(|| act(&mut processor)))
+            .unwrap_or_else(|panic| Err(self.shared.mark_broken(panic_message(&*panic))))
     }
 }
 
