@@ -94,12 +94,18 @@ impl Core<'_> {
         for (part, value) in parts.zip(values.iter().rev()) {
             part.copy_from_slice(&value.to_le_bytes()[..width as usize]);
         }
-        let linear = self.stack_linear(stack, pushed.pointer, total, Access::Write)?;
-        self.write_bytes(linear, &bytes[..total as usize], stack.privilege)?;
+        let written = self
+            .stack_linear(stack, pushed.pointer, total, Access::Write)
+            .and_then(|linear| self.write_bytes(linear, &bytes[..total as usize], stack.privilege));
+        match written {
+            // A fault is that of the first value that cannot be pushed, not of the lowest address.
+            Err(Trap::Exception(_)) => self.push_around(stack, values, width)?,
+            other => other?,
+        }
         Ok(pushed)
     }
 
-    /// Push a frame in the midst of which the stack pointer wraps.
+    /// Push a frame value by value: one that faults, or in the midst of which the stack pointer wraps.
     fn push_around(&mut self, stack: &Stack, values: &[u64], width: u64) -> Result<(), Trap> {
         let mut places = [0; FRAME_VALUES];
         for (index, place) in places.iter_mut().enumerate().take(values.len()) {

@@ -141,7 +141,7 @@ fn a_page_fault_during_a_page_fault_is_a_double_fault() {
     machine.core().deliver_exception(Exception::page_fault(0x1000, 0)).unwrap();
     assert_eq!(machine.state.rip, handler(DF));
     assert_eq!(machine.rsp(), STACK_IST1 - 48);
-    assert_eq!(machine.state.cr2, 0x70_0000_0000 - 48);
+    assert_eq!(machine.state.cr2, 0x70_0000_0000 - 8);
 }
 
 #[test]
@@ -189,7 +189,7 @@ fn a_frame_that_faults_half_way_writes_nothing() {
     machine.core().deliver_interrupt(0x40).unwrap();
     assert_eq!(machine.state.rip, handler(PF));
     assert_eq!(machine.peek(0x20_0000, 8), 0);
-    assert_eq!(machine.state.cr2, edge - 24);
+    assert_eq!(machine.state.cr2, edge - 8);
 }
 
 #[test]
@@ -206,7 +206,7 @@ fn smap_guards_the_frame_even_under_ac() {
     idt_entry(&mut machine, PF, gate(KERNEL_CODE, handler(PF), system::INTERRUPT_GATE, 0, 1));
     machine.core().deliver_interrupt(0x40).unwrap();
     assert_eq!(machine.state.rip, handler(PF), "STACK0 is the user's page");
-    assert_eq!(machine.state.cr2, STACK0 - 40);
+    assert_eq!(machine.state.cr2, STACK0 - 8);
 }
 
 #[test]
