@@ -41,14 +41,12 @@ arm:
     xor eax, eax
     ret
 
-# noreturn void escape(void): return there.
+# noreturn void escape(void): return there. FS and GS stay as they are: they are the program's.
 .global escape
 escape:
     mov eax, 0x10
     mov ds, eax
     mov es, eax
-    mov fs, eax
-    mov gs, eax
     mov ss, eax
     mov ebx, [escape_registers]
     mov ebp, [escape_registers + 4]
