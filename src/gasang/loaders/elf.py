@@ -117,7 +117,7 @@ def _pvh_entry(elf: ELFFile) -> int | None:
             # n_type is a number for types that pyelftools has no name for, which its annotations leave out
             kind: object = note["n_type"]
             if note["n_name"] == "Xen" and kind == _XEN_NOTE_PHYS32_ENTRY:
-                return int.from_bytes(note["n_descdata"], "little")
+                return int.from_bytes(note["n_descdata"][:4], "little")
     return None
 
 

@@ -23,7 +23,7 @@ from gasang.devices.fw_cfg import FirmwareConfiguration
 from gasang.devices.keyboard_controller import DATA, STATUS, KeyboardController
 from gasang.devices.pci import HostBridge, PciConfiguration
 from gasang.devices.power import PowerManagement
-from gasang.errors import ConfigError
+from gasang.errors import ConfigError, KernelError
 from gasang.firmware.bios import bios_remains
 from gasang.firmware.dsdt import SLEEP_TYPE_OFF
 from gasang.firmware.memory_map import memory_map
@@ -61,14 +61,20 @@ class Pc:
         self._attach_devices(config, ending, debug_output)
 
     def load(self, image: BootImage) -> None:
-        """Write firmware's tables and a boot image to memory, and set processor 0 to enter it."""
+        """Write firmware's tables and a boot image to memory, and set processor 0 to enter it.
+
+        Raises `KernelError` if no processor can be in the state that the image asks for.
+        """
         for address, content in bios_remains().items():
             self._write(address, content)
         self._write(self.tables.address, self.tables.content)
         for segment in image.segments:
             self._write(segment.address, segment.data)
         registers = {name: _engine_register(value) for name, value in image.registers.items()}
-        self.vcpus[0].set_registers(**registers)
+        try:
+            self.vcpus[0].set_registers(**registers)
+        except _engine.EngineError as error:
+            raise KernelError(f"this kernel cannot be entered: {error}") from error
 
     def _attach_devices(
         self, config: MachineConfig, ending: Ending, debug_output: Callable[[bytes], None]

@@ -1,8 +1,12 @@
 """Which loader a kernel gets, and what is said about files that are no kernels for this machine."""
 
+import contextlib
 import struct
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from kernels import (
     AARCH64,
     I386,
@@ -91,3 +95,21 @@ def test_what_is_no_kernel_for_us_says_what_it_is(kernel, message, tmp_path):
 def test_modules_are_for_multiboot_only(kernel, tmp_path):
     with pytest.raises(KernelError, match="takes no multiboot modules: give it an initrd"):
         loaders.load(request(kernel, tmp_path, modules=[(memoryview(b"m"), "m")]))
+
+
+KERNELS = (
+    bzimage(gzip(vmlinux())),
+    vmlinux(),
+    elf(SEGMENT, entry=0, notes=pvh_note(2 * MIB)),
+    multiboot_elf(),
+)
+
+
+@given(st.data())
+def test_damaged_kernels_raise_nothing_but_kernel_error(data):
+    kernel = bytearray(data.draw(st.sampled_from(KERNELS)))
+    for _ in range(data.draw(st.integers(1, 4))):
+        kernel[data.draw(st.integers(0, len(kernel) - 1))] = data.draw(st.integers(0, 255))
+    length = data.draw(st.integers(0, len(kernel)))
+    with contextlib.suppress(KernelError):
+        loaders.load(request(bytes(kernel[:length]), Path("/nowhere"), initrd=memoryview(b"ramdisk")))
