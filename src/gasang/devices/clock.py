@@ -70,7 +70,9 @@ class RealTimeClock:
     """`start` is the wall-clock time when `clock` was 0; `memory` presets battery-backed bytes."""
 
     def __init__(self, clock: VirtualClock, start: datetime, memory: Mapping[int, int]) -> None:
+        # wiring
         self._clock = clock
+        # volatile state
         self._epoch = start.astimezone(UTC)
         self._index = 0
         self._ram = bytearray(_SIZE)

@@ -44,7 +44,9 @@ class FirmwareConfiguration:
 
     def __init__(self, memory: GuestMemory, ram: int, cpus: int, files: Mapping[str, bytes]) -> None:
         traditional, dma = 1 << 0, 1 << 1
+        # wiring
         self._memory = memory
+        # static configuration
         self._items: dict[int, bytes] = {
             Item.SIGNATURE: b"QEMU",
             Item.ID: struct.pack("<I", traditional | dma),
@@ -54,6 +56,7 @@ class FirmwareConfiguration:
             Item.FILE_DIRECTORY: _directory(files),
             **dict(enumerate(files.values(), start=_FIRST_FILE)),
         }
+        # volatile state
         self._current = b""
         self._position = 0
         self._dma_high = 0

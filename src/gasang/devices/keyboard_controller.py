@@ -40,7 +40,9 @@ class KeyboardController:
     """`reset` is called when the guest pulls the processor's reset line."""
 
     def __init__(self, reset: Callable[[], None]) -> None:
+        # wiring
         self._reset = reset
+        # volatile state
         self._configuration = _KEYBOARD_OFF | _MOUSE_OFF | _SYSTEM
         self._output: deque[int] = deque()
         self._awaits_data: Command | None = None

@@ -56,8 +56,10 @@ class PciConfiguration:
     def __init__(
         self, functions: Mapping[tuple[int, int, int], PciFunction], reset: Callable[[], None]
     ) -> None:
+        # wiring
         self._functions = functions
         self._reset = reset
+        # volatile state
         self._address = 0
         self._reset_control = 0
 

@@ -23,9 +23,12 @@ class PowerManagement:
     """`power_off` is called when the guest enters the sleep type `off_type`; others are not supported."""
 
     def __init__(self, interrupt: InterruptLine, power_off: Callable[[], None], off_type: int) -> None:
+        # static configuration
+        self._off_type = off_type
+        # wiring
         self._interrupt = interrupt
         self._power_off = power_off
-        self._off_type = off_type
+        # volatile state
         self._status = 0
         self._enable = 0
         self._control = _SCI_ENABLE
