@@ -175,12 +175,11 @@ class Machine:
             return self._pc.vcpus[cpu].registers()
 
     def statistics(self) -> dict[str, int]:
-        """The engine's counters, summed over the processors; a running machine is held meanwhile."""
+        """The engine's counters, summed over the processors: of a running machine, those of a moment ago."""
         total: dict[str, int] = {}
-        with self._loop.paused():
-            for vcpu in self._pc.vcpus:
-                for name, count in vcpu.statistics().items():
-                    total[name] = total.get(name, 0) + count
+        for vcpu in self._pc.vcpus:
+            for name, count in vcpu.statistics().items():
+                total[name] = total.get(name, 0) + count
         return total
 
     def translated_blocks(self, cpu: int = 0) -> list[TranslatedBlock]:
