@@ -120,9 +120,16 @@ impl Machine {
             model: CpuModel::parse("max").unwrap(),
             interpreter: Interpreter::new().unwrap(),
         };
-        machine.build_tables();
-        machine.enter_64bit_mode();
+        machine.reset();
         machine
+    }
+
+    /// The state that a new machine has, tables included; the rest of memory stays.
+    pub fn reset(&mut self) {
+        self.state = VcpuState::reset();
+        self.build_tables();
+        self.tlb.flush_all();
+        self.enter_64bit_mode();
     }
 
     fn build_tables(&mut self) {

@@ -2,5 +2,6 @@
 
 mod facts;
 mod forms;
+mod fuzz;
 mod machine;
 mod native;
