@@ -40,6 +40,9 @@ exit codes: the command's, or the console shell's, own; 124 timeout; 125 an erro
 """
 
 
+_KEYS = " (Ctrl-A x stops the machine, Ctrl-A h shows help)"
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `gasang run`."""
     parser.description = "Boot a guest."
@@ -89,7 +92,7 @@ def main(options: argparse.Namespace) -> int:
         trace = stack.enter_context(_trace(options))
         machine = stack.enter_context(Machine(config))
         if not options.quiet:
-            say(_accelerator_line(options.accel, config))
+            say(_accelerator_line(options.accel, config) + (_KEYS if on_terminal else ""))
         if trace:
             stack.enter_context(trace.following(machine, config.cpus))
         stack.enter_context(_limited(machine, options.timeout))
@@ -97,7 +100,7 @@ def main(options: argparse.Namespace) -> int:
         if options.command is not None:
             return session.run_command(options.command)
         if on_terminal:
-            return session.on_terminal()
+            return session.on_terminal(has_shell=options.kernel is None)
         return session.in_pipe(has_shell=options.kernel is None)
 
 

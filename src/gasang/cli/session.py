@@ -11,8 +11,7 @@ from gasang.backends.streams import Descriptor, may_read, writer
 from gasang.backends.terminal import raw_mode
 from gasang.cli.report import complain
 from gasang.errors import MachineDied
-from gasang.machine import Machine, Outcome, PowerOff
-from gasang.machine.outcome import DebugExit, Reboot, Stopped
+from gasang.machine import DebugExit, EngineFailed, Machine, Outcome, PowerOff, Reboot, Stopped, TimedOut
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 _BROKEN_PIPE = 128 + 13
@@ -24,6 +23,7 @@ class Session:
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
+        self._agent = machine.agent  # from the start, lest a report of the guest be missed
         self._code: int | None = None
         self._failure: BaseException | None = None
 
@@ -31,21 +31,25 @@ class Session:
         """Run a command by the guest's agent, our streams being its streams; return its exit code."""
 
         def work() -> None:
-            self._code = self._machine.agent.stream(
+            self._code = self._agent.stream(
                 command,
                 stdin=Descriptor(_STDIN) if may_read(_STDIN) else None,
                 stdout=writer(_STDOUT),
                 stderr=writer(_STDERR),
             )
 
-        return self._until_end(work, for_command=True)
+        outcome = self._until_end(work)
+        if self._code is not None:
+            return self._code
+        return self._without_its_command(outcome)
 
-    def on_terminal(self) -> int:
+    def on_terminal(self, *, has_shell: bool) -> int:
         """The console on our terminal, in raw mode; return the exit code of its shell, or of the machine."""
         console, show = self._machine.console, writer(_STDOUT)
         with raw_mode(_STDIN):
             in_background(partial(pass_keys, console, Descriptor(_STDIN), self._machine.stop, show))
-            return self._until_end(partial(show_output, console, show, threading.Event()))
+            outcome = self._until_end(partial(show_output, console, show, threading.Event()))
+        return self._of_console(outcome, has_shell=has_shell)
 
     def in_pipe(self, *, has_shell: bool) -> int:
         """The console as our stdin and stdout; return the exit code of its shell, or of the machine.
@@ -53,21 +57,22 @@ class Session:
         `has_shell`: the default guest's shell is on the console. It gets input only once it takes some, and
         is told of its end.
         """
-        console, agent, ended = self._machine.console, self._machine.agent, threading.Event()
+        console, ended = self._machine.console, threading.Event()
 
         def feed() -> None:
             if has_shell:
-                agent.wait_ready()
+                self._agent.wait_ready()
             pass_input(console, Descriptor(_STDIN))
             if has_shell:
                 ended.set()
 
         if may_read(_STDIN):
             in_background(feed)
-        return self._until_end(partial(show_output, console, writer(_STDOUT), ended))
+        outcome = self._until_end(partial(show_output, console, writer(_STDOUT), ended))
+        return self._of_console(outcome, has_shell=has_shell)
 
-    def _until_end(self, work: Callable[[], None], *, for_command: bool = False) -> int:
-        """Do `work` in a thread, then stop the machine if it still runs; the exit code of it all."""
+    def _until_end(self, work: Callable[[], None]) -> Outcome:
+        """Do `work` in a thread, and then stop the machine, unless it has ended by itself."""
 
         def guarded() -> None:
             try:
@@ -80,26 +85,37 @@ class Session:
                 self._failure = error
             self._machine.stop()
 
-        agent = self._machine.agent  # from the start, lest a report of the guest be missed
         thread = threading.Thread(target=guarded, name="gasang-session", daemon=True)
         thread.start()
         outcome = self._machine.wait()
         thread.join()
         if self._failure is not None:
             raise self._failure
+        return outcome
+
+    def _of_console(self, outcome: Outcome, *, has_shell: bool) -> int:
+        """The exit code of a session with the console, where a shell may have had the last word."""
+        agent = self._agent
         if self._code is not None:
             return self._code
         if isinstance(outcome, PowerOff) and agent.shell is not None:
             return agent.shell
-        return self._judge(outcome, for_command=for_command)
+        if isinstance(outcome, Reboot) and has_shell and not agent.ready:
+            # A panic ends so too, before there is a console to say it on.
+            complain("the guest asked for a reset before it was up")
+            return _GUEST_FAILED
+        if not isinstance(outcome, PowerOff | Reboot | DebugExit | Stopped):
+            complain(f"the machine ended: {outcome.reason}")
+        return outcome.exit_code
 
-    def _judge(self, outcome: Outcome, *, for_command: bool) -> int:
-        """The exit code of a machine that ended by itself; says why, unless somebody wanted it so."""
-        lost = for_command and isinstance(outcome, Reboot)
-        if not lost and isinstance(outcome, PowerOff | Reboot | DebugExit | Stopped):
+    def _without_its_command(self, outcome: Outcome) -> int:
+        """The exit code of a machine that ended before the command in it."""
+        if isinstance(outcome, PowerOff | DebugExit | Stopped):
             return outcome.exit_code
         complain(f"the machine ended: {outcome.reason}")
+        if isinstance(outcome, TimedOut | EngineFailed):
+            return outcome.exit_code
         tail = self._machine.console.tail()
-        if for_command and tail:
+        if tail:
             writer(_STDERR)(f"{tail}\n".encode())
-        return _GUEST_FAILED if lost else outcome.exit_code
+        return _GUEST_FAILED

@@ -14,14 +14,12 @@ from gasang.guest.rootfs import build
 
 CLOUD_KERNEL = "linux-image-cloud-amd64"
 GENERIC_KERNEL = "linux-image-amd64"
-APPEND = (
-    "console=ttyS0 earlyprintk=ttyS0 quiet panic=-1 cryptomgr.notests no_timer_check nowatchdog tsc=reliable"
-)
+APPEND = "console=ttyS0 quiet panic=-1 cryptomgr.notests no_timer_check nowatchdog tsc=reliable"
 """The kernel command line of the default guest.
 
-The console is the first serial port, for an early panic too, and a panic ends the machine at once. The
-kernel's self-tests of its ciphers are half of its boot, and testing its timer is 16 ms of spinning. Its
-watchdogs would take a pause of the host for a fault of theirs.
+The console is the first serial port, and a panic ends the machine at once. The kernel's self-tests of its
+ciphers are half of its boot, and testing its timer is 16 ms of spinning. Its watchdogs would take a pause
+of the host for a fault of theirs.
 """
 
 

@@ -40,6 +40,7 @@ class FakeAgent:
         self.machine = machine
         self.command = command
         self.shell = None
+        self.ready = False
 
     def wait_ready(self, timeout=None):
         if self.command is None:
@@ -100,21 +101,18 @@ def test_error_in_a_command_is_raised():
         Session(FakeMachine(command=command)).run_command(["x"])
 
 
-@pytest.mark.parametrize(
-    ("outcome", "code"),
-    [
-        (GuestPanic("bad"), 255),
-        (TripleFault(), 255),
-        (Reboot(), 255),
-        (TimedOut(5.0), 124),
-        (HaltedForever(), 0),
-    ],
-)
-def test_machine_that_ends_before_its_command_says_why(outcome, code, capfd):
+@pytest.mark.parametrize("outcome", [GuestPanic("bad"), TripleFault(), Reboot(), HaltedForever()])
+def test_machine_that_fails_its_command_says_why(outcome, capfd):
     machine = FakeMachine(outcome, console=b"last words", command=died)
-    assert Session(machine).run_command(["x"]) == code
+    assert Session(machine).run_command(["x"]) == 255
     error = capfd.readouterr().err
     assert error.splitlines() == [f"gasang: error: the machine ended: {outcome.reason}", "last words"]
+
+
+def test_timeout_is_one_line(capfd):
+    machine = FakeMachine(TimedOut(5.0), console=b"last words", command=died)
+    assert Session(machine).run_command(["x"]) == 124
+    assert capfd.readouterr().err == "gasang: error: the machine ended: timeout after 5 s\n"
 
 
 @pytest.mark.parametrize(("outcome", "code"), [(PowerOff(), 0), (DebugExit(7), 7), (Stopped(), 0)])
@@ -138,6 +136,18 @@ def test_exit_code_of_the_shell_is_ours(no_input):
     machine = FakeMachine(PowerOff(), command=died)
     machine.agent.shell = 5
     assert Session(machine).in_pipe(has_shell=True) == 5
+
+
+def test_reset_before_the_guest_is_up_is_an_error(no_input, capfd):
+    assert Session(FakeMachine(Reboot())).in_pipe(has_shell=True) == 255
+    assert "before it was up" in capfd.readouterr().err
+
+
+def test_reset_of_a_guest_that_is_up_is_its_end(no_input, capfd):
+    machine = FakeMachine(Reboot())
+    machine.agent.ready = True
+    assert Session(machine).in_pipe(has_shell=True) == 0
+    assert capfd.readouterr() == ("", "")
 
 
 def test_panic_on_the_console_is_not_repeated(no_input, capfd):
