@@ -302,6 +302,10 @@ impl Translator {
         if address & 0xfff > 4096 - u64::from(size) || !VcpuState::canonical(address) {
             return false;
         }
+        // A write that may be refused for its boundary must not mark the page as dirty first: T0 checks.
+        if write && size >= 16 && address % u64::from(size) != 0 {
+            return false;
+        }
         let access = if write { Access::Write } else { Access::Read };
         let privilege = core.privilege();
         let mode = core.tlb_mode(privilege);
