@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -151,9 +152,16 @@ def _with_default_guest(
     if options.command is not None:
         words.append("GASANG_SHELL=no")
     elif on_terminal:
-        size = shutil.get_terminal_size()
-        words.append(f"GASANG_SIZE={size.lines}x{size.columns}")
+        words += _terminal_words()
     return replace(config, append=" ".join([*words, config.append]).strip())
+
+
+def _terminal_words() -> list[str]:
+    """What tells the guest's first process of our terminal."""
+    size = shutil.get_terminal_size()
+    name = os.environ.get("TERM", "")
+    words = [f"GASANG_SIZE={size.lines}x{size.columns}"]
+    return [*words, f"TERM={name}"] if re.fullmatch(r"[\w.+-]+", name, re.ASCII) else words
 
 
 def _accelerator_line(asked: str, config: MachineConfig) -> str:
