@@ -1,6 +1,6 @@
 //! From guest bytes to a block's operations: what each instruction needs from the translator, and which flags live.
 
-use gasang_cpu::tlb;
+use gasang_cpu::{VcpuState, tlb};
 use iced_x86::{
     Code, CpuidFeature, Decoder, DecoderOptions, EncodingKind, FlowControl, Instruction,
     InstructionInfoFactory, MemorySize, Mnemonic, OpAccess, OpKind, Register, RflagsBits,
@@ -172,7 +172,8 @@ pub fn live_at_start(operations: &[Operation]) -> u32 {
 }
 
 fn classify(instruction: Instruction, user: bool) -> Operation {
-    let kind = if instruction.is_invalid() { Kind::Interpret } else { kind(&instruction, user) };
+    let refused = instruction.is_invalid() || jumps_out(&instruction);
+    let kind = if refused { Kind::Interpret } else { kind(&instruction, user) };
     let (reads, writes) = match kind {
         Kind::Interpret | Kind::PushFlags => (STATUS, 0),
         Kind::PopFlags => (0, STATUS),
@@ -182,6 +183,11 @@ fn classify(instruction: Instruction, user: bool) -> Operation {
     let kills = if shifts_by_cl(&instruction) { 0 } else { writes };
     let extended = extended_state(&instruction);
     Operation { instruction, kind, extended, reads, writes, kills, live_after: STATUS, live_before: STATUS }
+}
+
+/// A direct jump to an address that is not canonical faults at the jump itself, if it is taken.
+fn jumps_out(instruction: &Instruction) -> bool {
+    instruction.op0_kind() == OpKind::NearBranch64 && !VcpuState::canonical(instruction.near_branch64())
 }
 
 /// A shift by CL leaves the flags alone when the count is zero.
