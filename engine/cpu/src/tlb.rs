@@ -18,6 +18,9 @@ pub enum Mode {
     User = 2,
 }
 
+/// Jump entries in a context.
+pub const JUMPS: usize = 2048;
+
 const MODES: usize = 3;
 const SPACES: usize = 8;
 /// A key that nothing matches.
@@ -48,6 +51,12 @@ impl TlbEntry {
     fn empty(index: usize) -> TlbEntry {
         TlbEntry { read: no_tag(index), write: no_tag(index), exec: NO_KEY, page: 0 }
     }
+
+    /// Two jump entries whose addresses nothing matches that is looked up in them: addresses of other entries.
+    fn no_jumps(pair: usize) -> TlbEntry {
+        let index = pair as u64 * 2;
+        TlbEntry { read: !index, write: 0, exec: !(index + 1), page: 0 }
+    }
 }
 
 /// The key of an executable page: what it is mapped to, from where, and for whom, in one word.
@@ -77,46 +86,73 @@ pub struct Fill {
     pub size_shift: u32,
 }
 
-/// The entries of one address space in one mode.
+/// The entries of one address space in one mode; behind them, for generated code, where to go on for targets of indirect
+/// jumps: two jump entries (address, host code) in the room of one TLB entry. A jump entry is a translation as well, and
+/// is forgotten when its page is.
 #[derive(Debug, Clone)]
 pub struct TlbContext {
-    entries: Box<[TlbEntry]>,
+    slots: Box<[TlbEntry]>,
+    entries: usize,
     global: Box<[u64]>,
     /// A Bloom filter of the large pages that entries came from: INVLPG of one address drops all of its page.
     large: [u64; 4],
+    /// The same for the pages of jump targets.
+    jump_pages: [u64; 4],
+    /// Something was put here since the last `clear`.
+    used: bool,
 }
 
 impl TlbContext {
     fn new(entries: usize) -> TlbContext {
         TlbContext {
-            entries: (0..entries).map(TlbEntry::empty).collect(),
+            slots: (0..entries).map(TlbEntry::empty).chain((0..JUMPS / 2).map(TlbEntry::no_jumps)).collect(),
+            entries,
             global: vec![0; entries.div_ceil(64)].into(),
             large: [0; 4],
+            jump_pages: [0; 4],
+            used: false,
         }
     }
 
     fn clear(&mut self) {
-        self.entries.iter_mut().enumerate().for_each(|(index, entry)| *entry = TlbEntry::empty(index));
-        self.global.fill(0);
-        self.large = [0; 4];
+        if self.used {
+            let entries = self.slots[..self.entries].iter_mut().enumerate();
+            entries.for_each(|(index, entry)| *entry = TlbEntry::empty(index));
+            self.clear_jumps();
+            self.global.fill(0);
+            self.large = [0; 4];
+            self.used = false;
+        }
     }
 
     fn clear_non_global(&mut self) {
-        for (index, entry) in self.entries.iter_mut().enumerate() {
+        if !self.used {
+            return;
+        }
+        for (index, entry) in self.slots[..self.entries].iter_mut().enumerate() {
             if self.global[index / 64] >> (index % 64) & 1 == 0 {
                 *entry = TlbEntry::empty(index);
             }
         }
+        self.clear_jumps();
     }
 
-    fn large_bit(linear: u64, shift: u32) -> (usize, u64) {
+    fn clear_jumps(&mut self) {
+        if self.jump_pages != [0; 4] {
+            let pairs = self.slots[self.entries..].iter_mut().enumerate();
+            pairs.for_each(|(pair, slot)| *slot = TlbEntry::no_jumps(pair));
+            self.jump_pages = [0; 4];
+        }
+    }
+
+    fn filter_bit(linear: u64, shift: u32) -> (usize, u64) {
         let hash = (linear >> shift).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56;
         ((hash / 64) as usize, 1 << (hash % 64))
     }
 
     fn may_hold_large(&self, linear: u64) -> bool {
         [21, 22, 30].into_iter().any(|shift| {
-            let (word, bit) = Self::large_bit(linear, shift);
+            let (word, bit) = Self::filter_bit(linear, shift);
             self.large[word] & bit != 0
         })
     }
@@ -126,8 +162,32 @@ impl TlbContext {
             self.clear();
             return;
         }
-        let index = index_of(linear, self.entries.len());
-        self.entries[index] = TlbEntry::empty(index);
+        let index = index_of(linear, self.entries);
+        self.slots[index] = TlbEntry::empty(index);
+        let (word, bit) = Self::filter_bit(linear, 12);
+        if self.jump_pages[word] & bit != 0 {
+            self.clear_jumps();
+        }
+    }
+
+    fn insert_jump(&mut self, linear: u64, code: u64) {
+        let index = linear as usize & (JUMPS - 1);
+        let slot = &mut self.slots[self.entries + index / 2];
+        if index % 2 == 0 {
+            (slot.read, slot.write) = (linear, code);
+        } else {
+            (slot.exec, slot.page) = (linear, code);
+        }
+        let (word, bit) = Self::filter_bit(linear, 12);
+        self.jump_pages[word] |= bit;
+        self.used = true;
+    }
+
+    fn jump(&self, linear: u64) -> Option<u64> {
+        let index = linear as usize & (JUMPS - 1);
+        let slot = &self.slots[self.entries + index / 2];
+        let (target, code) = if index % 2 == 0 { (slot.read, slot.write) } else { (slot.exec, slot.page) };
+        (target == linear).then_some(code)
     }
 }
 
@@ -176,13 +236,13 @@ impl Tlb {
     /// Address of the first entry of the current space's context for `mode`, for generated code. It stays valid until
     /// the current space changes (`select`).
     pub fn context_address(&self, mode: Mode) -> u64 {
-        self.spaces[self.current].contexts[mode as usize].entries.as_ptr() as u64
+        self.spaces[self.current].contexts[mode as usize].slots.as_ptr() as u64
     }
 
     /// The entry where `linear` would be.
     #[inline]
     pub fn entry(&self, mode: Mode, linear: u64) -> &TlbEntry {
-        &self.spaces[self.current].contexts[mode as usize].entries[index_of(linear, self.entries)]
+        &self.spaces[self.current].contexts[mode as usize].slots[index_of(linear, self.entries)]
     }
 
     /// Keep what a walk found, for the current space.
@@ -192,7 +252,8 @@ impl Tlb {
         let index = index_of(fill.linear, self.entries);
         let tag = fill.linear & !(PAGE_SIZE - 1);
         let key = |allowed: bool, value: u64, none: u64| if allowed { value } else { none };
-        context.entries[index] = TlbEntry {
+        context.used = true;
+        context.slots[index] = TlbEntry {
             read: key(fill.read, tag, no_tag(index)),
             write: key(fill.write, tag, no_tag(index)),
             exec: key(fill.execute, exec_key(fill.linear, mode == Mode::User, fill.physical), NO_KEY),
@@ -205,9 +266,25 @@ impl Tlb {
             context.global[word] &= !bit;
         }
         if fill.size_shift > 12 {
-            let (word, bit) = TlbContext::large_bit(fill.linear, fill.size_shift);
+            let (word, bit) = TlbContext::filter_bit(fill.linear, fill.size_shift);
             context.large[word] |= bit;
         }
+    }
+
+    /// Host code for the target `linear` of an indirect jump in the current space, if it is known.
+    #[inline]
+    pub fn jump(&self, mode: Mode, linear: u64) -> Option<u64> {
+        self.spaces[self.current].contexts[mode as usize].jump(linear)
+    }
+
+    /// Remember host code for the target `linear` of indirect jumps, which is mapped as it is now.
+    pub fn insert_jump(&mut self, mode: Mode, linear: u64, code: u64) {
+        self.spaces[self.current].contexts[mode as usize].insert_jump(linear, code);
+    }
+
+    /// Forget all host code.
+    pub fn clear_jumps(&mut self) {
+        self.spaces.iter_mut().flat_map(|space| &mut space.contexts).for_each(TlbContext::clear_jumps);
     }
 
     /// Make `pcid` the current address space. With PCIDs off the only space is 0.
@@ -259,9 +336,8 @@ impl Tlb {
     /// Code was translated from the page at host address `page`: writes to it must no longer hit.
     pub fn forbid_writes(&mut self, page: u64) {
         for context in self.spaces.iter_mut().flat_map(|space| &mut space.contexts) {
-            for (index, entry) in
-                context.entries.iter_mut().enumerate().filter(|(_, entry)| entry.page == page)
-            {
+            let entries = context.slots[..context.entries].iter_mut().enumerate();
+            for (index, entry) in entries.filter(|(_, entry)| entry.page == page) {
                 entry.write = no_tag(index);
             }
         }
@@ -343,6 +419,22 @@ mod tests {
                 assert!(address ^ entry.read >= 4096 && address ^ entry.write >= 4096, "{address:#x}");
             }
         }
+    }
+
+    #[test]
+    fn a_jump_is_forgotten_with_its_page() {
+        let mut tlb = Tlb::new(16);
+        tlb.insert_jump(Mode::User, 0x1234, 7);
+        tlb.insert_jump(Mode::User, 0x1235, 8);
+        assert_eq!(tlb.jump(Mode::User, 0x1234), Some(7));
+        assert_eq!(tlb.jump(Mode::User, 0x1235), Some(8));
+        assert_eq!(tlb.jump(Mode::Supervisor, 0x1234), None);
+        assert_eq!(tlb.jump(Mode::User, 0x1234 + JUMPS as u64), None);
+        tlb.invalidate_page(0x1fff);
+        assert_eq!(tlb.jump(Mode::User, 0x1234), None);
+        tlb.insert_jump(Mode::User, 0x1234, 7);
+        tlb.flush_non_global();
+        assert_eq!(tlb.jump(Mode::User, 0x1234), None);
     }
 
     #[test]

@@ -87,4 +87,14 @@ mod tests {
         assert_eq!(layout.compacted_size(xcr0::X87 | xcr0::PKRU), BASE_SIZE + 8);
         assert_eq!(layout.standard_size(xcr0::X87 | xcr0::PKRU), 2696);
     }
+
+    #[test]
+    fn aligned_components_start_at_multiples_of_64_in_the_compacted_format() {
+        let mut layout = StateLayout { components: [None; 10] };
+        layout.components[5] = Some(Component { offset: 832, size: 8, aligned: false });
+        layout.components[6] = Some(Component { offset: 896, size: 512, aligned: true });
+        assert_eq!(layout.compacted_size(1 << 5 | 1 << 6), 640 + 512);
+        layout.components[6] = Some(Component { offset: 896, size: 512, aligned: false });
+        assert_eq!(layout.compacted_size(1 << 5 | 1 << 6), 584 + 512);
+    }
 }

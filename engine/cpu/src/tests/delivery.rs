@@ -212,14 +212,15 @@ fn smap_guards_the_frame_even_under_ac() {
 #[test]
 fn compatibility_mode_is_interrupted_onto_a_stack_beyond_four_gib() {
     let mut machine = Machine::long();
-    let top = 0xffff_c000_0000_1008;
+    let top = 0xffff_c000_0000_1010;
     machine.map(0xffff_c000_0000_0000, 0x20_0000, OPEN);
     machine.map(0xffff_c000_0000_1000, 0x20_1000, OPEN);
     machine.poke(TSS + 4, 8, top);
     machine.enter_user(USER_CODE32);
     machine.core().deliver_interrupt(0x40).unwrap();
-    assert_eq!(machine.rsp(), 0xffff_c000_0000_1000 - 40);
-    assert_eq!(machine.peek(0x20_0fd8, 8), 0x1234);
+    assert_eq!(machine.rsp(), top - 40);
+    assert_eq!(machine.peek(0x20_0fe8, 8), 0x1234);
+    assert_eq!(machine.peek(0x20_1008, 8), u64::from(USER_DATA), "across pages");
     assert!(machine.state.in_64bit_mode());
 }
 

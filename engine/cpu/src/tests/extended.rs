@@ -71,6 +71,9 @@ fn xsave_merges_its_header_with_the_old_one() {
     assert_eq!(machine.peek(AREA + HEADER, 8), xcr0::SSE | xcr0::AVX);
     assert_eq!(machine.peek(AREA + XMM + 16, 1), 0, "XMM was not asked for");
     assert_eq!(machine.peek(AREA + 24, 4), 0x1fa0, "MXCSR comes with AVX");
+    reset(&mut machine);
+    machine.core().xsave(AREA, xcr0::AVX, SaveKind::Opt, true).unwrap();
+    assert_eq!(machine.peek(AREA + HEADER, 8), xcr0::SSE, "AVX is initial now");
 }
 
 #[test]

@@ -250,6 +250,8 @@ fn writing_the_tsc_moves_tsc_adjust_and_back() {
     core.wrmsr(msr::TSC, 5000).unwrap();
     assert_eq!(core.rdtsc(), Ok(5000));
     assert_eq!(core.rdmsr(msr::TSC_ADJUST), Ok(4000));
+    core.wrmsr(msr::TSC, 6000).unwrap();
+    assert_eq!(core.rdmsr(msr::TSC_ADJUST), Ok(5000));
     core.wrmsr(msr::TSC_ADJUST, 0).unwrap();
     assert_eq!(core.rdmsr(msr::TSC), Ok(1000));
     core.wrmsr(msr::TSC, 0).unwrap();
