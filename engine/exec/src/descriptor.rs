@@ -118,12 +118,14 @@ fn store_table(core: &mut Core<'_>, decoded: &Decoded) -> Result<Flow, Trap> {
 }
 
 fn load_access_rights(core: &mut Core<'_>, decoded: &Decoded) -> Result<Flow, Trap> {
+    check_protected_mode(core)?;
     let selector = read_word(core, decoded, 1)?;
     let rights = core.lar(selector)?;
     commit_if_valid(core, decoded, rights.map(u64::from))
 }
 
 fn load_limit(core: &mut Core<'_>, decoded: &Decoded) -> Result<Flow, Trap> {
+    check_protected_mode(core)?;
     let selector = read_word(core, decoded, 1)?;
     let limit = core.lsl(selector)?;
     commit_if_valid(core, decoded, limit.map(u64::from))
@@ -138,6 +140,7 @@ fn commit_if_valid(core: &mut Core<'_>, decoded: &Decoded, value: Option<u64>) -
 }
 
 fn verify(core: &mut Core<'_>, decoded: &Decoded) -> Result<Flow, Trap> {
+    check_protected_mode(core)?;
     let selector = read_word(core, decoded, 0)?;
     let allowed = match decoded.instruction.mnemonic() {
         Mnemonic::Verr => core.verr(selector)?,
@@ -147,10 +150,13 @@ fn verify(core: &mut Core<'_>, decoded: &Decoded) -> Result<Flow, Trap> {
     Ok(Flow::Next)
 }
 
-/// LLDT and LTR are undefined outside protected mode, and privileged inside; both before the operand is read.
+/// Instructions on descriptors are undefined outside protected mode, whatever their operand.
+fn check_protected_mode(core: &Core<'_>) -> Result<(), Trap> {
+    if core.state.real_or_virtual_8086() { Err(Exception::invalid_opcode().into()) } else { Ok(()) }
+}
+
+/// LLDT and LTR are privileged as well; that too before the operand is read.
 fn check_privileged_in_protected_mode(core: &Core<'_>) -> Result<(), Trap> {
-    if core.state.real_or_virtual_8086() {
-        return Err(Exception::invalid_opcode().into());
-    }
+    check_protected_mode(core)?;
     core.check_privileged()
 }

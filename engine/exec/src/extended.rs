@@ -2,7 +2,8 @@
 
 use crate::decode::Decoded;
 use crate::flow::Flow;
-use crate::operand::linear_address;
+use crate::host::Unit;
+use crate::operand::{self, linear_address};
 use crate::plan::Handler;
 use gasang_cpu::{Access, Core, SaveKind, Trap};
 use gasang_x86::gpr;
@@ -27,6 +28,8 @@ pub(crate) fn handler(instruction: &Instruction) -> Option<Handler> {
         Mnemonic::Xrstor64 => |core, decoded| xrstor(core, decoded, false, true),
         Mnemonic::Xrstors => |core, decoded| xrstor(core, decoded, true, false),
         Mnemonic::Xrstors64 => |core, decoded| xrstor(core, decoded, true, true),
+        Mnemonic::Ldmxcsr => |core, decoded| load_mxcsr(core, decoded, Unit::Sse),
+        Mnemonic::Vldmxcsr => |core, decoded| load_mxcsr(core, decoded, Unit::Avx),
         Mnemonic::Xgetbv => read_xcr,
         Mnemonic::Xsetbv => write_xcr,
         _ => return None,
@@ -68,6 +71,15 @@ fn xsave(core: &mut Core<'_>, decoded: &Decoded, kind: SaveKind, wide: bool) -> 
 fn xrstor(core: &mut Core<'_>, decoded: &Decoded, supervisor: bool, wide: bool) -> Result<Flow, Trap> {
     let linear = image(core, decoded, WITH_HEADER, Access::Read)?;
     core.xrstor(linear, components(core), supervisor, wide)?;
+    Ok(Flow::Next)
+}
+
+/// The model says which bits of MXCSR there are, not the host.
+fn load_mxcsr(core: &mut Core<'_>, decoded: &Decoded, unit: Unit) -> Result<Flow, Trap> {
+    unit.check(core)?;
+    let offset = decoded.memory.offset(core.state);
+    let value = operand::read(core, decoded.memory.segment, offset, 4)?;
+    core.write_mxcsr(value as u32)?;
     Ok(Flow::Next)
 }
 

@@ -26,6 +26,8 @@ pub(crate) enum Unit {
     Mmx,
     /// Legacy SSE.
     Sse,
+    /// Legacy SSE between vector and MMX registers.
+    SseAndMmx,
     /// VEX-encoded vectors.
     Avx,
     /// EVEX-encoded vectors, and opmasks.
@@ -42,10 +44,15 @@ impl Unit {
             Unit::X87 => core.check_fpu(),
             Unit::Wait => core.check_wait(),
             Unit::Mmx => core.check_mmx(),
-            Unit::Sse => core.check_simd(),
+            Unit::Sse | Unit::SseAndMmx => core.check_simd(),
             Unit::Avx => core.check_avx(),
             Unit::Avx512 => core.check_avx512(),
         }
+    }
+
+    /// Whether x87 or MMX registers may be among those used.
+    fn has_x87(self) -> bool {
+        matches!(self, Unit::X87 | Unit::Wait | Unit::Mmx | Unit::SseAndMmx)
     }
 
     fn is_integer(self) -> bool {
@@ -184,10 +191,10 @@ impl HostPlan {
         if self.unit.is_integer() {
             return host.run(self.stub, core.state, memory).map_err(|fault| trap(core, fault));
         }
-        let mut outcome = host.run_extended(self.stub, core.state, memory);
+        let mut outcome = host.run_extended(self.stub, core.state, memory, self.unit.has_x87());
         if outcome == Err(vector::MF) && core.state.cr0 & cr0::NE == 0 {
             forget_x87_exceptions(core.state);
-            outcome = host.run_extended(self.stub, core.state, memory);
+            outcome = host.run_extended(self.stub, core.state, memory, self.unit.has_x87());
         }
         if matches!(self.unit, Unit::X87 | Unit::Wait) {
             host.hide_x87_pointers(core.state, data);

@@ -204,7 +204,9 @@ fn unit(instruction: &Instruction) -> Unit {
         _ if instruction.code() == Code::Wait => Unit::Wait,
         _ if of(is_x87) => Unit::X87,
         _ if of(is_general) || is_general_in_sse(instruction.mnemonic()) => Unit::Integer,
-        _ if uses(Register::is_vector_register) || converts_to_mmx(instruction.mnemonic()) => Unit::Sse,
+        _ if converts_to_mmx(instruction.mnemonic()) => Unit::SseAndMmx,
+        _ if uses(Register::is_vector_register) && uses(Register::is_mm) => Unit::SseAndMmx,
+        _ if uses(Register::is_vector_register) => Unit::Sse,
         _ if uses(Register::is_mm) || instruction.mnemonic() == Mnemonic::Emms => Unit::Mmx,
         _ => Unit::Sse,
     }

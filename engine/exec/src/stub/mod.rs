@@ -96,7 +96,7 @@ impl Host {
         unsafe { run::run(stub.0, state, memory) }
     }
 
-    /// Run a stub whose instruction uses x87, MMX or vector registers.
+    /// Run a stub whose instruction uses vector registers, and x87 or MMX registers if `x87`.
     ///
     /// # Errors
     /// As `run`; but exception flags in MXCSR and the x87 status word may be set.
@@ -105,9 +105,11 @@ impl Host {
         stub: Stub,
         state: &mut VcpuState,
         memory: u64,
+        x87: bool,
     ) -> Result<(), HostFault> {
+        let components = if x87 { self.components } else { self.components.vectors() };
         // SAFETY: as in `run`.
-        unsafe { run::run_extended(stub.0, state, memory, &self.initial, self.components) }
+        unsafe { run::run_extended(stub.0, state, memory, &self.initial, self.components, components) }
     }
 
     /// Put guest addresses where the host's x87 left those of a stub and its operand. `data` is the offset of the

@@ -55,6 +55,15 @@ pub(super) unsafe fn run(entry: u64, state: &mut VcpuState, memory: u64) -> Resu
 pub(super) struct Components(u64);
 
 impl Components {
+    /// Without x87.
+    pub(super) fn vectors(self) -> Components {
+        Components(self.0 & !xcr0::X87)
+    }
+
+    fn has_x87(self) -> bool {
+        self.0 & xcr0::X87 != 0
+    }
+
     /// What this host has; None without XSAVE.
     pub(super) fn of_host() -> Option<Components> {
         if !std::arch::is_x86_feature_detected!("xsave") {
@@ -81,9 +90,14 @@ struct Call {
     /// The state that host code expects: everything in its initial configuration.
     initial: *const ExtendedState,
     components: u64,
+    /// Not 0 if x87 is among the components.
+    x87: u64,
 }
 
-/// Run a stub that uses x87, MMX or vector registers.
+/// Offset of MXCSR in an image.
+const MXCSR: usize = 24;
+
+/// Run a stub that uses x87, MMX or vector registers: those of `components`, of all that are `enabled` on the host.
 ///
 /// # Safety
 /// As `run`.
@@ -92,10 +106,12 @@ pub(super) unsafe fn run_extended(
     state: &mut VcpuState,
     memory: u64,
     initial: &ExtendedState,
+    enabled: Components,
     components: Components,
 ) -> Result<(), HostFault> {
-    make_restorable(&mut state.extended, components);
-    let call = Call { entry, area: &mut state.extended, initial, components: components.0 };
+    make_restorable(&mut state.extended, enabled.0);
+    let x87 = u64::from(components.has_x87());
+    let call = Call { entry, area: &mut state.extended, initial, components: components.0, x87 };
     let returned;
     // SAFETY: as in `run`; the image is well-formed, so XRSTOR does not fault, and the host's own state is back at the
     // end: host code relies on x87 control, MXCSR and an empty x87 stack only, all initial.
@@ -116,13 +132,21 @@ pub(super) unsafe fn run_extended(
             "mov r8, [rcx + {area}]",
             "xsave64 [r8]",
             "mov r8, [rcx + {initial}]",
+            "cmp qword ptr [rcx + {x87}], 0",
+            "je 2f",
             "xrstor64 [r8]",
+            "jmp 3f",
+            "2:",
+            "ldmxcsr [r8 + {mxcsr}]",
+            "3:",
             "pop rbp",
             "pop rbx",
             components = const offset_of!(Call, components),
             area = const offset_of!(Call, area),
             entry = const offset_of!(Call, entry),
             initial = const offset_of!(Call, initial),
+            x87 = const offset_of!(Call, x87),
+            mxcsr = const MXCSR,
             inlateout("rcx") std::ptr::from_ref(&call) => _,
             inlateout("rdi") std::ptr::from_mut(state) => _,
             inlateout("rsi") memory => _,
@@ -136,15 +160,16 @@ pub(super) unsafe fn run_extended(
 
 /// Make sure that XRSTOR accepts an image, whatever it holds: only components that the host has, the standard format,
 /// no reserved bits.
-fn make_restorable(image: &mut ExtendedState, components: Components) {
+fn make_restorable(image: &mut ExtendedState, enabled: u64) {
     const HEADER_REST: std::ops::Range<usize> = 520..576;
     // Bits 31:16 are reserved, but for MM (bit 17) on processors that have it.
     const MXCSR_DEFINED: u32 = 0x2_ffff;
-    image.set_in_use(image.in_use() & components.0);
+    image.set_in_use(image.in_use() & enabled);
     image.bytes[HEADER_REST].fill(0);
     let mxcsr = image.mxcsr();
     if mxcsr & !0xffff != 0 {
-        image.bytes[24..28].copy_from_slice(&(mxcsr & MXCSR_DEFINED & host_mxcsr_mask()).to_le_bytes());
+        image.bytes[MXCSR..MXCSR + 4]
+            .copy_from_slice(&(mxcsr & MXCSR_DEFINED & host_mxcsr_mask()).to_le_bytes());
     }
 }
 
