@@ -176,12 +176,14 @@ impl Translator {
         }
     }
 
-    /// One instruction by T0. Something to return if the caller must look: it stopped, or interrupts became possible.
+    /// One instruction by T0. Something to return if the caller must look: it stopped, interrupts became possible, or it
+    /// did something with the platform.
     fn interpret(&mut self, core: &mut Core<'_>, interpreter: &mut Interpreter) -> Option<Step> {
         self.statistics.interpreted += 1;
         let open_before = interruptible(core.state);
         let step = interpreter.step(core);
-        (step != Step::Retired || interruptible(core.state) && !open_before).then_some(step)
+        let look = interruptible(core.state) && !open_before || core.platform.wants_attention();
+        (step != Step::Retired || look).then_some(step)
     }
 
     // Entering and leaving.
