@@ -52,6 +52,11 @@ pub trait Platform {
     fn instruction_begins(&mut self, retired: u64) {
         let _ = retired;
     }
+    /// Whether the platform has something for the processor that counts before its next instruction, such as the
+    /// interrupt that the last one caused.
+    fn wants_attention(&self) -> bool {
+        false
+    }
     /// An iteration of a REP string instruction is committed: the answers given so far are spent.
     fn iteration_committed(&mut self);
 }

@@ -147,6 +147,11 @@ impl Platform for Surroundings {
         self.answers.begin();
     }
 
+    #[inline]
+    fn wants_attention(&self) -> bool {
+        self.shared.attention.get(self.index).is_none_or(|attention| attention.is_raised())
+    }
+
     fn iteration_committed(&mut self) {
         self.answers.commit();
     }
