@@ -1,12 +1,16 @@
 //! The ends of blocks: direct jumps that are linked to their targets, indirect ones through the table.
 
-use crate::assembler::{address, reg, state};
+use crate::assembler::{Condition, address, reg, state, tlb};
 use crate::decode::{Kind, Operation};
 use crate::emit::{Emitter, OutOfLine};
-use crate::operations::number_of;
 use crate::site::{Entry, Site};
 use crate::slots;
-use iced_x86::{OpKind, Register};
+use gasang_cpu::tlb::{JUMPS, TlbEntry};
+use iced_x86::OpKind;
+use std::mem::size_of;
+
+/// Bytes of a jump entry: address and host code.
+const JUMP_ENTRY_SIZE: i32 = 16;
 
 impl Emitter<'_, '_> {
     /// Emit a control transfer.
@@ -22,13 +26,15 @@ impl Emitter<'_, '_> {
             }
             Kind::JumpIndirect => {
                 self.flags_will_change(operation.live_before);
-                self.target_to_slot(operation);
+                self.target_to_scratch(operation);
                 self.indirect_exit(operation, 0);
             }
             Kind::CallIndirect => {
                 self.flags_will_change(operation.live_before);
-                self.target_to_slot(operation);
+                self.target_to_scratch(operation);
+                self.assembler.store(state(slots::NEXT_RIP), reg::R10);
                 self.push_return_address(operation);
+                self.assembler.load(reg::R10, state(slots::NEXT_RIP));
                 self.indirect_exit(operation, 8);
             }
             Kind::Return(release) => {
@@ -37,7 +43,6 @@ impl Emitter<'_, '_> {
                 self.assembler.load(reg::R10, Self::checked());
                 let release = 8 + i32::from(release);
                 self.assembler.lea(reg::RSP, address(Some(reg::RSP), None, release));
-                self.assembler.store(state(slots::NEXT_RIP), reg::R10);
                 self.indirect_exit(operation, -i64::from(release));
             }
             Kind::Nothing
@@ -119,23 +124,14 @@ impl Emitter<'_, '_> {
         });
     }
 
-    /// The target of an indirect jump or call to the slot NEXT_RIP.
-    fn target_to_slot(&mut self, operation: &Operation) {
+    /// The target of an indirect jump or call to R10.
+    fn target_to_scratch(&mut self, operation: &Operation) {
         let instruction = &operation.instruction;
         if instruction.op0_kind() == OpKind::Register {
-            let register = instruction.op0_register();
-            let source = match register {
-                Register::R9 | Register::R10 | Register::R11 => {
-                    self.assembler.load(reg::R10, state(slots::gpr(number_of(register))));
-                    reg::R10
-                }
-                _ => number_of(register) as u8,
-            };
-            self.assembler.store(state(slots::NEXT_RIP), source);
+            self.load_register(reg::R10, instruction.op0_register());
         } else {
             self.check(operation, 8, false, |emitter| emitter.effective_address(instruction));
             self.assembler.load(reg::R10, Self::checked());
-            self.assembler.store(state(slots::NEXT_RIP), reg::R10);
         }
     }
 
@@ -153,13 +149,16 @@ impl Emitter<'_, '_> {
         self.assembler.lea(reg::RSP, address(Some(reg::RSP), None, -8));
     }
 
-    /// Jump to the block at NEXT_RIP through the table.
+    /// Jump to the block for the target in R10, by the jump entries of the TLB context.
     fn indirect_exit(&mut self, operation: &Operation, undo_rsp: i64) {
         let site = self.site(Site::Indirect { rip: operation.instruction.ip(), undo_rsp });
+        let jumps = self.origin.tlb_entries as i32 * size_of::<TlbEntry>() as i32;
         let a = &mut *self.assembler;
-        a.store_immediate32(state(slots::SITE), site);
-        a.load16(reg::R10, state(slots::NEXT_RIP));
-        a.load(reg::R11, state(slots::JUMP_TABLE));
-        a.jump_memory(address(Some(reg::R11), Some((reg::R10, 8)), 0));
+        a.rotate_right32(reg::R11, reg::R10, 32 - JUMP_ENTRY_SIZE.trailing_zeros() as u8);
+        a.and32(reg::R11, (JUMPS - 1) as i32 * JUMP_ENTRY_SIZE);
+        a.compare(reg::R10, tlb(Some(reg::R11), jumps));
+        let jump = a.jump_if_forward(Condition::Ne);
+        a.jump_memory(tlb(Some(reg::R11), jumps + 8));
+        self.out_of_line.push(OutOfLine::Unknown { jump, site });
     }
 }

@@ -61,8 +61,6 @@ impl Exits {
 /// Offsets of a block's entries from its start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Entries {
-    /// From an indirect jump: checks that NEXT_RIP is this block's address. Flags in their slot.
-    pub indirect: u32,
     /// From another page: checks that the page is mapped as when it was translated. Flags in their slot.
     pub page: u32,
     /// From the same page, flags in their slot.
@@ -113,6 +111,8 @@ pub(crate) enum OutOfLine {
     Interpret { jump: u32, site: u32 },
     /// The counter ran out at the start.
     Poll { jump: u32 },
+    /// An indirect jump to the target in R10 that the table does not know.
+    Unknown { jump: u32, site: u32 },
     /// A direct jump that is not linked yet.
     Unlinked { jump: u32, site: u32, host_flags: bool },
     /// A conditional jump's taken side that leaves the page, flags in EFLAGS.
@@ -195,10 +195,6 @@ impl Emitter<'_, '_> {
     /// Emit the entries, the poll and the counting; also returns the jump for a page that is mapped differently.
     fn entries(&mut self, operations: &[Operation]) -> (Entries, u32) {
         let a = &mut *self.assembler;
-        let indirect = a.here();
-        a.immediate64(reg::R11, self.origin.linear);
-        a.compare(reg::R11, state(slots::NEXT_RIP));
-        a.jump_if(Condition::Ne as u8, self.exits.lookup);
         let page = a.here();
         a.immediate64(reg::R11, page_key(self.origin.linear, self.origin.user, self.origin.physical));
         let exec = tlb(None, exec_offset(&self.origin));
@@ -219,12 +215,13 @@ impl Emitter<'_, '_> {
             self.out_of_line.push(OutOfLine::Poll { jump });
             slot_flags
         };
-        (Entries { indirect, page, slot_flags, host_flags, gone: 0, gone_host_flags: 0 }, page_mismatch)
+        (Entries { page, slot_flags, host_flags, gone: 0, gone_host_flags: 0 }, page_mismatch)
     }
 
     fn leave_at_start(&mut self, exit: u64) {
         self.assembler.immediate(reg::R11, self.origin.linear);
         self.assembler.store(state(slots::NEXT_RIP), reg::R11);
+        self.assembler.store_immediate32(state(slots::SITE), u32::MAX);
         self.assembler.jump(exit);
     }
 
@@ -242,6 +239,12 @@ impl Emitter<'_, '_> {
                 self.assembler.close(jump);
                 self.assembler.store_immediate32(state(slots::SITE), site);
                 self.assembler.jump(self.exits.extended);
+            }
+            OutOfLine::Unknown { jump, site } => {
+                self.assembler.close(jump);
+                self.assembler.store(state(slots::NEXT_RIP), reg::R10);
+                self.assembler.store_immediate32(state(slots::SITE), site);
+                self.assembler.jump(self.exits.lookup);
             }
             OutOfLine::Interpret { jump, site } => {
                 self.assembler.close(jump);

@@ -16,7 +16,7 @@ fn is_spilled(register: Register) -> bool {
 }
 
 /// The number of a general-purpose register.
-pub(crate) fn number_of(register: Register) -> usize {
+fn number_of(register: Register) -> usize {
     register.full_register().number()
 }
 
@@ -106,7 +106,7 @@ impl Emitter<'_, '_> {
     }
 
     /// A guest register's value to a scratch register.
-    fn load_register(&mut self, scratch: u8, register: Register) {
+    pub(crate) fn load_register(&mut self, scratch: u8, register: Register) {
         if is_spilled(register) {
             self.assembler.load(scratch, state(slots::gpr(number_of(register))));
         } else {

@@ -23,8 +23,6 @@ pub const FLAGS: i32 = slot(4);
 pub const NEXT_RIP: i32 = slot(5);
 /// Which site of which block leaves.
 pub const SITE: i32 = slot(6);
-/// Address of the indirect-jump table.
-pub const JUMP_TABLE: i32 = slot(7);
 /// RAX while flags pass through it; or a value between two memory checks of one instruction.
 pub const TEMPORARY: i32 = slot(8);
 /// Linear address of the access that missed.

@@ -22,8 +22,6 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Entries of the indirect-jump table: one for each value of a target's low 16 bits.
-const JUMP_TABLE: usize = 1 << 16;
 /// More than any block takes: 64 instructions, each with its checks and stubs.
 const BLOCK_ROOM: u32 = 64 * 512;
 
@@ -63,7 +61,6 @@ pub struct Translator {
     blocks: Blocks,
     sites: Vec<Site>,
     faults: Vec<FaultPoint>,
-    jump_table: Box<[u64]>,
     writes: Arc<CodeWrites>,
     memory: Arc<GuestMemory>,
     options: Options,
@@ -103,7 +100,6 @@ impl Translator {
         let (start, end) = cache.range();
         let registered = host_fault::register(start, end, host_state::on_fault)?;
         Ok(Translator {
-            jump_table: vec![exits.lookup; JUMP_TABLE].into(),
             cache,
             assembler,
             exits,
@@ -157,13 +153,15 @@ impl Translator {
                 Next::Enter(address) => address,
                 Next::Stop => return Step::Retired,
                 Next::Dispatch if core.state.instructions >= end => return Step::Retired,
-                Next::Dispatch if translatable(core.state) => match self.lookup(core) {
-                    Some(address) => address,
-                    None => match self.interpret(core, interpreter) {
-                        Some(step) => return step,
-                        None => continue,
-                    },
-                },
+                Next::Dispatch if translatable(core.state) => {
+                    match self.known(core).or_else(|| self.lookup(core)) {
+                        Some(address) => address,
+                        None => match self.interpret(core, interpreter) {
+                            Some(step) => return step,
+                            None => continue,
+                        },
+                    }
+                }
                 Next::Dispatch | Next::Interpret => {
                     if let Some(step) = self.interpret(core, interpreter) {
                         return step;
@@ -199,7 +197,6 @@ impl Translator {
         slots[slots::word(slots::TLB_SUPERVISOR)] = core.tlb.context_address(Mode::Supervisor);
         slots[slots::word(slots::TLB_SUPERVISOR_AC)] = core.tlb.context_address(with_ac);
         slots[slots::word(slots::COUNTER)] = left as u64;
-        slots[slots::word(slots::JUMP_TABLE)] = self.jump_table.as_ptr() as u64;
         slots[slots::word(slots::EXTENDED_MASK)] = self.extended_mask;
         slots[slots::word(slots::ENTRY)] = address;
         slots[slots::word(slots::FLAGS)] = flags_to_slot(state.rflags);
@@ -254,7 +251,7 @@ impl Translator {
     /// A target that is not canonical faults at the jump itself, which has to be undone.
     fn after_lookup(&mut self, core: &mut Core<'_>, site: u32) -> Next {
         if VcpuState::canonical(core.state.rip) {
-            return Next::Dispatch;
+            return self.lookup(core).map_or(Next::Interpret, Next::Enter);
         }
         if let Some(&Site::Indirect { rip, undo_rsp }) = self.sites.get(site as usize) {
             core.state.rip = rip;
@@ -354,11 +351,18 @@ impl Translator {
 
     /// Where to enter the block at RIP, translating it if need be; None if T0 must execute the instruction there.
     fn lookup(&mut self, core: &mut Core<'_>) -> Option<u64> {
+        let mode = core.tlb_mode(core.privilege());
         let number = self.find_or_translate(core)?;
         let block = self.blocks.get(number);
         let base = self.cache.address(block.offset);
-        self.jump_table[(block.linear & 0xffff) as usize] = base + u64::from(block.entries.indirect);
-        Some(base + u64::from(block.entries.slot_flags))
+        let address = base + u64::from(block.entries.slot_flags);
+        core.tlb.insert_jump(mode, core.state.rip, address);
+        Some(address)
+    }
+
+    /// The same from the jump entries. A block that is gone leaves again by `Exit::Lookup`, which does not ask here.
+    fn known(&self, core: &Core<'_>) -> Option<u64> {
+        core.tlb.jump(core.tlb_mode(core.privilege()), core.state.rip)
     }
 
     fn find_or_translate(&mut self, core: &mut Core<'_>) -> Option<u32> {
@@ -468,8 +472,6 @@ impl Translator {
             for entry in [entries.slot_flags, entries.page] {
                 self.cache.patch_jump(block.offset + entry, gone_slot);
             }
-            // Whoever comes by the table may mean another address with the same low bits: NEXT_RIP says which.
-            self.cache.patch_jump(block.offset + entries.indirect, self.exits.lookup);
         }
     }
 
@@ -491,8 +493,7 @@ impl Translator {
         self.sites.clear();
         self.faults.clear();
         self.cache.clear();
-        self.jump_table.fill(self.exits.lookup);
-        core.state.translator[slots::word(slots::SITE)] = u64::from(u32::MAX);
+        core.tlb.clear_jumps();
     }
 }
 
