@@ -5,8 +5,13 @@ use crate::flow::Flow;
 use crate::operand::{self, mask, read_operand, set_flag, write_gpr, write_register};
 use crate::plan::Handler;
 use gasang_cpu::{Access, Core, Exception, Trap};
-use gasang_x86::{gpr, rflags, segment};
+use gasang_x86::{gpr, msr, rflags, segment};
 use iced_x86::{Instruction, Mnemonic, Register};
+
+/// CPUID.01H:EDX, the local APIC.
+const CPUID_APIC: u32 = 1 << 9;
+/// Bit 11 of IA32_APIC_BASE.
+const APIC_GLOBAL_ENABLE: u64 = 1 << 11;
 
 /// The handler of an instruction of this module.
 pub(crate) fn handler(instruction: &Instruction) -> Option<Handler> {
@@ -122,12 +127,20 @@ fn move_to_special(core: &mut Core<'_>, decoded: &Decoded) -> Result<Flow, Trap>
 fn cpuid(core: &mut Core<'_>, _: &Decoded) -> Result<Flow, Trap> {
     let (leaf, subleaf) = (low(core, gpr::RAX), low(core, gpr::RCX));
     let identity = core.platform.identity();
-    let [eax, ebx, ecx, edx] =
+    let [eax, ebx, ecx, mut edx] =
         core.model.cpuid(leaf, subleaf, core.state, identity.apic_id, identity.cpus, identity.tsc_hz);
+    if leaf == 1 && apic_is_off(core) {
+        edx &= !CPUID_APIC;
+    }
     for (number, value) in [(gpr::RAX, eax), (gpr::RBX, ebx), (gpr::RCX, ecx), (gpr::RDX, edx)] {
         write_gpr(core.state, number, u64::from(value), 4);
     }
     Ok(Flow::Next)
+}
+
+/// Whether the local APIC is switched off; CPUID denies it then (SDM vol. 3, 10.4.3).
+fn apic_is_off(core: &mut Core<'_>) -> bool {
+    matches!(core.platform.msr_read(msr::APIC_BASE), Some(Ok(base)) if base & APIC_GLOBAL_ENABLE == 0)
 }
 
 fn read_msr(core: &mut Core<'_>, _: &Decoded) -> Result<Flow, Trap> {
