@@ -191,6 +191,12 @@ impl CpuModel {
         self.layout.component(number)
     }
 
+    /// Where the components in `set` lie in an image (number, component, offset): in the standard format, or in the
+    /// compacted format that holds the components in `compacted`.
+    pub(crate) fn places(&self, set: u64, compacted: Option<u64>) -> Vec<(u32, Component, usize)> {
+        self.layout.places(set, compacted).collect()
+    }
+
     /// The feature bits of one register of a leaf.
     fn word(&self, word: Word) -> u32 {
         TABLE

@@ -111,6 +111,12 @@ impl Core<'_> {
         Event { vector, error_code: None, software: false, rip: self.state.rip, flags: self.state.rflags }
     }
 
+    /// The event of an instruction that ends by it, and with which RF ends.
+    fn trap_event(&self, vector: u8, next: u64) -> Event {
+        let flags = self.state.rflags & !rflags::RF;
+        Event { rip: next, flags, ..self.interrupt_event(vector) }
+    }
+
     /// Deliver an external interrupt between instructions; `state.rip` is the next instruction. Wakes from HLT.
     ///
     /// # Errors
@@ -138,7 +144,7 @@ impl Core<'_> {
     /// # Errors
     /// An exception still to be delivered (`state.rip` unchanged), `Pending`.
     pub fn software_interrupt(&mut self, vector: u8, next: u64) -> Result<(), Trap> {
-        let event = Event { vector, error_code: None, software: true, rip: next, flags: self.state.rflags };
+        let event = Event { software: true, ..self.trap_event(vector, next) };
         let int_n = !matches!(vector, vector::BP | vector::OF);
         if self.state.virtual_8086() && int_n {
             let redirected = self.state.cr4 & cr4::VME != 0 && !self.redirection_bit(vector)?;
@@ -157,8 +163,7 @@ impl Core<'_> {
     /// # Errors
     /// As `software_interrupt`.
     pub fn icebp(&mut self, next: u64) -> Result<(), Trap> {
-        let event = Event { rip: next, ..self.interrupt_event(vector::DB) };
-        self.deliver_event(&event)
+        self.deliver_event(&self.trap_event(vector::DB, next))
     }
 
     fn deliver_event(&mut self, event: &Event) -> Result<(), Trap> {

@@ -53,28 +53,6 @@ impl Core<'_> {
         if linear % 64 != 0 { refuse() } else { Ok(()) }
     }
 
-    /// The components in `set` with their place in an image: (number, component, offset).
-    fn places(&self, set: u64, compacted: Option<u64>) -> Vec<(u32, Component, usize)> {
-        let mut end = EXTENDED;
-        let mut places = Vec::with_capacity(4);
-        for number in COMPONENTS {
-            let Some(part) = self.model.component(number) else { continue };
-            let offset = match compacted {
-                None => part.offset,
-                Some(layout) if layout >> number & 1 == 0 => continue,
-                Some(_) => {
-                    let start = if part.aligned { end.next_multiple_of(64) } else { end };
-                    end = start + part.size;
-                    start
-                }
-            };
-            if set >> number & 1 != 0 && offset + part.size <= AREA {
-                places.push((number, part, offset));
-            }
-        }
-        places
-    }
-
     /// How much of a component the mode can reach: half of the YMM registers outside 64-bit mode.
     fn reachable_part(&self, number: u32, part: &Component) -> usize {
         if number == xcr0::AVX.trailing_zeros() { self.reachable(part.size) } else { part.size }
@@ -110,7 +88,7 @@ impl Core<'_> {
             area.bytes[HEADER + 8..HEADER + 16].copy_from_slice(&(rfbm | COMPACTED).to_le_bytes());
         }
         pieces.push((HEADER, if compacted { 16 } else { 8 }));
-        for (number, part, offset) in self.places(written, compacted.then_some(rfbm)) {
+        for (number, part, offset) in self.model.places(written, compacted.then_some(rfbm)) {
             let length = self.reachable_part(number, &part);
             self.save_component(&mut area.bytes[offset..offset + length], number, &part, in_use);
             pieces.push((offset, length));
@@ -189,7 +167,7 @@ impl Core<'_> {
         } else {
             area.bytes[MXCSR..MXCSR + 4].copy_from_slice(&MXCSR_INITIAL.to_le_bytes());
         }
-        let places = self.places(rfbm & states, compacted.then_some(layout));
+        let places = self.model.places(rfbm & states, compacted.then_some(layout));
         for (number, part, offset) in &places {
             let length = self.reachable_part(*number, part);
             let at = linear.wrapping_add(*offset as u64);

@@ -31,12 +31,10 @@ impl StateLayout {
         let mut layout = StateLayout { components: [None; 10] };
         for number in [2, 5, 6, 7] {
             let leaf = __cpuid_count(0xd, number);
-            if leaf.eax != 0 {
-                layout.components[number as usize] = Some(Component {
-                    offset: leaf.ebx as usize,
-                    size: leaf.eax as usize,
-                    aligned: leaf.ecx & 2 != 0,
-                });
+            let (offset, size) = (leaf.ebx as usize, leaf.eax as usize);
+            if size != 0 && offset + size <= PKRU.offset {
+                let part = Component { offset, size, aligned: leaf.ecx & 2 != 0 };
+                layout.components[number as usize] = Some(part);
             }
         }
         layout.components[PKRU_NUMBER as usize] = Some(PKRU);
@@ -48,23 +46,34 @@ impl StateLayout {
         self.components.get(number as usize).copied().flatten()
     }
 
-    fn each(&self, components: u64) -> impl Iterator<Item = Component> + '_ {
-        (2..64)
-            .filter(move |number| components >> number & 1 != 0)
-            .filter_map(|number| self.component(number))
+    /// Where the components in `set` lie: (number, component, offset), ascending. In the compacted format, which holds
+    /// the components in `compacted`, they follow each other.
+    pub(super) fn places(
+        &self,
+        set: u64,
+        compacted: Option<u64>,
+    ) -> impl Iterator<Item = (u32, Component, usize)> + '_ {
+        let held = compacted.unwrap_or(set);
+        let parts = (0..64).filter(move |number| held >> number & 1 != 0);
+        let placed = parts.filter_map(|number| Some((number, self.component(number)?)));
+        let mut end = BASE_SIZE;
+        let located = placed.map(move |(number, part)| {
+            let start = if part.aligned { end.next_multiple_of(64) } else { end };
+            end = start + part.size;
+            (number, part, if compacted.is_some() { start } else { part.offset })
+        });
+        located.filter(move |(number, ..)| set >> number & 1 != 0)
     }
 
     /// Size of the standard format with `components`.
     pub(super) fn standard_size(&self, components: u64) -> usize {
-        self.each(components).map(|component| component.offset + component.size).fold(BASE_SIZE, usize::max)
+        self.places(components, None).map(|(_, part, offset)| offset + part.size).fold(BASE_SIZE, usize::max)
     }
 
     /// Size of the compacted format with `components`.
     pub(super) fn compacted_size(&self, components: u64) -> usize {
-        self.each(components).fold(BASE_SIZE, |end, component| {
-            let start = if component.aligned { end.next_multiple_of(64) } else { end };
-            start + component.size
-        })
+        let places = self.places(components, Some(components));
+        places.map(|(_, part, offset)| offset + part.size).fold(BASE_SIZE, usize::max)
     }
 }
 
@@ -75,7 +84,7 @@ mod tests {
     #[test]
     fn components_do_not_overlap() {
         let layout = StateLayout::of_host();
-        let mut used: Vec<Component> = layout.each(!0).collect();
+        let mut used: Vec<Component> = layout.places(!0, None).map(|(_, part, _)| part).collect();
         used.sort_by_key(|component| component.offset);
         assert!(used.windows(2).all(|pair| pair[0].offset + pair[0].size <= pair[1].offset));
         assert!(used.iter().all(|component| component.offset >= BASE_SIZE));

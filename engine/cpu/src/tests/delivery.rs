@@ -103,9 +103,11 @@ fn int_n_needs_the_gates_privilege() {
 fn icebp_ignores_the_gates_privilege() {
     let mut machine = Machine::long();
     machine.enter_user(USER_CODE);
+    machine.state.rflags |= rflags::RF;
     machine.core().icebp(0x1235).unwrap();
     assert_eq!(machine.state.rip, handler(1));
-    assert_eq!(frame(&machine, 1), [0x1235]);
+    let saved = frame(&machine, 3);
+    assert_eq!((saved[0], saved[2] & rflags::RF), (0x1235, 0), "RF ends with the instruction");
 }
 
 #[test]
