@@ -85,8 +85,9 @@ fn jump(core: &mut Core<'_>, decoded: &Decoded) -> Result<Flow, Trap> {
 
 fn call(core: &mut Core<'_>, decoded: &Decoded) -> Result<Flow, Trap> {
     let (target, size) = near_target(core, decoded)?;
-    let target = checked_target(core.state, target, size)?;
     let mut stack = Stack::new(core.state);
+    stack.probe_push(core, size)?;
+    let target = checked_target(core.state, target, size)?;
     stack.push(core, decoded.next, size)?;
     stack.commit(core.state);
     core.state.rip = target;

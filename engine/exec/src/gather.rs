@@ -72,17 +72,16 @@ impl Operation {
         chosen
     }
 
-    /// Make `value` the data register, and what is still to do the mask.
+    /// Make `value` the data register, and take the elements that are done from the mask.
     fn commit(&self, core: &mut Core<'_>, value: &[u8; WIDTH], left: &[bool; WIDTH]) {
         if !self.scatters {
             vector::write(core, self.data, value);
         }
         if self.mask_is_vector {
-            let before = vector::read(core, self.mask);
-            let mut mask = [0; WIDTH];
-            for lane in (0..self.count).filter(|&lane| left[lane]) {
-                let bytes = lane * self.element_size..(lane + 1) * self.element_size;
-                mask[bytes.clone()].copy_from_slice(&before[bytes]);
+            let chosen = self.chosen(core);
+            let mut mask = vector::read(core, self.mask);
+            for lane in (0..self.count).filter(|&lane| chosen[lane] && !left[lane]) {
+                mask[lane * self.element_size..(lane + 1) * self.element_size].fill(0);
             }
             vector::write(core, self.mask, &mask);
         } else {
@@ -118,6 +117,9 @@ fn execute(core: &mut Core<'_>, decoded: &Decoded) -> Result<Flow, Trap> {
     }
     value[operation.count * operation.element_size..].fill(0);
     operation.commit(core, &value, &left);
+    if operation.mask_is_vector {
+        vector::write(core, operation.mask, &[0; WIDTH]);
+    }
     Ok(Flow::Next)
 }
 

@@ -3,11 +3,11 @@
 use crate::decode::Decoded;
 use crate::flow::Flow;
 use crate::masked::Mask;
-use crate::operand::linear_address;
+use crate::operand::{linear_address, unchecked_linear};
 use crate::stub::{Host, HostFault, Stub};
 use gasang_cpu::{Access, Core, Exception, Trap, VcpuState};
 use gasang_memory::{PAGE_DIRTY, PAGE_SIZE};
-use gasang_x86::control::{cr0, cr4};
+use gasang_x86::control::{cr0, cr4, xcr0};
 use gasang_x86::exception as vector;
 use std::sync::atomic::Ordering;
 
@@ -51,7 +51,7 @@ impl Unit {
     }
 
     /// Whether x87 or MMX registers may be among those used.
-    fn has_x87(self) -> bool {
+    pub(crate) fn has_x87(self) -> bool {
         matches!(self, Unit::X87 | Unit::Wait | Unit::Mmx | Unit::SseAndMmx)
     }
 
@@ -82,6 +82,8 @@ pub(crate) struct BitString {
 pub(crate) struct HostPlan {
     pub stub: Stub,
     pub unit: Unit,
+    /// A pending x87 error is raised before anything else.
+    pub waits: bool,
     pub memory: Use,
     /// Size of the memory operand in bytes, at most `BUFFER`.
     pub size: usize,
@@ -91,6 +93,8 @@ pub(crate) struct HostPlan {
     pub mask: Option<Mask>,
 }
 
+/// The exception flags in the x87 status word, and their masks in the control word.
+const X87_EXCEPTIONS: u8 = 0x3f;
 /// The largest memory operand.
 pub(crate) const BUFFER: usize = 128;
 
@@ -129,6 +133,9 @@ impl HostPlan {
     #[inline]
     pub(crate) fn execute(&self, core: &mut Core<'_>, decoded: &Decoded, host: &Host) -> Result<Flow, Trap> {
         self.unit.check(core)?;
+        if self.waits {
+            check_x87_error(core.state)?;
+        }
         if self.memory == Use::None {
             self.run(core, host, 0, None)?;
             return Ok(Flow::Next);
@@ -140,10 +147,11 @@ impl HostPlan {
         let operand = &decoded.memory;
         let offset = operand.offset(core.state).wrapping_add(delta) & operand.mask;
         let access = if self.memory == Use::Read { Access::Read } else { Access::Write };
-        let linear = linear_address(core, operand.segment, offset, self.size, access)?;
-        if self.aligned && linear % self.size as u64 != 0 {
+        // Before anything else is said to the address.
+        if self.aligned && unchecked_linear(core, operand.segment, offset) % self.size as u64 != 0 {
             return Err(Exception::general_protection(0).into());
         }
+        let linear = linear_address(core, operand.segment, offset, self.size, access)?;
         let privilege = core.privilege();
         match core.host_for(linear, self.size, access, privilege)? {
             Some(address) => {
@@ -191,11 +199,7 @@ impl HostPlan {
         if self.unit.is_integer() {
             return host.run(self.stub, core.state, memory).map_err(|fault| trap(core, fault));
         }
-        let mut outcome = host.run_extended(self.stub, core.state, memory, self.unit.has_x87());
-        if outcome == Err(vector::MF) && core.state.cr0 & cr0::NE == 0 {
-            forget_x87_exceptions(core.state);
-            outcome = host.run_extended(self.stub, core.state, memory, self.unit.has_x87());
-        }
+        let outcome = host.run_extended(self.stub, core.state, memory, self.unit.has_x87());
         if matches!(self.unit, Unit::X87 | Unit::Wait) {
             host.hide_x87_pointers(core.state, data);
         }
@@ -221,7 +225,8 @@ impl HostPlan {
         if self.memory != Use::Read {
             core.probe_write(linear, size, privilege)?;
         }
-        if self.memory != Use::Write {
+        // An x87 store whose unmasked exception waits for the next instruction writes nothing.
+        if self.memory != Use::Write || self.unit == Unit::X87 {
             core.read_bytes(linear, &mut buffer.bytes_mut()[..size], privilege)?;
         }
         let before = Registers::of(core.state, self.unit);
@@ -263,11 +268,22 @@ impl HostPlan {
     }
 }
 
-/// Without CR0.NE an x87 error goes to the interrupt controller as IRQ 13, which nothing here receives: do what its
-/// handler would, FNCLEX.
-fn forget_x87_exceptions(state: &mut VcpuState) {
+/// Raise the x87 error that waits, if one does (SDM vol. 1, 8.7). Without CR0.NE it goes to the interrupt controller as
+/// IRQ 13, which nothing here receives: do what its handler would, FNCLEX.
+///
+/// # Errors
+/// #MF.
+pub(crate) fn check_x87_error(state: &mut VcpuState) -> Result<(), Trap> {
+    let (masks, flags) = (state.extended.bytes[0], state.extended.bytes[2]);
+    if state.extended.in_use() & xcr0::X87 == 0 || flags & !masks & X87_EXCEPTIONS == 0 {
+        return Ok(());
+    }
+    if state.cr0 & cr0::NE != 0 {
+        return Err(Exception::x87().into());
+    }
     state.extended.bytes[2] = 0;
     state.extended.bytes[3] &= 0x7f;
+    Ok(())
 }
 
 impl BitString {

@@ -2,7 +2,7 @@
 
 use crate::decode::Decoded;
 use crate::flow::Flow;
-use crate::host::{Buffer, HostPlan, Registers, Unit, Use};
+use crate::host::{Buffer, HostPlan, Registers, Unit, Use, check_x87_error};
 use crate::operand::{linear_address, segment_number};
 use crate::plan::Handler;
 use crate::stub::Host;
@@ -117,10 +117,12 @@ impl Mask {
         let memory = &decoded.memory;
         let start = memory.offset(core.state);
         let access = if plan.memory == Use::Read { Access::Read } else { Access::Write };
+        let privilege = core.privilege();
         let mut places = Vec::new();
         for index in self.chosen(core, plan.size / self.element) {
             let offset = start.wrapping_add((index * self.element) as u64) & memory.mask;
             let linear = linear_address(core, memory.segment, offset, self.element, access)?;
+            core.probe(linear, access, privilege)?;
             places.push((index * self.element, linear));
         }
         let mut buffer = Buffer::new(start);
@@ -187,6 +189,9 @@ fn store_bytes(core: &mut Core<'_>, decoded: &Decoded) -> Result<Flow, Trap> {
         _ => Unit::Avx,
     };
     unit.check(core)?;
+    if unit == Unit::Mmx {
+        check_x87_error(core.state)?;
+    }
     let address_size = match instruction.op0_kind() {
         OpKind::MemorySegDI => 2,
         OpKind::MemorySegEDI => 4,
@@ -201,7 +206,12 @@ fn store_bytes(core: &mut Core<'_>, decoded: &Decoded) -> Result<Flow, Trap> {
     };
     let segment = segment_number(instruction.memory_segment()).unwrap_or(segment::DS);
     let address_mask = crate::operand::mask(address_size);
-    let start = core.state.gpr[gpr::RDI];
+    let start = core.state.gpr[gpr::RDI] & address_mask;
+    // The whole operand has to be writable, whatever the mask says.
+    let linear = linear_address(core, segment, start, data.len(), Access::Write)?;
+    let privilege = core.privilege();
+    core.probe(linear, Access::Write, privilege)?;
+    core.probe_write(linear, data.len(), privilege)?;
     let mut buffer = Buffer::new(start);
     let mut places = Vec::new();
     for (index, &byte) in data.iter().enumerate().filter(|&(index, _)| is_negative(&mask, index, 1)) {
@@ -210,5 +220,8 @@ fn store_bytes(core: &mut Core<'_>, decoded: &Decoded) -> Result<Flow, Trap> {
         buffer.bytes_mut()[index] = byte;
     }
     write_elements(core, &places, &buffer, 1)?;
+    if unit == Unit::Mmx {
+        vector::enter_mmx(core);
+    }
     Ok(Flow::Next)
 }

@@ -159,6 +159,13 @@ pub(crate) fn set_flag(state: &mut VcpuState, flag: u64, set: bool) {
     }
 }
 
+/// The linear address of an operand, whatever segmentation and canonical form say to it.
+pub(crate) fn unchecked_linear(core: &Core<'_>, segment: usize, offset: u64) -> u64 {
+    let flat = core.state.in_64bit_mode() && !matches!(segment, segment::FS | segment::GS);
+    let base = if flat { 0 } else { core.state.segment[segment].base };
+    core.wrap_linear(base.wrapping_add(offset))
+}
+
 /// The linear address of a data access, with what segmentation, alignment checking and data breakpoints say to it.
 ///
 /// # Errors

@@ -97,6 +97,7 @@ impl Planner {
         Some(HostPlan {
             stub,
             unit,
+            waits: waits(instruction, unit),
             memory,
             size,
             aligned: needs_alignment(instruction, unit, size),
@@ -258,6 +259,23 @@ fn converts_to_mmx(mnemonic: Mnemonic) -> bool {
     matches!(mnemonic, Mnemonic::Cvtps2pi | Mnemonic::Cvttps2pi | Mnemonic::Cvtpd2pi | Mnemonic::Cvttpd2pi)
 }
 
+/// Whether a pending x87 error comes before the instruction: MMX's, and x87's but for those that say "no wait".
+fn waits(instruction: &Instruction, unit: Unit) -> bool {
+    let no_wait = matches!(
+        instruction.mnemonic(),
+        Mnemonic::Fninit
+            | Mnemonic::Fnclex
+            | Mnemonic::Fnstcw
+            | Mnemonic::Fnstsw
+            | Mnemonic::Fnstenv
+            | Mnemonic::Fnsave
+            | Mnemonic::Fneni
+            | Mnemonic::Fndisi
+            | Mnemonic::Fnsetpm
+    );
+    unit.has_x87() && !no_wait
+}
+
 /// Legacy SSE instructions want their 16-byte operands aligned, but for those made for unaligned ones; of the VEX and
 /// EVEX forms only those that say so (SDM vol. 1, 10.4.1.1, 14.9).
 fn needs_alignment(instruction: &Instruction, unit: Unit, size: usize) -> bool {
@@ -281,10 +299,15 @@ fn needs_alignment(instruction: &Instruction, unit: Unit, size: usize) -> bool {
             | Mnemonic::Movdqu
             | Mnemonic::Lddqu
             | Mnemonic::Pcmpestri
+            | Mnemonic::Pcmpestri64
             | Mnemonic::Pcmpestrm
+            | Mnemonic::Pcmpestrm64
             | Mnemonic::Pcmpistri
             | Mnemonic::Pcmpistrm
     );
+    // AMD's processors do not ask it of SHA; if the host's does, it says so when it executes the instruction.
+    let left_to_host = instruction.cpuid_features().contains(&CpuidFeature::SHA);
+    let made_for_unaligned = made_for_unaligned || left_to_host;
     says_aligned || unit == Unit::Sse && size == 16 && !made_for_unaligned
 }
 

@@ -4,7 +4,7 @@ use crate::decode::Decoded;
 use crate::flow::Flow;
 use crate::operand::{self, mask, read_operand, segment_number, write_gpr, write_operand};
 use crate::plan::Handler;
-use gasang_cpu::{Core, Shadow, Trap, VcpuState};
+use gasang_cpu::{Access, Core, Shadow, Trap, VcpuState};
 use gasang_x86::{gpr, segment};
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
@@ -47,6 +47,15 @@ impl Stack {
         operand::write(core, segment::SS, pointer, size, value & mask(size))?;
         self.pointer = pointer;
         Ok(())
+    }
+
+    /// Raise what a push of `size` bytes would.
+    pub(crate) fn probe_push(&self, core: &mut Core<'_>, size: usize) -> Result<(), Trap> {
+        let pointer = self.pointer.wrapping_sub(size as u64) & mask(self.size);
+        let linear = operand::linear_address(core, segment::SS, pointer, size, Access::Write)?;
+        let privilege = core.privilege();
+        core.probe(linear, Access::Write, privilege)?;
+        core.probe_write(linear, size, privilege)
     }
 
     /// Pop `size` bytes.

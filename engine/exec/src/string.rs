@@ -96,6 +96,10 @@ fn execute(core: &mut Core<'_>, decoded: &Decoded) -> Result<Flow, Trap> {
         operation.iterate(core)?;
         return Ok(Flow::Next);
     }
+    if matches!(operation.kind, Kind::Input | Kind::Output) {
+        // Also for no iterations at all.
+        core.check_io(core.state.gpr[gpr::RDX] as u16, operation.size as u8)?;
+    }
     let traced = core.state.rflags & rflags::TF != 0 || core.state.dr[7] & debug::DR7_ENABLED != 0;
     let mut budget = if traced { 1 } else { BOUND };
     loop {

@@ -217,10 +217,7 @@ fn write_segment_base(core: &mut Core<'_>, decoded: &Decoded) -> Result<Flow, Tr
 /// INVLPG takes a linear address without the checks of an access: neither limit nor canonical form.
 fn invalidate_page(core: &mut Core<'_>, decoded: &Decoded) -> Result<Flow, Trap> {
     let offset = decoded.memory.offset(core.state);
-    let number = decoded.memory.segment;
-    let flat = core.state.in_64bit_mode() && !matches!(number, segment::FS | segment::GS);
-    let base = if flat { 0 } else { core.state.segment[number].base };
-    let linear = core.wrap_linear(base.wrapping_add(offset));
+    let linear = operand::unchecked_linear(core, decoded.memory.segment, offset);
     core.invlpg(linear)?;
     Ok(Flow::Next)
 }

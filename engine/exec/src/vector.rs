@@ -117,6 +117,22 @@ pub(crate) fn read_mmx(core: &Core<'_>, number: usize) -> [u8; 8] {
     value
 }
 
+/// What every MMX instruction does to x87: the top of the stack becomes register 0, and no register is empty (SDM
+/// vol. 1, 9.5).
+pub(crate) fn enter_mmx(core: &mut Core<'_>) {
+    let image = &mut core.state.extended;
+    if image.in_use() & xcr0::X87 == 0 {
+        let initial = ExtendedState::initial();
+        image.bytes[..24].copy_from_slice(&initial.bytes[..24]);
+        image.bytes[ST..ST + 128].fill(0);
+        image.set_in_use(image.in_use() | xcr0::X87);
+    }
+    let top = usize::from(image.bytes[3] >> 3 & 7);
+    image.bytes[ST..ST + 128].rotate_right(16 * top);
+    image.bytes[3] &= !0x38;
+    image.bytes[4] = 0xff;
+}
+
 /// Element `index` of `size` (1, 2, 4, 8) bytes, zero-extended.
 pub(crate) fn element(value: &[u8], index: usize, size: usize) -> u64 {
     let mut bytes = [0; 8];

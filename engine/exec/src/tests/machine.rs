@@ -218,14 +218,23 @@ impl Machine {
     }
 
     pub fn step(&mut self) -> Step {
-        let mut core = Core {
+        self.interpreter.step(&mut Core {
             state: &mut self.state,
             tlb: &mut self.tlb,
             memory: &self.memory,
             platform: &mut self.surroundings,
             model: &self.model,
-        };
-        self.interpreter.step(&mut core)
+        })
+    }
+
+    pub fn with_core<T>(&mut self, action: impl FnOnce(&mut Core<'_>) -> T) -> T {
+        action(&mut Core {
+            state: &mut self.state,
+            tlb: &mut self.tlb,
+            memory: &self.memory,
+            platform: &mut self.surroundings,
+            model: &self.model,
+        })
     }
 
     /// Put code at RIP and execute its first instruction.

@@ -1,7 +1,9 @@
 //! Facts about single instructions, on a machine with real memory and page tables.
 
+mod debug;
 mod facts;
 mod forms;
 mod fuzz;
 mod machine;
 mod native;
+mod vectors;
