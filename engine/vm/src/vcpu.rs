@@ -150,3 +150,30 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "a panic without words".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{AcceleratorKind, ClockKind, Vm, VmOptions};
+
+    #[test]
+    fn a_panic_of_ours_is_an_error_and_the_machine_refuses_to_go_on() {
+        let options = VmOptions {
+            memory: 1 << 20,
+            vcpus: 2,
+            accelerator: AcceleratorKind::Interpreter,
+            cpu: "max".to_owned(),
+            clock: ClockKind::Host,
+            trace_blocks: false,
+        };
+        let vm = Vm::new(&options).unwrap();
+        let vcpu = vm.vcpu(0).unwrap();
+        let broken = vcpu.use_processor::<()>(|_| panic!("a bug"));
+        assert!(matches!(broken, Err(Error::Broken(message)) if message == "a bug"));
+        for index in 0..2 {
+            let refused = vm.vcpu(index).unwrap().run(None, Some(1));
+            assert!(matches!(refused, Err(Error::Broken(message)) if message == "a bug"));
+        }
+        assert!(matches!(vm.set_interrupt_line(1, true), Err(Error::Broken(_))));
+    }
+}
