@@ -1,5 +1,6 @@
 """The default guest, and the packages that guests are made of."""
 
+from gasang.guest.deb import read_package
 from gasang.guest.default import (
     APPEND,
     CLOUD_KERNEL,
@@ -9,7 +10,7 @@ from gasang.guest.default import (
     default_initrd,
     fetch_kernel,
 )
-from gasang.guest.packages import dependencies, fetch_package
+from gasang.guest.packages import dependencies, fetch_package, fetch_with_dependencies
 
 __all__ = [
     "APPEND",
@@ -21,4 +22,6 @@ __all__ = [
     "dependencies",
     "fetch_kernel",
     "fetch_package",
+    "fetch_with_dependencies",
+    "read_package",
 ]

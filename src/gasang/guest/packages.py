@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TypeVar
 
@@ -45,6 +45,17 @@ def fetch_package(name: str, progress: Progress | None = None) -> Path:
 
     directory = obtain(f"packages/{name}", make)
     return next(directory.glob("*.deb"))
+
+
+def fetch_with_dependencies(
+    name: str, leave_out: Collection[str] = (), progress: Progress | None = None
+) -> list[Path]:
+    """The files of the package `name` and of all that it depends on, but for the names in `leave_out`.
+
+    Raises as `fetch_package` does.
+    """
+    names = [name, *dependencies(name, recursive=True, progress=progress)]
+    return [fetch_package(each, progress) for each in names if each not in leave_out]
 
 
 def download(name: str, directory: Path, progress: Progress | None = None) -> Path:

@@ -13,7 +13,7 @@ from fake_debian import make_package
 from gasang.errors import CacheError, DownloadError
 from gasang.guest.default import default_guest, default_initrd, fetch_kernel
 from gasang.guest.initramfs import File
-from gasang.guest.packages import dependencies, fetch_package
+from gasang.guest.packages import dependencies, fetch_package, fetch_with_dependencies
 
 
 def leftovers(cache):
@@ -159,6 +159,13 @@ def test_dependencies_are_names(client):
         """,
     )
     assert dependencies("python3") == ["python3-minimal", "libc6"]
+
+
+def test_package_comes_with_what_it_depends_on(client):
+    client.script("apt-cache", "echo tool; echo '  Depends: busybox-static'; echo '  Depends: libc6'")
+    (client.archive / "tool.deb").write_bytes(make_package([("./tool", b"t")]))
+    files = fetch_with_dependencies("tool", leave_out={"libc6"})
+    assert [file.name for file in files] == ["tool_1_amd64.deb", "busybox-static_1_amd64.deb"]
 
 
 def test_more_entries_go_into_the_initrd(client):
