@@ -4,6 +4,7 @@ mod debug;
 mod facts;
 mod forms;
 mod fuzz;
+mod legacy;
 mod machine;
 mod native;
 mod vectors;
