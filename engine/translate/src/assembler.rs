@@ -37,6 +37,18 @@ pub struct Memory {
     displacement: i32,
 }
 
+impl Memory {
+    /// Whether it has an index register.
+    pub fn is_indexed(self) -> bool {
+        self.index.is_some()
+    }
+
+    /// Its displacement.
+    pub fn displacement(self) -> i32 {
+        self.displacement
+    }
+}
+
 /// A value in the vCPU state.
 pub fn state(offset: i32) -> Memory {
     Memory { segment: Segment::Gs, base: None, index: None, displacement: offset }

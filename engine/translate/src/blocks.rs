@@ -24,6 +24,8 @@ pub struct Block {
     pub entries: Entries,
     /// Sites (numbers) of the jumps linked to it.
     pub incoming: Vec<u32>,
+    /// Memory checks that found their span to cross a page.
+    pub crossings: u32,
     /// False once it was thrown away.
     pub alive: bool,
 }
@@ -96,6 +98,13 @@ impl Blocks {
         self.by_key.get(&Key { linear, host, user }).copied()
     }
 
+    /// Count a crossing in a block; how many there were.
+    pub fn count_crossing(&mut self, number: u32) -> u32 {
+        let block = &mut self.blocks[number as usize];
+        block.crossings += 1;
+        block.crossings
+    }
+
     /// Keep a block. True if it is the first from its page.
     pub fn insert(&mut self, block: Block) -> bool {
         let number = self.next_number();
@@ -165,6 +174,7 @@ mod tests {
             offset: 0,
             entries: Entries::default(),
             incoming: Vec::new(),
+            crossings: 0,
             alive: true,
         }
     }

@@ -21,7 +21,7 @@ impl Emitter<'_, '_> {
             Kind::Branch(target) => self.conditional(operation, target),
             Kind::BranchIfZero(target) => self.if_zero(operation, target),
             Kind::Call(target) => {
-                self.push_return_address(operation);
+                self.push_return_address(operation, 0);
                 self.direct_exit(target);
             }
             Kind::JumpIndirect => {
@@ -33,14 +33,15 @@ impl Emitter<'_, '_> {
                 self.flags_will_change(operation.live_before);
                 self.target_to_scratch(operation);
                 self.assembler.store(state(slots::NEXT_RIP), reg::R10);
-                self.push_return_address(operation);
+                let from_memory = operation.instruction.op0_kind() == OpKind::Memory;
+                self.push_return_address(operation, usize::from(from_memory));
                 self.assembler.load(reg::R10, state(slots::NEXT_RIP));
                 self.indirect_exit(operation, 8);
             }
             Kind::Return(release) => {
                 self.flags_will_change(operation.live_before);
-                self.check_stack(operation, 0, false);
-                self.assembler.load(reg::R10, Self::checked());
+                let place = self.stack(operation, 0, 0, false);
+                self.assembler.load(reg::R10, place);
                 let release = 8 + i32::from(release);
                 self.assembler.lea(reg::RSP, address(Some(reg::RSP), None, release));
                 self.indirect_exit(operation, -i64::from(release));
@@ -130,21 +131,20 @@ impl Emitter<'_, '_> {
         if instruction.op0_kind() == OpKind::Register {
             self.load_register(reg::R10, instruction.op0_register());
         } else {
-            self.check(operation, 8, false, |emitter| emitter.effective_address(instruction));
-            self.assembler.load(reg::R10, Self::checked());
+            let place = self.access(operation, 0, 8, false, |emitter| emitter.effective_address(instruction));
+            self.assembler.load(reg::R10, place);
         }
     }
 
-    fn push_return_address(&mut self, operation: &Operation) {
-        self.flags_will_change(operation.live_before);
-        self.check_stack(operation, -8, true);
+    fn push_return_address(&mut self, operation: &Operation, position: usize) {
+        let place = self.stack(operation, position, -8, true);
         let next = operation.instruction.next_ip();
         if let Ok(short) = i32::try_from(next as i64) {
-            self.assembler.store_immediate(Self::checked(), short);
+            self.assembler.store_immediate(place, short);
         } else {
-            self.assembler.lea(reg::R11, Self::checked());
+            let place = self.free_r10(place);
             self.assembler.immediate(reg::R10, next);
-            self.assembler.store(address(Some(reg::R11), None, 0), reg::R10);
+            self.assembler.store(place, reg::R10);
         }
         self.assembler.lea(reg::RSP, address(Some(reg::RSP), None, -8));
     }

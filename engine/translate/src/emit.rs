@@ -6,6 +6,7 @@
 use crate::assembler::{Assembler, Condition, address, reg, state, tlb};
 use crate::decode::{Kind, Operation, live_at_start, page_key};
 use crate::entry;
+use crate::plan::Checks;
 use crate::site::{FaultPoint, Site};
 use crate::slots;
 use gasang_cpu::tlb::TlbEntry;
@@ -136,7 +137,9 @@ pub(crate) struct Emitter<'a, 't> {
     /// Extended state that the block has already made sure of.
     pub extended: u8,
     pub out_of_line: Vec<OutOfLine>,
-    pub info: InstructionInfoFactory,
+    pub info: &'a mut InstructionInfoFactory,
+    /// How accesses are checked, by operation.
+    pub plan: &'a [Checks],
 }
 
 /// Emit a block.
@@ -146,6 +149,8 @@ pub fn emit_block(
     tables: &mut Tables<'_>,
     origin: Origin,
     operations: &[Operation],
+    plan: &[Checks],
+    info: &mut InstructionInfoFactory,
 ) -> Entries {
     let mut emitter = Emitter {
         assembler,
@@ -158,7 +163,8 @@ pub fn emit_block(
         slot_flags: false,
         extended: 0,
         out_of_line: Vec::new(),
-        info: InstructionInfoFactory::new(),
+        info,
+        plan,
     };
     emitter.block(operations)
 }

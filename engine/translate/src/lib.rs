@@ -16,6 +16,7 @@ mod host_state;
 mod listing;
 mod operations;
 mod options;
+mod plan;
 mod site;
 mod slots;
 mod system;

@@ -3,11 +3,12 @@
 use crate::assembler::{Condition, Memory, address, reg, state, tlb};
 use crate::decode::{Kind, Operation, may_fault};
 use crate::emit::{Emitter, OutOfLine, tag_offset};
+use crate::plan::Check;
 use crate::site::{FaultPoint, Site};
 use crate::slots;
 use gasang_cpu::tlb::TlbEntry;
 use gasang_x86::{gpr, segment};
-use iced_x86::{Code, Instruction, Mnemonic, OpAccess, OpKind, Register};
+use iced_x86::{Instruction, Mnemonic, OpAccess, OpKind, Register};
 use std::mem::offset_of;
 
 /// Guest registers that stay in the state.
@@ -33,6 +34,16 @@ fn same_width(like: Register, full: u8) -> Register {
         // R8L-R15L follow SPL, BPL, SIL, DIL: only numbers from 8 up are asked for.
         Register::R8L + u32::from(full - 8)
     }
+}
+
+/// Make `place` the instruction's memory operand.
+fn place_operand(instruction: &mut Instruction, place: Memory) {
+    instruction.set_segment_prefix(Register::None);
+    instruction.set_memory_base(Register::R11);
+    instruction.set_memory_index(if place.is_indexed() { Register::R10 } else { Register::None });
+    instruction.set_memory_index_scale(1);
+    instruction.set_memory_displacement64(place.displacement() as i64 as u64);
+    instruction.set_memory_displ_size(u32::from(place.displacement() != 0));
 }
 
 /// Spilled registers among an instruction's operands, each once, and whether it is written.
@@ -89,17 +100,12 @@ impl Emitter<'_, '_> {
             emitter.assembler.sign_extend32(reg::R11, size == 8);
             emitter.assembler.lea(reg::R10, address(Some(reg::R10), Some((reg::R11, size as u8)), 0));
         });
-        self.assembler.lea(reg::R11, Self::checked());
+        self.assembler.lea(reg::R11, address(Some(reg::R11), Some((reg::R10, 1)), 0));
         self.load_register(reg::R10, bit);
         self.assembler.and32(reg::R10, size as i32 * 8 - 1);
         self.flags_to_host(operation);
         let mut rewritten = *instruction;
-        rewritten.set_segment_prefix(Register::None);
-        rewritten.set_memory_displacement64(0);
-        rewritten.set_memory_displ_size(0);
-        rewritten.set_memory_index(Register::None);
-        rewritten.set_memory_index_scale(1);
-        rewritten.set_memory_base(Register::R11);
+        place_operand(&mut rewritten, address(Some(reg::R11), None, 0));
         rewritten.set_op1_register(same_width(bit, reg::R10));
         self.emit_rewritten(operation, &rewritten);
         self.flags_after(operation);
@@ -137,6 +143,7 @@ impl Emitter<'_, '_> {
             retry,
             size: operation.extended,
             write: false,
+            block: self.origin.block,
         });
         self.assembler.test8(state(slots::EXTENDED_LIVE), operation.extended);
         let jump = self.assembler.jump_if_forward(Condition::E);
@@ -245,23 +252,15 @@ impl Emitter<'_, '_> {
         if spilled.overflow || spilled.count > 1 {
             return self.interpret(operation);
         }
-        self.flags_will_change(operation.live_before);
-        self.check(operation, size, write, |emitter| emitter.effective_address(&operation.instruction));
+        let place = self.access(operation, 0, size, write, |emitter| {
+            emitter.effective_address(&operation.instruction);
+        });
         self.flags_to_host(operation);
         let scratch = [reg::R10, reg::R11];
-        rewritten.set_segment_prefix(Register::None);
-        rewritten.set_memory_displacement64(0);
-        rewritten.set_memory_displ_size(0);
-        rewritten.set_memory_index_scale(1);
-        rewritten.set_memory_base(Register::R11);
-        if spilled.count == 0 {
-            rewritten.set_memory_index(Register::R10);
-        } else {
-            self.assembler.lea(reg::R11, address(Some(reg::R11), Some((reg::R10, 1)), 0));
-            self.load_spilled(&spilled, scratch);
-            rewritten.set_memory_index(Register::None);
-            Self::substitute(&mut rewritten, &spilled, scratch);
-        }
+        let place = if spilled.count == 0 { place } else { self.free_r10(place) };
+        self.load_spilled(&spilled, scratch);
+        Self::substitute(&mut rewritten, &spilled, scratch);
+        place_operand(&mut rewritten, place);
         self.emit_rewritten(operation, &rewritten);
         self.flags_after(operation);
         self.store_spilled(&spilled, scratch);
@@ -365,6 +364,7 @@ impl Emitter<'_, '_> {
             retry,
             size: size as u8,
             write,
+            block: self.origin.block,
         });
         compute(self);
         let mask = (self.origin.tlb_entries - 1) << 5;
@@ -379,69 +379,110 @@ impl Emitter<'_, '_> {
         self.host_flags = false;
     }
 
-    /// Where a checked access is.
-    pub(crate) fn checked() -> Memory {
-        address(Some(reg::R11), Some((reg::R10, 1)), 0)
+    /// See that an access of the operation, its `position`th, may be made at the linear address that `compute` puts into
+    /// R10; returns where it is, in terms of R11 and perhaps R10.
+    pub(crate) fn access(
+        &mut self,
+        operation: &Operation,
+        position: usize,
+        size: u32,
+        write: bool,
+        compute: impl FnOnce(&mut Self),
+    ) -> Memory {
+        match self.plan[self.number as usize][position] {
+            Check::Alone => {
+                self.flags_will_change(operation.live_before);
+                self.check(operation, size, write, compute);
+                address(Some(reg::R11), Some((reg::R10, 1)), 0)
+            }
+            Check::First { slot, low, span, offset } => {
+                self.flags_will_change(operation.live_before);
+                self.check(operation, u32::from(span), write, |emitter| {
+                    compute(emitter);
+                    if low != offset {
+                        let start = address(Some(reg::R10), None, low - offset);
+                        emitter.assembler.lea(reg::R10, start);
+                    }
+                });
+                self.assembler.lea(reg::R11, address(Some(reg::R11), Some((reg::R10, 1)), -low));
+                self.assembler.store(state(slot), reg::R11);
+                address(Some(reg::R11), None, offset)
+            }
+            Check::Covered { slot, offset } => {
+                self.assembler.load(reg::R11, state(slot));
+                address(Some(reg::R11), None, offset)
+            }
+        }
+    }
+
+    /// The same place without R10.
+    pub(crate) fn free_r10(&mut self, place: Memory) -> Memory {
+        if !place.is_indexed() {
+            return place;
+        }
+        self.assembler.lea(reg::R11, place);
+        address(Some(reg::R11), None, 0)
+    }
+
+    /// See that 8 bytes at RSP + `displacement` may be accessed; returns where they are.
+    pub(crate) fn stack(
+        &mut self,
+        operation: &Operation,
+        position: usize,
+        displacement: i32,
+        write: bool,
+    ) -> Memory {
+        self.access(operation, position, 8, write, |emitter| {
+            emitter.assembler.lea(reg::R10, address(Some(reg::RSP), None, displacement));
+        })
     }
 
     fn push(&mut self, operation: &Operation) {
         let instruction = &operation.instruction;
-        self.flags_will_change(operation.live_before);
-        if instruction.code() == Code::Push_rm64 && instruction.op0_kind() == OpKind::Memory {
-            self.check(operation, 8, false, |emitter| emitter.effective_address(instruction));
-            self.assembler.load(reg::R10, Self::checked());
+        if instruction.op0_kind() == OpKind::Memory {
+            let source =
+                self.access(operation, 0, 8, false, |emitter| emitter.effective_address(instruction));
+            self.assembler.load(reg::R10, source);
             self.assembler.store(state(slots::TEMPORARY), reg::R10);
-            self.check_stack(operation, -8, true);
-            self.assembler.lea(reg::R11, Self::checked());
-            self.assembler.load(reg::R10, state(slots::TEMPORARY));
-            self.assembler.store(address(Some(reg::R11), None, 0), reg::R10);
+            let place = self.stack(operation, 1, -8, true);
+            self.store_slot(place, slots::TEMPORARY);
         } else {
-            self.check_stack(operation, -8, true);
-            if instruction.op0_kind() == OpKind::Register {
-                self.store_register_at_check(instruction.op0_register());
+            let place = self.stack(operation, 0, -8, true);
+            if instruction.op0_kind() != OpKind::Register {
+                self.assembler.store_immediate(place, instruction.immediate(0) as i32);
+            } else if is_spilled(instruction.op0_register()) {
+                self.store_slot(place, slots::gpr(number_of(instruction.op0_register())));
             } else {
-                self.assembler.store_immediate(Self::checked(), instruction.immediate(0) as i32);
+                self.assembler.store(place, number_of(instruction.op0_register()) as u8);
             }
         }
         self.assembler.lea(reg::RSP, address(Some(reg::RSP), None, -8));
     }
 
-    fn store_register_at_check(&mut self, register: Register) {
-        if is_spilled(register) {
-            self.assembler.lea(reg::R11, Self::checked());
-            self.assembler.load(reg::R10, state(slots::gpr(number_of(register))));
-            self.assembler.store(address(Some(reg::R11), None, 0), reg::R10);
-        } else {
-            self.assembler.store(Self::checked(), number_of(register) as u8);
-        }
-    }
-
-    /// Check 8 bytes at RSP + `displacement`.
-    pub(crate) fn check_stack(&mut self, operation: &Operation, displacement: i32, write: bool) {
-        self.check(operation, 8, write, |emitter| {
-            emitter.assembler.lea(reg::R10, address(Some(reg::RSP), None, displacement));
-        });
+    /// A value in the state to memory.
+    pub(crate) fn store_slot(&mut self, place: Memory, slot: i32) {
+        let place = self.free_r10(place);
+        self.assembler.load(reg::R10, state(slot));
+        self.assembler.store(place, reg::R10);
     }
 
     fn pop(&mut self, operation: &Operation) {
         let register = operation.instruction.op0_register();
-        self.flags_will_change(operation.live_before);
-        self.check_stack(operation, 0, false);
+        let place = self.stack(operation, 0, 0, false);
         if is_spilled(register) {
-            self.assembler.load(reg::R10, Self::checked());
+            self.assembler.load(reg::R10, place);
             self.assembler.store(state(slots::gpr(number_of(register))), reg::R10);
         } else {
-            self.assembler.load(number_of(register) as u8, Self::checked());
+            self.assembler.load(number_of(register) as u8, place);
         }
         self.assembler.lea(reg::RSP, address(Some(reg::RSP), None, 8));
     }
 
     fn leave(&mut self, operation: &Operation) {
-        self.flags_will_change(operation.live_before);
-        self.check(operation, 8, false, |emitter| {
+        let place = self.access(operation, 0, 8, false, |emitter| {
             emitter.assembler.copy(reg::R10, gpr::RBP as u8);
         });
-        self.assembler.load(reg::R10, Self::checked());
+        self.assembler.load(reg::R10, place);
         self.assembler.lea(reg::RSP, address(Some(reg::RBP), None, 8));
         self.assembler.copy(reg::RBP, reg::R10);
     }

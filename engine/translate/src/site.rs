@@ -22,6 +22,8 @@ pub enum Site {
         size: u8,
         /// Whether it writes.
         write: bool,
+        /// The block that it is in.
+        block: u32,
     },
     /// A direct jump that may be linked to its target.
     Link {

@@ -47,6 +47,14 @@ pub const TLB_SUPERVISOR: i32 = slot(17);
 /// Address of the TLB context for CPL 0 with RFLAGS.AC set.
 pub const TLB_SUPERVISOR_AC: i32 = slot(18);
 
+/// Slots for the host addresses that shared checks found.
+pub const SHARED_CHECKS: usize = 12;
+
+/// One of them.
+pub const fn shared_check(number: usize) -> i32 {
+    slot(20 + number)
+}
+
 /// Index of a slot's word in `VcpuState::translator`.
 pub const fn word(slot: i32) -> usize {
     (slot as usize - offset_of!(VcpuState, translator)) / 8

@@ -68,18 +68,16 @@ impl Emitter<'_, '_> {
         a.or(reg::R10, reg::R11);
         a.store(state(slots::TEMPORARY), reg::R10);
         self.host_flags = false;
-        self.check_stack(operation, -8, true);
-        self.assembler.lea(reg::R11, Self::checked());
-        self.assembler.load(reg::R10, state(slots::TEMPORARY));
-        self.assembler.store(address(Some(reg::R11), None, 0), reg::R10);
+        let place = self.stack(operation, 0, -8, true);
+        self.store_slot(place, slots::TEMPORARY);
         self.assembler.lea(reg::RSP, address(Some(reg::RSP), None, -8));
     }
 
     fn pop_flags(&mut self, operation: &Operation) {
         self.flags_will_change(operation.live_before);
-        self.check_stack(operation, 0, false);
+        let place = self.stack(operation, 0, 0, false);
         let a = &mut *self.assembler;
-        a.load(reg::R10, Self::checked());
+        a.load(reg::R10, place);
         a.load(reg::R11, state(slots::RFLAGS));
         a.xor_registers(reg::R11, reg::R10);
         a.test(reg::R11, !POPPED);

@@ -10,6 +10,7 @@ use crate::entry::Exit;
 use crate::host_state;
 use crate::listing::{BlockListing, list_block};
 use crate::options::Options;
+use crate::plan;
 use crate::site::{Entry, FaultPoint, Site};
 use crate::slots;
 use gasang_cpu::tlb::Mode;
@@ -18,12 +19,17 @@ use gasang_exec::{Interpreter, Step, host_fault};
 use gasang_memory::{GuestMemory, PAGE_HAS_CODE};
 use gasang_x86::control::{cr0, cr4, debug, xcr0};
 use gasang_x86::rflags;
+use iced_x86::InstructionInfoFactory;
+use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// More than any block takes: 64 instructions, each with its checks and stubs.
 const BLOCK_ROOM: u32 = 64 * 512;
+
+/// Shared checks of a block that may cross a page before its checks are made one by one.
+const CROSSINGS: u32 = 64;
 
 /// What a translator has done since it was made.
 #[derive(Debug, Clone, Copy, Default)]
@@ -65,6 +71,9 @@ pub struct Translator {
     memory: Arc<GuestMemory>,
     options: Options,
     listings: Vec<BlockListing>,
+    /// Host addresses of the blocks that are translated without shared checks.
+    unshared: HashSet<u64>,
+    info: InstructionInfoFactory,
     extended_mask: u64,
     statistics: Statistics,
 }
@@ -110,6 +119,8 @@ impl Translator {
             memory: Arc::clone(memory),
             options,
             listings: Vec::new(),
+            unshared: HashSet::new(),
+            info: InstructionInfoFactory::new(),
             extended_mask: host_state::extended_mask(),
             statistics: Statistics::default(),
             _faults_registered: registered,
@@ -288,12 +299,18 @@ impl Translator {
     }
 
     fn after_miss(&mut self, core: &mut Core<'_>, site: u32) -> Next {
-        let Site::Retry { retry, size, write, .. } = self.sites[site as usize] else {
+        let Site::Retry { retry, size, write, block, .. } = self.sites[site as usize] else {
             unreachable!("a miss at a site that cannot be tried again")
         };
         self.statistics.misses += 1;
         let address = core.state.translator[slots::word(slots::MISSED_ADDRESS)];
-        if self.fill(core, address, size, write) { Next::Enter(retry) } else { self.to_site(core, site) }
+        if self.fill(core, address, size, write) {
+            return Next::Enter(retry);
+        }
+        if address & 0xfff > 4096 - u64::from(size) {
+            self.crossed(block);
+        }
+        self.to_site(core, site)
     }
 
     /// Bring the page of an access into the TLB; false if T0 must make the access.
@@ -314,6 +331,16 @@ impl Translator {
         let entry = core.tlb.entry(mode, address);
         let tag = if write { entry.write } else { entry.read };
         tag == address & !0xfff
+    }
+
+    /// A check in the block found that its span crosses a page. After some of these, checks are shared there no longer.
+    fn crossed(&mut self, block: u32) {
+        if self.blocks.count_crossing(block) == CROSSINGS {
+            let host = self.blocks.get(block).host;
+            if self.unshared.insert(host) {
+                self.invalidate(host, 1);
+            }
+        }
     }
 
     fn after_extended(&mut self, core: &mut Core<'_>, site: u32) -> Next {
@@ -404,7 +431,13 @@ impl Translator {
         let offset = self.cache.next();
         self.assembler.restart(self.cache.address(offset));
         let mut tables = Tables { sites: &mut self.sites, faults: &mut self.faults, offset };
-        let entries = emit_block(&mut self.assembler, &self.exits, &mut tables, origin, &operations);
+        let plan = if self.unshared.contains(&host) {
+            plan::alone(&operations)
+        } else {
+            plan::share(&operations, &mut self.info)
+        };
+        let (assembler, info) = (&mut self.assembler, &mut self.info);
+        let entries = emit_block(assembler, &self.exits, &mut tables, origin, &operations, &plan, info);
         self.cache.place(self.assembler.code());
         self.blocks.insert(Block {
             linear,
@@ -414,6 +447,7 @@ impl Translator {
             offset,
             entries,
             incoming: Vec::new(),
+            crossings: 0,
             alive: true,
         });
         self.statistics.blocks += 1;
@@ -491,6 +525,7 @@ impl Translator {
         self.statistics.cache_flushes += 1;
         self.blocks.clear();
         self.sites.clear();
+        self.unshared.clear();
         self.faults.clear();
         self.cache.clear();
         core.tlb.clear_jumps();

@@ -1,0 +1,310 @@
+//! Which memory accesses of a block share a check.
+//!
+//! Accesses through the same registers, unchanged between them, lie at fixed distances: one check of the whole span that
+//! they cover stands for all of them, and the host address that it found is kept in a slot. A span that crosses a page
+//! fails the check; then the first access is T0's, and a block that fails often is translated again without sharing.
+//!
+//! A check for reading covers reads only: asking for a page to be written marks it dirty, which must not happen before a
+//! write is certain. A check for writing covers what follows of both kinds.
+
+use crate::decode::{Kind, Operation};
+use crate::slots;
+use iced_x86::{Code, Instruction, InstructionInfoFactory, OpAccess, OpKind, Register};
+
+/// Bytes that one check covers at most: the more, the likelier that they cross a page.
+const SPAN: i64 = 128;
+
+/// How an access is checked. Offsets count from the address that the access's registers give without displacement,
+/// when the group began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Check {
+    /// By itself.
+    Alone,
+    /// For itself and others: `span` bytes from `low` on; the host address of offset 0 goes to the slot.
+    First { slot: i32, low: i32, span: u8, offset: i32 },
+    /// It was covered by an earlier check.
+    Covered { slot: i32, offset: i32 },
+}
+
+/// The checks of an operation's accesses, in the order in which it makes them.
+pub type Checks = [Check; 2];
+
+/// Registers that give an address, in the state they have between two changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Key {
+    base: (Register, u32),
+    index: (Register, u32),
+    scale: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Access {
+    operation: usize,
+    position: usize,
+    key: Option<Key>,
+    offset: i64,
+    size: i64,
+    write: bool,
+}
+
+/// The plan of a block that shares nothing.
+pub fn alone(operations: &[Operation]) -> Vec<Checks> {
+    vec![[Check::Alone; 2]; operations.len()]
+}
+
+/// A check that others share: the access that makes it, the span from `low` to `high`, the slot of its result.
+struct Group {
+    first: Access,
+    low: i64,
+    high: i64,
+    slot: i32,
+}
+
+impl Group {
+    fn covers(&self, access: &Access) -> bool {
+        self.first.key == access.key
+            && (self.first.write || !access.write)
+            && self.low <= access.offset
+            && access.offset + access.size <= self.high
+    }
+}
+
+/// Find the accesses that share checks.
+pub fn share(operations: &[Operation], info: &mut InstructionInfoFactory) -> Vec<Checks> {
+    let accesses = collect(operations, info);
+    let mut plan = alone(operations);
+    let mut groups: Vec<Group> = Vec::new();
+    for (number, access) in accesses.iter().enumerate().filter(|(_, access)| access.key.is_some()) {
+        let check = if let Some(group) = groups.iter().find(|group| group.covers(access)) {
+            Check::Covered { slot: group.slot, offset: access.offset as i32 }
+        } else {
+            let (low, high, others) = extent(access, &accesses[number + 1..], &groups);
+            if others == 0 || groups.len() == slots::SHARED_CHECKS {
+                continue;
+            }
+            let slot = slots::shared_check(groups.len());
+            groups.push(Group { first: *access, low, high, slot });
+            Check::First { slot, low: low as i32, span: (high - low) as u8, offset: access.offset as i32 }
+        };
+        plan[access.operation][access.position] = check;
+    }
+    plan
+}
+
+/// The span of `first` and of those of `later` that a check for it can cover and none of `groups` does, and how many
+/// these are.
+fn extent(first: &Access, later: &[Access], groups: &[Group]) -> (i64, i64, usize) {
+    let (mut low, mut high, mut others) = (first.offset, first.offset + first.size, 0);
+    let same = later.iter().filter(|access| access.key == first.key && (first.write || !access.write));
+    for access in same.filter(|access| !groups.iter().any(|group| group.covers(access))) {
+        let (new_low, new_high) = (low.min(access.offset), high.max(access.offset + access.size));
+        if new_high - new_low <= SPAN {
+            (low, high, others) = (new_low, new_high, others + 1);
+        }
+    }
+    (low, high, others)
+}
+
+/// What is known about registers while a block is walked.
+struct Registers {
+    versions: [u32; 16],
+    /// How far RSP has moved by known amounts since its version began.
+    stack: i64,
+}
+
+impl Registers {
+    fn changed(&mut self, register: Register) {
+        let full = register.full_register();
+        if full.is_gpr64() {
+            self.versions[full.number()] += 1;
+            if full == Register::RSP {
+                self.stack = 0;
+            }
+        }
+    }
+
+    fn version(&self, register: Register) -> (Register, u32) {
+        if register == Register::None { (register, 0) } else { (register, self.versions[register.number()]) }
+    }
+
+    fn key(&self, base: Register, index: Register, scale: u32) -> Key {
+        Key { base: self.version(base), index: self.version(index), scale }
+    }
+}
+
+fn collect(operations: &[Operation], info: &mut InstructionInfoFactory) -> Vec<Access> {
+    let mut registers = Registers { versions: [0; 16], stack: 0 };
+    let mut accesses = Vec::with_capacity(operations.len());
+    for (number, operation) in operations.iter().enumerate() {
+        for (position, access) in accesses_of(operation, &registers).into_iter().flatten().enumerate() {
+            accesses.push(Access { operation: number, position, ..access });
+        }
+        follow(operation, &mut registers, info);
+    }
+    accesses
+}
+
+fn stack_access(registers: &Registers, displacement: i64, write: bool) -> Option<Access> {
+    Some(Access {
+        operation: 0,
+        position: 0,
+        key: Some(registers.key(Register::RSP, Register::None, 1)),
+        offset: registers.stack + displacement,
+        size: 8,
+        write,
+    })
+}
+
+fn accesses_of(operation: &Operation, registers: &Registers) -> [Option<Access>; 2] {
+    let instruction = &operation.instruction;
+    let from_memory = instruction.op_count() > 0 && instruction.op0_kind() == OpKind::Memory;
+    match operation.kind {
+        Kind::Memory { size, write } => [Some(operand_access(instruction, registers, size, write)), None],
+        Kind::Push if instruction.code() == Code::Push_rm64 && from_memory => {
+            [Some(operand_access(instruction, registers, 8, false)), stack_access(registers, -8, true)]
+        }
+        Kind::Push | Kind::PushFlags | Kind::Call(_) => [stack_access(registers, -8, true), None],
+        Kind::Pop | Kind::PopFlags | Kind::Return(_) => [stack_access(registers, 0, false), None],
+        Kind::CallIndirect if from_memory => {
+            [Some(operand_access(instruction, registers, 8, false)), stack_access(registers, -8, true)]
+        }
+        Kind::CallIndirect => [stack_access(registers, -8, true), None],
+        Kind::JumpIndirect if from_memory => [Some(operand_access(instruction, registers, 8, false)), None],
+        Kind::Leave => {
+            let key = Some(registers.key(Register::RBP, Register::None, 1));
+            [Some(Access { operation: 0, position: 0, key, offset: 0, size: 8, write: false }), None]
+        }
+        Kind::Nothing
+        | Kind::Plain
+        | Kind::Address
+        | Kind::ClearDirection
+        | Kind::ClearInterrupt
+        | Kind::SetInterrupt
+        | Kind::AlignmentCheck(_)
+        | Kind::SwapGs
+        | Kind::BitString(_)
+        | Kind::Jump(_)
+        | Kind::Branch(_)
+        | Kind::BranchIfZero(_)
+        | Kind::JumpIndirect
+        | Kind::Interpret => [None, None],
+    }
+}
+
+fn operand_access(instruction: &Instruction, registers: &Registers, size: u32, write: bool) -> Access {
+    let (base, index) = (instruction.memory_base(), instruction.memory_index());
+    let wide = |register: Register| register == Register::None || register.is_gpr64();
+    let flat = !matches!(instruction.memory_segment(), Register::FS | Register::GS);
+    let by_register = base.is_gpr64() || index.is_gpr64();
+    let key = (flat && by_register && wide(base) && wide(index))
+        .then(|| registers.key(base, index, instruction.memory_index_scale()));
+    let moved = if base == Register::RSP { registers.stack } else { 0 };
+    let offset = instruction.memory_displacement64() as i64 + moved;
+    let key = key.filter(|_| i32::try_from(offset).is_ok());
+    Access { operation: 0, position: 0, key, offset, size: i64::from(size), write }
+}
+
+/// Note what the operation does to the registers.
+fn follow(operation: &Operation, registers: &mut Registers, info: &mut InstructionInfoFactory) {
+    let instruction = &operation.instruction;
+    match operation.kind {
+        Kind::Push | Kind::PushFlags | Kind::Call(_) | Kind::CallIndirect => registers.stack -= 8,
+        Kind::PopFlags => registers.stack += 8,
+        Kind::Pop => {
+            registers.stack += 8;
+            registers.changed(instruction.op0_register());
+        }
+        // The pages that may be reached change with RFLAGS.AC.
+        Kind::AlignmentCheck(_) => registers.versions.iter_mut().for_each(|version| *version += 1),
+        Kind::Plain | Kind::Address | Kind::Memory { .. } | Kind::BitString(_) | Kind::Leave => {
+            if let Some(distance) = stack_move(instruction) {
+                registers.stack += distance;
+                return;
+            }
+            for used in info.info(instruction).used_registers() {
+                let read_only = matches!(used.access(), OpAccess::Read | OpAccess::CondRead | OpAccess::None);
+                if !read_only {
+                    registers.changed(used.register());
+                }
+            }
+        }
+        Kind::Nothing
+        | Kind::ClearDirection
+        | Kind::ClearInterrupt
+        | Kind::SetInterrupt
+        | Kind::SwapGs
+        | Kind::Jump(_)
+        | Kind::Branch(_)
+        | Kind::BranchIfZero(_)
+        | Kind::JumpIndirect
+        | Kind::Return(_)
+        | Kind::Interpret => {}
+    }
+}
+
+/// How far the instruction moves RSP, if it does just that.
+fn stack_move(instruction: &Instruction) -> Option<i64> {
+    if instruction.op_count() != 2
+        || instruction.op0_kind() != OpKind::Register
+        || instruction.op0_register() != Register::RSP
+    {
+        return None;
+    }
+    let distance = match instruction.code() {
+        Code::Add_rm64_imm8 | Code::Add_rm64_imm32 => instruction.immediate(1) as i64,
+        Code::Sub_rm64_imm8 | Code::Sub_rm64_imm32 => -(instruction.immediate(1) as i64),
+        Code::Lea_r64_m
+            if instruction.memory_base() == Register::RSP && instruction.memory_index() == Register::None =>
+        {
+            instruction.memory_displacement64() as i64
+        }
+        _ => return None,
+    };
+    i32::try_from(distance).is_ok().then_some(distance)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decode::decode_block;
+
+    fn planned(code: &[u8]) -> Vec<Checks> {
+        share(&decode_block(0x1000, code, false, false), &mut InstructionInfoFactory::new())
+    }
+
+    #[test]
+    fn pushes_share_the_check_of_the_first() {
+        // push rbx; push rbp; sub rsp, 16; mov [rsp + 8], rax
+        let plan = planned(&[0x53, 0x55, 0x48, 0x83, 0xec, 0x10, 0x48, 0x89, 0x44, 0x24, 0x08]);
+        let slot = slots::shared_check(0);
+        assert_eq!(plan[0][0], Check::First { slot, low: -24, span: 24, offset: -8 });
+        assert_eq!(plan[1][0], Check::Covered { slot, offset: -16 });
+        assert_eq!(plan[3][0], Check::Covered { slot, offset: -24 });
+    }
+
+    #[test]
+    fn a_read_does_not_check_for_a_later_write() {
+        // mov rax, [rdi]; mov [rdi + 8], rax; mov rcx, [rdi + 8]
+        let plan = planned(&[0x48, 0x8b, 0x07, 0x48, 0x89, 0x47, 0x08, 0x48, 0x8b, 0x4f, 0x08]);
+        assert!(matches!(plan[0][0], Check::First { low: 0, span: 16, .. }), "for the two reads");
+        assert_eq!(plan[1][0], Check::Alone);
+        assert!(matches!(plan[2][0], Check::Covered { .. }));
+    }
+
+    #[test]
+    fn a_changed_register_ends_the_group() {
+        // mov rax, [rdi]; inc edi; mov rcx, [rdi]
+        let plan = planned(&[0x48, 0x8b, 0x07, 0xff, 0xc7, 0x48, 0x8b, 0x0f]);
+        assert_eq!(
+            plan,
+            alone(&decode_block(0x1000, &[0x48, 0x8b, 0x07, 0xff, 0xc7, 0x48, 0x8b, 0x0f], false, false))
+        );
+    }
+
+    #[test]
+    fn spans_stay_short() {
+        // mov rax, [rdi]; mov rcx, [rdi + 0x100]
+        let plan = planned(&[0x48, 0x8b, 0x07, 0x48, 0x8b, 0x8f, 0x00, 0x01, 0x00, 0x00]);
+        assert_eq!(plan[0][0], Check::Alone);
+    }
+}
