@@ -186,13 +186,15 @@ impl Translator {
     }
 
     /// One instruction by T0. Something to return if the caller must look: it stopped, interrupts or NMIs became possible,
-    /// or it did something with the platform.
+    /// a REP is in its midst, or it did something with the platform.
     fn interpret(&mut self, core: &mut Core<'_>, interpreter: &mut Interpreter) -> Option<Step> {
         self.statistics.interpreted += 1;
         let (open_before, blocked_before) = (interruptible(core.state), core.state.nmi_blocked);
+        let begun = core.state.rip;
         let step = interpreter.step(core);
         let opened = interruptible(core.state) && !open_before || blocked_before && !core.state.nmi_blocked;
-        (step != Step::Retired || opened || core.platform.wants_attention()).then_some(step)
+        let unfinished = core.state.rip == begun;
+        (step != Step::Retired || opened || unfinished || core.platform.wants_attention()).then_some(step)
     }
 
     // Entering and leaving.
