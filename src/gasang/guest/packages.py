@@ -88,27 +88,45 @@ def dependencies(name: str, *, recursive: bool = False, progress: Progress | Non
 
 
 def _with_index(action: Callable[[tuple[str, ...]], _Result], progress: Progress | None) -> _Result:
-    """Do `action` with the system's index of packages, or else with a fresh one of our own."""
+    """Do `action` with the system's index of packages, else with our own, else with our own made fresh."""
+    own = _own_index()
+    for settings in ((), own) if any(_lists().glob("*Release")) else ((),):
+        try:
+            return action(settings)
+        except DownloadError:
+            continue
+    update_error = _update(own, progress)
     try:
-        return action(())
-    except DownloadError:
-        return action(_update(progress))
+        return action(own)
+    except DownloadError as error:
+        raise update_error or error from None
 
 
-def _update(progress: Progress | None) -> tuple[str, ...]:
-    """Fetch an index into our cache; return the settings that use it."""
-    if progress:
-        progress("fetching the index of packages")
+def _own_index() -> tuple[str, ...]:
+    """The settings that use an index in our cache; the system's sources and keys stay in use."""
     root = cache_directory() / "apt"
-    for directory in (root / "state/lists/partial", root / "cache/archives/partial"):
-        directory.mkdir(parents=True, exist_ok=True)
-    settings = (
+    return (
         f"Dir::State={root / 'state'}",
         "Dir::State::status=/var/lib/dpkg/status",
         f"Dir::Cache={root / 'cache'}",
     )
-    _apt("apt-get", settings, "--quiet", "update", "--error-on=any")
-    return settings
+
+
+def _lists() -> Path:
+    return cache_directory() / "apt/state/lists"
+
+
+def _update(settings: tuple[str, ...], progress: Progress | None) -> DownloadError | None:
+    """Fetch our own index. An error is returned: one broken source among several need not matter."""
+    if progress:
+        progress("fetching the index of packages")
+    for directory in (_lists() / "partial", cache_directory() / "apt/cache/archives/partial"):
+        directory.mkdir(parents=True, exist_ok=True)
+    try:
+        _apt("apt-get", settings, "--quiet", "update", "--error-on=any")
+    except DownloadError as error:
+        return error
+    return None
 
 
 def _apt(program: str, settings: tuple[str, ...], *arguments: str, directory: Path | None = None) -> str:

@@ -79,6 +79,36 @@ def test_missing_index_is_fetched_into_the_cache(client, cache):
     assert f"Dir::State={cache}/apt/state" in update
 
 
+def test_index_in_the_cache_is_used_again(client, cache):
+    lists = cache / "apt/state/lists"
+    client.script(
+        "apt-get",
+        f"""
+        case "$*" in
+        *update*) touch "{lists}/deb.example_InRelease" ;;
+        *Dir::State=*) cp "{client.archive}/$name.deb" . ;;
+        *) echo 'E: Unable to locate package' >&2; exit 100 ;;
+        esac
+        """,
+    )
+    fetch_package("busybox-static")
+    fetch_package("linux-image-6.1.0-9-cloud-amd64")
+    assert len([call for call in client.calls if " update " in call]) == 1
+
+
+def test_one_broken_source_does_not_matter(client, cache):
+    client.script(
+        "apt-get",
+        f"""
+        case "$*" in
+        *update*) touch "{cache}/fresh"; echo 'E: a source of no concern' >&2; exit 100 ;;
+        *) [ -e "{cache}/fresh" ] || exit 100; cp "{client.archive}/$name.deb" . ;;
+        esac
+        """,
+    )
+    assert fetch_package("busybox-static").exists()
+
+
 def test_failed_download_is_one_line_and_leaves_nothing(client, cache):
     client.script("apt-get", "echo 'W: odd' >&2; echo 'E: Could not resolve deb.example' >&2; exit 100")
     with pytest.raises(DownloadError) as caught:
