@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
-export PATH := $(PATH):$(HOME)/.cargo/bin
+export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 BIN := .venv/bin
 TOOLS := .venv/tools
@@ -16,7 +16,7 @@ ENGINE_SOURCES := $(shell find engine -name '*.rs' -o -name '*.S' -o -name '*.to
 # The face of the engine needs a Python to link its tests with; tests/seam tests it from Python.
 CRATES := --workspace --exclude gasang-python
 
-.PHONY: help run test bench lint fuzz lockstep docs clean host guest
+.PHONY: help run test bench lint fuzz lockstep docs clean host test-tools
 
 help:  ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | column -t -s $$'\t'
@@ -28,7 +28,7 @@ else
 	@if [ -t 0 ] && [ -t 1 ]; then $(BIN)/gasang run; else $(BIN)/gasang run -- uname -a; fi
 endif
 
-test: $(ENGINE)  ## every test: the engine's, then Python's; PYTEST="-k name" for some of the latter
+test: $(ENGINE) | test-tools  ## every test: the engine's, then Python's; PYTEST="-k name" for some of the latter
 	cargo test $(CRATES) --release --quiet
 	$(BIN)/pytest $(PYTEST)
 
@@ -50,6 +50,10 @@ lint: $(ENGINE)  ## formatting, types, floors
 lockstep: $(ENGINE)  ## T0 against T1 over a boot; ARGS="--instructions N"
 	$(BIN)/python tests/lockstep/lockstep.py $(ARGS)
 
+fuzz: | host  ## random bytes, and random states of every instruction form beside the host; STATES=30 each
+	cargo test $(CRATES) --release --quiet -- --ignored fuzz
+	GASANG_SILICON_STATES=$(or $(STATES),30) cargo test -p gasang-silicon --release --quiet
+
 docs: | host  ## the reference of the engine, as HTML in target/doc
 	cargo doc $(CRATES) --no-deps --document-private-items
 
@@ -64,6 +68,11 @@ define need
 		{ apt-get -qq update && apt-get install -qq -y --no-install-recommends $(2); } >&2; \
 	else echo '$(1) is missing: install the package $(2)' >&2; exit 1; fi; }
 endef
+
+# Without it its tests are skipped, so it is no error where we may not install.
+test-tools:
+	@command -v iasl >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \
+		{ apt-get -qq update && apt-get install -qq -y --no-install-recommends acpica-tools; } >&2 || true
 
 # What the host must have: a Rust, a C compiler and binutils (the engine's linker; programs for tests), venv.
 host:
