@@ -29,10 +29,15 @@ class Baseline:
     def load(cls) -> Baseline:
         """The baseline in the tree; without figures if there is none yet."""
         if not FILE.exists():
-            return cls("", processor_model(), {})
+            return cls.empty()
         stored = json.loads(FILE.read_text())
         figures = {name: Figure(name=name, **values) for name, values in stored["figures"].items()}
         return cls(stored["date"], stored["processor"], figures)
+
+    @classmethod
+    def empty(cls) -> Baseline:
+        """A baseline that there is nothing to compare with."""
+        return cls("", processor_model(), {})
 
     def with_figures(self, figures: Sequence[Figure]) -> Baseline:
         """This baseline with today's figures in place of those of the same name."""

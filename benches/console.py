@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -42,6 +43,11 @@ class Console:
     def process(self) -> int:
         """The process's id."""
         return self._process.pid
+
+    def processor_seconds(self) -> float:
+        """User and system time so far of all its threads: fields 14 and 15 of proc_pid_stat(5)."""
+        after_name = Path(f"/proc/{self.process}/stat").read_text().rpartition(")")[2].split()
+        return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
 
     def send(self, line: str) -> None:
         """Type a line."""

@@ -15,6 +15,7 @@ from boot import PROMPT
 from console import Console
 from figures import Figure
 from peers import GASANG, NATIVE, Guest, command, guest_of
+from request import Request
 
 from gasang.guest import default_guest
 
@@ -25,15 +26,15 @@ _MEMORY_NAME = "gasang-ram"
 _MIB = 1 << 20
 
 
-def measure(peers: list[str], only: list[str], rounds: int) -> list[Figure]:
-    """Boot each peer once a round and watch it idle. `only` is not used. Raises `BenchmarkError`."""
+def measure(request: Request) -> list[Figure]:
+    """Boot each peer once a round and watch it idle. Raises `BenchmarkError`."""
     default = default_guest()
     figures = []
     with guest_of(default.kernel, default.initrd, default.append) as guest:
-        for peer in peers:
+        for peer in request.peers:
             if peer == NATIVE:
                 continue
-            samples = [_watch(peer, guest) for _ in range(rounds)]
+            samples = [_watch(peer, guest) for _ in range(request.rounds)]
             shares, resident, beyond = (list(column) for column in zip(*samples, strict=True))
             figures.append(
                 Figure.of(f"idle: {peer}: processor", "% of a core", shares, 2.0 if peer == GASANG else None)
@@ -49,19 +50,13 @@ def _watch(peer: str, guest: Guest) -> tuple[float, float, float]:
     with Console(command(peer, guest)) as console:
         console.expect(PROMPT, _BOOT_TIMEOUT)
         time.sleep(_SETTLE)
-        began, used = time.monotonic(), _processor_seconds(console.process)
+        began, used = time.monotonic(), console.processor_seconds()
         time.sleep(_WATCH)
-        share = 100 * (_processor_seconds(console.process) - used) / (time.monotonic() - began)
+        share = 100 * (console.processor_seconds() - used) / (time.monotonic() - began)
         resident = _resident(console.process)
         touched = _guest_memory_touched(console.process)
     print(f"idle: {peer}: {share:.2f} %, {resident:.0f} MiB, guest memory {touched:.0f} MiB", flush=True)
     return share, resident, resident - touched
-
-
-def _processor_seconds(process: int) -> float:
-    """User and system time of all threads: fields 14 and 15 of proc_pid_stat(5)."""
-    after_name = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _resident(process: int) -> float:

@@ -10,24 +10,36 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import boot
+import exit_round_trip
 import idle
 import translation
 import user
 from baseline import TOLERANCE, Baseline
 from figures import BenchmarkError, Figure
 from peers import GASANG, NATIVE, QEMU
+from request import Request
 
 from gasang.errors import GasangError
 
-Measure = Callable[[list[str], list[str], int], list[Figure]]
+Measure = Callable[[Request], list[Figure]]
+
+
+def _measure_exit(request: Request) -> list[Figure]:
+    """It takes its own rounds, in a thread as a machine's processors do."""
+    with ThreadPoolExecutor(1) as executor:
+        samples = executor.submit(exit_round_trip.measure, "bt").result()
+    return [Figure.of("exit: to Python and back", "µs", samples, exit_round_trip.BAR_MICROSECONDS)]
+
 
 # Each with its rounds when none are asked for.
 _BENCHMARKS: dict[str, tuple[Measure, int]] = {
     "boot": (boot.measure, 5),
     "user": (user.measure, 3),
     "translation": (translation.measure, 1),
+    "exit": (_measure_exit, 1),
     "idle": (idle.measure, 1),
 }
 
@@ -35,7 +47,7 @@ _BENCHMARKS: dict[str, tuple[Measure, int]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """0, or 1 if a benchmark failed or, with --check, a bar or the baseline is missed."""
     options = _parse(arguments)
-    baseline = Baseline.load()
+    baseline = Baseline.empty() if options.processor_time else Baseline.load()
     figures, failures = _measure(options)
     _report(figures, baseline)
     if options.save:
@@ -58,6 +70,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--peers", type=_names, default=[NATIVE, GASANG, QEMU], help="by default native,gasang,qemu"
     )
+    parser.add_argument(
+        "--processor-time", action="store_true", help="processor time in place of wall time: for a busy host"
+    )
     parser.add_argument("--check", action="store_true", help="fail if a bar or the baseline is missed")
     parser.add_argument("--save", action="store_true", help="make these figures the baseline")
     options = parser.parse_args(arguments)
@@ -65,6 +80,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     unknown += [name for name in options.peers if name not in (NATIVE, GASANG, QEMU)]
     if unknown:
         parser.error(f"nothing is called {', '.join(unknown)}")
+    if options.processor_time and (options.check or options.save):
+        parser.error("bars and baseline are of wall time: leave out --processor-time")
     if options.rounds is not None and options.rounds < 1:
         parser.error(f"--rounds {options.rounds}: at least one round is needed")
     return options
@@ -80,10 +97,19 @@ def _measure(options: argparse.Namespace) -> tuple[list[Figure], list[str]]:
     for name in options.benchmarks or _BENCHMARKS:
         measure, rounds = _BENCHMARKS[name]
         try:
-            figures += measure(options.peers, options.only, options.rounds or rounds)
+            figures += measure(_request(options, rounds))
         except (BenchmarkError, GasangError) as error:
             failures.append(f"{name}: {error}")
     return figures, failures
+
+
+def _request(options: argparse.Namespace, rounds: int) -> Request:
+    return Request(
+        peers=options.peers,
+        only=options.only,
+        rounds=options.rounds or rounds,
+        processor_time=options.processor_time,
+    )
 
 
 def _report(figures: list[Figure], baseline: Baseline) -> None:

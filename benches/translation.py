@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import re
-
 from boot import PROMPT
 from figures import Figure
+from request import Request
 
 import gasang
 
 _TIMEOUT = 300.0
 
 
-def measure(peers: list[str], only: list[str], rounds: int) -> list[Figure]:
-    """Boot the default guest in this process once a round; what the engine counted. `only` is not used."""
+def measure(request: Request) -> list[Figure]:
+    """Boot the default guest in this process once a round; what the engine counted."""
     costs, translated = [], []
-    for number in range(1, rounds + 1):
+    for number in range(1, request.rounds + 1):
         counts = _counts_of_a_boot()
         translated.append(counts["instructions_translated"])
         costs.append(counts["translation_nanoseconds"] / counts["instructions_translated"])
@@ -30,5 +29,5 @@ def measure(peers: list[str], only: list[str], rounds: int) -> list[Figure]:
 
 def _counts_of_a_boot() -> dict[str, int]:
     with gasang.Machine.boot(accel="bt") as machine:
-        machine.console.expect(re.escape(PROMPT), timeout=_TIMEOUT)
+        machine.console.expect(PROMPT, timeout=_TIMEOUT)
         return machine.statistics()

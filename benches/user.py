@@ -7,6 +7,7 @@ runs slow would look fast.
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import tempfile
 import time
@@ -18,6 +19,7 @@ from pathlib import Path
 from console import Console
 from figures import BenchmarkError, Figure, geometric_means, ratios
 from peers import GASANG, NATIVE, command, guest_of
+from request import Request
 
 from gasang.guest import default_guest
 from gasang.guest.initramfs import CharacterDevice, Directory, Entry, File, write_archive
@@ -40,18 +42,18 @@ Runner = Callable[[str], float]
 Samples = dict[str, dict[str, list[float]]]
 
 
-def measure(peers: list[str], only: list[str], rounds: int) -> list[Figure]:
-    """Seconds of each program (or those in `only`) in each peer, as ratios to native.
+def measure(request: Request) -> list[Figure]:
+    """Seconds of each program (or those in `request.only`) in each peer, as ratios to native.
 
     Raises `BenchmarkError`.
     """
-    chosen = [name for programs in SETS.values() for name in programs if not only or name in only]
+    chosen = [name for programs in SETS.values() for name in programs if request.wants(name)]
     with ExitStack() as stack:
         binaries = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gasang-bench-")))
         _compile(["init", *chosen], binaries)
-        runners = _start(peers, chosen, binaries, stack)
+        runners = _start(request, chosen, binaries, stack)
         seconds: Samples = {name: {peer: [] for peer in runners} for name in chosen}
-        for number in range(1, rounds + 1):
+        for number in range(1, request.rounds + 1):
             for name in chosen:
                 for peer, run in runners.items():
                     seconds[name][peer].append(run(name))
@@ -74,18 +76,18 @@ def _compile(names: list[str], directory: Path) -> None:
             raise BenchmarkError(f"{source} does not compile: {error.stderr}") from error
 
 
-def _start(peers: list[str], programs: list[str], binaries: Path, stack: ExitStack) -> dict[str, Runner]:
+def _start(request: Request, programs: list[str], binaries: Path, stack: ExitStack) -> dict[str, Runner]:
     """Boot the guests; the way to run a program in each peer."""
     kernel, append = default_guest().kernel, default_guest().append
     guest = stack.enter_context(guest_of(kernel, _initrd(["init", *programs], binaries), append))
     runners: dict[str, Runner] = {}
-    for peer in peers:
+    for peer in request.peers:
         if peer == NATIVE:
-            runners[peer] = partial(_run_natively, binaries)
+            runners[peer] = partial(_run_natively, binaries, request.processor_time)
         else:
             console = stack.enter_context(Console(command(peer, guest)))
             console.expect("ready", _BOOT_TIMEOUT)
-            runners[peer] = partial(_run_in_guest, console, peer)
+            runners[peer] = partial(_run_in_guest, console, peer, request.processor_time)
     return runners
 
 
@@ -94,18 +96,24 @@ def _initrd(names: list[str], binaries: Path) -> bytes:
     return write_archive([*console, *(File(name, (binaries / name).read_bytes(), 0o755) for name in names)])
 
 
-def _run_natively(binaries: Path, name: str) -> float:
+def _run_natively(binaries: Path, processor_time: bool, name: str) -> float:
+    used = _processor_seconds_of_children()
     done = subprocess.run(
         [binaries / name], capture_output=True, text=True, timeout=_PROGRAM_TIMEOUT, check=False
     )
     words = done.stdout.split()
     if done.returncode != 0 or words[:1] != ["result"]:
         raise BenchmarkError(f"{name} failed natively: {done.stdout}{done.stderr}")
-    return float(words[2])
+    return _processor_seconds_of_children() - used if processor_time else float(words[2])
 
 
-def _run_in_guest(console: Console, peer: str, name: str) -> float:
-    began = time.monotonic()
+def _processor_seconds_of_children() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _run_in_guest(console: Console, peer: str, processor_time: bool, name: str) -> float:
+    began, used = time.monotonic(), console.processor_seconds()
     console.send(f"/{name}")
     found = console.expect(rf"(result {name} ([0-9.]+) |wrong )[^\n]*\n", _PROGRAM_TIMEOUT)
     around = time.monotonic() - began
@@ -114,7 +122,7 @@ def _run_in_guest(console: Console, peer: str, name: str) -> float:
     inside = float(found[2])
     if not around * (1 - _CLOCK_TOLERANCE) - 0.2 <= inside <= around * (1 + _CLOCK_TOLERANCE):
         raise BenchmarkError(f"{name} in {peer}: the guest's clock says {inside:.3f} s, not {around:.3f}")
-    return inside
+    return console.processor_seconds() - used if processor_time else inside
 
 
 def _figures(seconds: Samples, guests: list[str]) -> list[Figure]:
