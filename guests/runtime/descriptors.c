@@ -63,9 +63,17 @@ static void prepare_task(void)
     asm volatile("ltr %0" : : "r"((u16)TASK));
 }
 
+/* Firmware may have left its timer running: mask the 8259s. */
+static void silence_firmware(void)
+{
+    out8(0x21, 0xff);
+    out8(0xa1, 0xff);
+}
+
 /* Called by the start code, before `run`. */
 void prepare(void)
 {
+    silence_firmware();
     for (unsigned vector = 0; vector < 256; vector++)
         set_gate(vector, stub_of(vector), KERNEL_CODE, INTERRUPT_GATE);
     set_gate(BP, stub_of(BP), KERNEL_CODE, INTERRUPT_GATE | DPL(3));
