@@ -113,6 +113,8 @@ pub unsafe extern "C" fn enter(state: *mut VcpuState) -> u64 {
         "xrstor64 gs:[{extended}]",
         "2:",
         "mov r9, gs:[{counter}]",
+        "xor r10d, r10d",
+        "mov r11, gs:[{place}]",
         "mov rax, gs:[{gpr} + 0]",
         "mov rcx, gs:[{gpr} + 8]",
         "mov rdx, gs:[{gpr} + 16]",
@@ -137,6 +139,7 @@ pub unsafe extern "C" fn enter(state: *mut VcpuState) -> u64 {
         counter = const slots::COUNTER,
         gpr = const slots::gpr(0),
         entry = const slots::ENTRY,
+        place = const slots::PLACE,
     )
 }
 

@@ -141,6 +141,7 @@ impl Emitter<'_, '_> {
             rip: operation.instruction.ip(),
             not_executed: self.not_executed(),
             retry,
+            resume: 0,
             size: operation.extended,
             write: false,
             block: self.origin.block,
@@ -350,18 +351,20 @@ impl Emitter<'_, '_> {
 
     /// Translate the linear address that `compute` puts into R10: on a hit R11 is the host page, R10 the offset in it.
     /// On a miss the dispatcher fills the TLB and starts again here, or lets T0 execute the instruction. EFLAGS are lost.
+    /// Returns the site.
     pub(crate) fn check(
         &mut self,
         operation: &Operation,
         size: u32,
         write: bool,
         compute: impl FnOnce(&mut Self),
-    ) {
+    ) -> u32 {
         let retry = self.assembler.address_of(self.assembler.here());
         let site = self.site(Site::Retry {
             rip: operation.instruction.ip(),
             not_executed: self.not_executed(),
             retry,
+            resume: 0,
             size: size as u8,
             write,
             block: self.origin.block,
@@ -377,6 +380,7 @@ impl Emitter<'_, '_> {
         a.load(reg::R11, tlb(Some(reg::R11), offset_of!(TlbEntry, page) as i32));
         self.out_of_line.push(OutOfLine::Miss { jump, site, write });
         self.host_flags = false;
+        site
     }
 
     /// See that an access of the operation, its `position`th, may be made at the linear address that `compute` puts into
@@ -392,7 +396,10 @@ impl Emitter<'_, '_> {
         match self.plan[self.number as usize][position] {
             Check::Alone => {
                 self.flags_will_change(operation.live_before);
-                self.check(operation, size, write, compute);
+                let site = self.check(operation, size, write, compute);
+                if !write {
+                    self.allow_copy(site);
+                }
                 address(Some(reg::R11), Some((reg::R10, 1)), 0)
             }
             Check::First { slot, low, span, offset } => {
@@ -412,6 +419,14 @@ impl Emitter<'_, '_> {
                 self.assembler.load(reg::R11, state(slot));
                 address(Some(reg::R11), None, offset)
             }
+        }
+    }
+
+    /// What is only read may come from a copy, if it crosses a page: the access goes on here then.
+    fn allow_copy(&mut self, site: u32) {
+        let here = self.assembler.address_of(self.assembler.here());
+        if let Site::Retry { resume, .. } = &mut self.tables.sites[site as usize] {
+            *resume = here;
         }
     }
 

@@ -18,6 +18,8 @@ pub enum Site {
         not_executed: u32,
         /// Host address where the access starts again.
         retry: u64,
+        /// Host address where it goes on with R11 and R10 saying where the bytes are; 0 if it must not.
+        resume: u64,
         /// Bytes accessed; or the extended state wanted.
         size: u8,
         /// Whether it writes.

@@ -47,6 +47,9 @@ pub const TLB_SUPERVISOR: i32 = slot(17);
 /// Address of the TLB context for CPL 0 with RFLAGS.AC set.
 pub const TLB_SUPERVISOR_AC: i32 = slot(18);
 
+/// R11 on entry: where an access that is tried again finds its bytes. R10 is zero then.
+pub const PLACE: i32 = slot(19);
+
 /// Slots for the host addresses that shared checks found.
 pub const SHARED_CHECKS: usize = 12;
 

@@ -74,9 +74,15 @@ pub struct Translator {
     /// Host addresses of the blocks that are translated without shared checks.
     unshared: HashSet<u64>,
     info: InstructionInfoFactory,
+    /// Bytes for a read that crosses a page.
+    copied: Box<Copied>,
     extended_mask: u64,
     statistics: Statistics,
 }
+
+/// Room for the bytes of one access, at any distance from a 64-byte boundary.
+#[repr(align(64))]
+struct Copied([u8; 128]);
 
 /// What to do after an exit was dealt with.
 enum Next {
@@ -121,6 +127,7 @@ impl Translator {
             listings: Vec::new(),
             unshared: HashSet::new(),
             info: InstructionInfoFactory::new(),
+            copied: Box::new(Copied([0; 128])),
             extended_mask: host_state::extended_mask(),
             statistics: Statistics::default(),
             _faults_registered: registered,
@@ -205,6 +212,7 @@ impl Translator {
         let with_ac = if state.cr4 & cr4::SMAP != 0 { Mode::SupervisorAc } else { Mode::Supervisor };
         // A block runs only if the counter covers it: see that one does.
         let left = end.saturating_sub(state.instructions).max(BLOCK_LIMIT as u64) as i64;
+        let usable = u64::from(usable_extended(state));
         let slots = &mut state.translator;
         slots[slots::word(slots::TLB_CONTEXT)] = core.tlb.context_address(mode);
         slots[slots::word(slots::TLB_SUPERVISOR)] = core.tlb.context_address(Mode::Supervisor);
@@ -212,6 +220,10 @@ impl Translator {
         slots[slots::word(slots::COUNTER)] = left as u64;
         slots[slots::word(slots::EXTENDED_MASK)] = self.extended_mask;
         slots[slots::word(slots::ENTRY)] = address;
+        // Whatever happened since may have taken the extended state away from the guest.
+        if slots[slots::word(slots::EXTENDED_WANTED)] != usable {
+            slots[slots::word(slots::EXTENDED_WANTED)] = 0;
+        }
         slots[slots::word(slots::FLAGS)] = flags_to_slot(state.rflags);
         self.statistics.entries += 1;
         let exit = host_state::run_generated(state);
@@ -225,7 +237,7 @@ impl Translator {
     fn after_exit(&mut self, core: &mut Core<'_>, exit: Exit) -> Next {
         let next_rip = core.state.translator[slots::word(slots::NEXT_RIP)];
         let site = core.state.translator[slots::word(slots::SITE)] as u32;
-        if exit != Exit::Miss {
+        if !matches!(exit, Exit::Miss | Exit::Poll) {
             core.state.translator[slots::word(slots::EXTENDED_WANTED)] = 0;
         }
         match exit {
@@ -301,7 +313,7 @@ impl Translator {
     }
 
     fn after_miss(&mut self, core: &mut Core<'_>, site: u32) -> Next {
-        let Site::Retry { retry, size, write, block, .. } = self.sites[site as usize] else {
+        let Site::Retry { retry, resume, size, write, block, .. } = self.sites[site as usize] else {
             unreachable!("a miss at a site that cannot be tried again")
         };
         self.statistics.misses += 1;
@@ -310,6 +322,9 @@ impl Translator {
             return Next::Enter(retry);
         }
         if address & 0xfff > 4096 - u64::from(size) {
+            if resume != 0 && self.copy(core, address, size) {
+                return Next::Enter(resume);
+            }
             self.crossed(block);
         }
         self.to_site(core, site)
@@ -333,6 +348,28 @@ impl Translator {
         let entry = core.tlb.entry(mode, address);
         let tag = if write { entry.write } else { entry.read };
         tag == address & !0xfff
+    }
+
+    /// Copy bytes that cross a page for an access that reads them, at the same distance from a 64-byte boundary, so that
+    /// the host checks their alignment as it would in place. False if any of them is not RAM, or must not be read.
+    fn copy(&mut self, core: &mut Core<'_>, address: u64, size: u8) -> bool {
+        let privilege = core.privilege();
+        let first = (4096 - (address & 0xfff)) as usize;
+        let next = address.wrapping_add(first as u64);
+        if !VcpuState::canonical(address) || !VcpuState::canonical(next) {
+            return false;
+        }
+        let mut place =
+            |linear| core.translate(linear, Access::Read, privilege).ok().and_then(|found| found.host);
+        let (Some(one), Some(other)) = (place(address), place(next)) else { return false };
+        let start = (address & 63) as usize;
+        let bytes = &mut self.copied.0[start..start + usize::from(size)];
+        let (low, high) = bytes.split_at_mut(first);
+        self.memory.copy_out(one, low);
+        self.memory.copy_out(other, high);
+        let at = self.copied.0.as_ptr() as u64 + start as u64;
+        core.state.translator[slots::word(slots::PLACE)] = at;
+        true
     }
 
     /// A check in the block found that its span crosses a page. After some of these, checks are shared there no longer.

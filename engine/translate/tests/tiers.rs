@@ -280,6 +280,23 @@ fn data_crosses_pages_and_reaches_devices() {
 }
 
 #[test]
+fn reads_across_pages_come_from_copies() {
+    both(|a| {
+        a.mov(rax, 0x0102_0304_0506_0708u64).unwrap();
+        a.mov(qword_ptr(rsi + 0xff8), rax).unwrap();
+        a.mov(qword_ptr(rsi + 0x1000), rax).unwrap();
+        a.mov(rbx, qword_ptr(rsi + 0xffd)).unwrap();
+        a.movdqu(xmm3, xmmword_ptr(rsi + 0xff5)).unwrap();
+        a.movzx(r9d, word_ptr(rsi + 0xfff)).unwrap();
+        a.lea(rsp, rsi + 0xffc).unwrap();
+        a.pop(r12).unwrap();
+        a.lea(rsp, rsi + 0x3000).unwrap();
+        a.movq(r13, xmm3).unwrap();
+        a.mov(qword_ptr(rsi + 0x800), r9).unwrap();
+    });
+}
+
+#[test]
 fn vectors_wait_for_their_state() {
     both(|a| {
         a.mov(rax, 0x3ff8_0000_0000_0000u64).unwrap();
