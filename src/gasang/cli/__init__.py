@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib import metadata
+from typing import NoReturn
 
 from gasang.cli.arguments import Parser, UsageError
 from gasang.cli.report import OUR_ERROR, Terminated, complain, terminations_raise
@@ -56,9 +56,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _internal_error(error)
 
 
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for, because that takes as long as all of the rest."""
+
+    def __call__(self, *_: object) -> NoReturn:
+        from importlib import metadata  # noqa: PLC0415
+
+        print(f"gasang {metadata.version('gasang')}")
+        sys.exit(0)
+
+
 def _dispatch(words: list[str]) -> int:
     parser = Parser(prog="gasang", description=_DESCRIPTION, epilog=_EPILOG)
-    parser.add_argument("--version", action="version", version=f"gasang {metadata.version('gasang')}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     words, command = _split_command(words)
     named = next((word for word in words if not word.startswith("-")), None)

@@ -1,6 +1,5 @@
 """The default guest, and the packages that guests are made of."""
 
-from gasang.guest.deb import read_package
 from gasang.guest.default import (
     APPEND,
     CLOUD_KERNEL,
@@ -23,5 +22,4 @@ __all__ = [
     "fetch_kernel",
     "fetch_package",
     "fetch_with_dependencies",
-    "read_package",
 ]

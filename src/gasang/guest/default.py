@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from gasang.guest.cache import obtain
-from gasang.guest.deb import read_member
 from gasang.guest.initramfs import Entry
 from gasang.guest.packages import Progress, dependencies, download
 from gasang.guest.rootfs import build
@@ -45,8 +44,7 @@ def default_initrd(more: Iterable[Entry] = (), progress: Progress | None = None)
 
     def make(directory: Path) -> None:
         package = download("busybox-static", directory, progress)
-        _, binary = read_member(package, lambda path: path.endswith("bin/busybox"))
-        package.unlink()
+        binary = _take(package, lambda path: path.endswith("bin/busybox"))
         (directory / "busybox").write_bytes(binary)
 
     return build((obtain("guest/busybox-static", make) / "busybox").read_bytes(), more)
@@ -62,8 +60,16 @@ def fetch_kernel(package: str = CLOUD_KERNEL, progress: Progress | None = None) 
         names = dependencies(package, progress=progress)
         name = next((name for name in names if name.startswith("linux-image-")), package)
         file = download(name, directory, progress)
-        _, kernel = read_member(file, lambda path: path.startswith("boot/vmlinuz-"))
-        file.unlink()
+        kernel = _take(file, lambda path: path.startswith("boot/vmlinuz-"))
         (directory / "vmlinuz").write_bytes(kernel)
 
     return obtain(f"guest/{package}", make) / "vmlinuz"
+
+
+def _take(package: Path, wanted: Callable[[str], bool]) -> bytes:
+    """A file of a package, which then goes: it would be most of the cache."""
+    from gasang.guest.deb import read_member  # noqa: PLC0415 - slow to load, and the cache rarely needs it
+
+    _, content = read_member(package, wanted)
+    package.unlink()
+    return content
