@@ -465,9 +465,13 @@ fn extended_state(instruction: &Instruction) -> u8 {
         let legacy = instruction.encoding() == EncodingKind::Legacy;
         return if legacy { extended::SSE } else { extended::AVX };
     }
-    let x87 = instruction.cpuid_features().iter().any(|feature| {
-        matches!(feature, CpuidFeature::FPU | CpuidFeature::FPU287 | CpuidFeature::FPU387 | CpuidFeature::MMX)
-    });
+    let x87 = instruction.mnemonic() == Mnemonic::Wait
+        || instruction.cpuid_features().iter().any(|feature| {
+            matches!(
+                feature,
+                CpuidFeature::FPU | CpuidFeature::FPU287 | CpuidFeature::FPU387 | CpuidFeature::MMX
+            )
+        });
     let mmx = (0..instruction.op_count()).any(|operand| {
         instruction.op_kind(operand) == OpKind::Register && instruction.op_register(operand).is_mm()
     });
