@@ -6,6 +6,7 @@ use crate::exception::{Exception, Trap};
 use crate::extended::{
     MXCSR, MXCSR_INITIAL, MXCSR_MASK, XMM, XMM_SIZE, check_mxcsr, narrow_pointers, refuse,
 };
+use crate::paging::Access;
 use gasang_x86::control::{cr0, cr4, xcr0};
 
 /// Which XSAVE instruction.
@@ -78,6 +79,9 @@ impl Core<'_> {
         }
         // XSAVE alone writes components in their initial configuration too.
         let written = if kind == SaveKind::Standard { rfbm } else { rfbm & in_use };
+        // A fault is that of a write, though the old header is read first.
+        self.probe(linear, Access::Write, self.privilege())?;
+        self.probe_write(linear, HEADER + 8, self.privilege())?;
         let old_header = if compacted { 0 } else { self.read_header_word(linear)? };
 
         let mut area = Area { bytes: [0; AREA] };
