@@ -4,10 +4,10 @@
 use crate::decode::Decoded;
 use crate::flow::Flow;
 use crate::host::Unit;
-use crate::operand::{self, MemoryOperand, sign_extend};
+use crate::operand::{MemoryOperand, element_address, sign_extend};
 use crate::plan::Handler;
 use crate::vector::{self, WIDTH, element, is_negative};
-use gasang_cpu::{Core, Exception, Trap};
+use gasang_cpu::{Access, Core, Exception, Trap};
 use iced_x86::{EncodingKind, Instruction, OpKind, Register};
 
 /// The handler of a gather or scatter.
@@ -134,10 +134,13 @@ fn transfer(
 ) -> Result<(), Trap> {
     let offset = memory.offset_with_index(core.state, index);
     let size = operation.element_size;
+    let access = if operation.scatters { Access::Write } else { Access::Read };
+    let linear = element_address(core, memory.segment, offset, size, access)?;
+    let privilege = core.privilege();
     if operation.scatters {
-        return operand::write(core, memory.segment, offset, size, element(value, lane, size));
+        return core.write(linear, size, element(value, lane, size), privilege);
     }
-    let read = operand::read(core, memory.segment, offset, size)?;
+    let read = core.read(linear, size, privilege)?;
     value[lane * size..(lane + 1) * size].copy_from_slice(&read.to_le_bytes()[..size]);
     Ok(())
 }

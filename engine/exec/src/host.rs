@@ -3,7 +3,7 @@
 use crate::decode::Decoded;
 use crate::flow::Flow;
 use crate::masked::Mask;
-use crate::operand::{linear_address, unchecked_linear};
+use crate::operand::{element_address, linear_address, unchecked_linear};
 use crate::stub::{Host, HostFault, Stub};
 use gasang_cpu::{Access, Core, Exception, Trap, VcpuState};
 use gasang_memory::{PAGE_DIRTY, PAGE_SIZE};
@@ -177,7 +177,7 @@ impl HostPlan {
         let offset = operand.offset(core.state);
         let access = if self.memory == Use::Read { Access::Read } else { Access::Write };
         let privilege = core.privilege();
-        let whole = linear_address(core, operand.segment, offset, self.size, access)
+        let whole = element_address(core, operand.segment, offset, self.size, access)
             .and_then(|linear| core.host_for(linear, self.size, access, privilege));
         let Ok(Some(address)) = whole else { return mask.execute(core, self, decoded, host) };
         if access == Access::Write {

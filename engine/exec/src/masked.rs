@@ -3,7 +3,7 @@
 use crate::decode::Decoded;
 use crate::flow::Flow;
 use crate::host::{Buffer, HostPlan, Registers, Unit, Use, check_x87_error};
-use crate::operand::{linear_address, segment_number};
+use crate::operand::{element_address, linear_address, segment_number};
 use crate::plan::Handler;
 use crate::stub::Host;
 use crate::vector::{self, is_negative};
@@ -121,7 +121,7 @@ impl Mask {
         let mut places = Vec::new();
         for index in self.chosen(core, plan.size / self.element) {
             let offset = start.wrapping_add((index * self.element) as u64) & memory.mask;
-            let linear = linear_address(core, memory.segment, offset, self.element, access)?;
+            let linear = element_address(core, memory.segment, offset, self.element, access)?;
             core.probe(linear, access, privilege)?;
             places.push((index * self.element, linear));
         }
@@ -191,6 +191,8 @@ fn store_bytes(core: &mut Core<'_>, decoded: &Decoded) -> Result<Flow, Trap> {
     unit.check(core)?;
     if unit == Unit::Mmx {
         check_x87_error(core.state)?;
+        // The processor does so even if the store faults.
+        vector::enter_mmx(core);
     }
     let address_size = match instruction.op0_kind() {
         OpKind::MemorySegDI => 2,
@@ -216,12 +218,9 @@ fn store_bytes(core: &mut Core<'_>, decoded: &Decoded) -> Result<Flow, Trap> {
     let mut places = Vec::new();
     for (index, &byte) in data.iter().enumerate().filter(|&(index, _)| is_negative(&mask, index, 1)) {
         let offset = start.wrapping_add(index as u64) & address_mask;
-        places.push((index, linear_address(core, segment, offset, 1, Access::Write)?));
+        places.push((index, element_address(core, segment, offset, 1, Access::Write)?));
         buffer.bytes_mut()[index] = byte;
     }
     write_elements(core, &places, &buffer, 1)?;
-    if unit == Unit::Mmx {
-        vector::enter_mmx(core);
-    }
     Ok(Flow::Next)
 }

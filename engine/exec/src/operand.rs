@@ -178,10 +178,26 @@ pub(crate) fn linear_address(
     size: usize,
     access: Access,
 ) -> Result<u64, Trap> {
-    let linear = core.logical_to_linear(segment, offset, size as u64, access)?;
+    let linear = element_address(core, segment, offset, size, access)?;
     if core.state.rflags & rflags::AC != 0 {
         check_alignment(core.state, linear, size)?;
     }
+    Ok(linear)
+}
+
+/// As `linear_address`, for an element of a vector under a mask: its alignment is never checked.
+///
+/// # Errors
+/// #GP(0), #SS(0).
+#[inline]
+pub(crate) fn element_address(
+    core: &mut Core<'_>,
+    segment: usize,
+    offset: u64,
+    size: usize,
+    access: Access,
+) -> Result<u64, Trap> {
+    let linear = core.logical_to_linear(segment, offset, size as u64, access)?;
     if core.state.dr[7] & debug::DR7_ENABLED != 0 {
         core.state.pending_debug |= core.data_breakpoints(linear, size as u64, access == Access::Write);
     }
@@ -192,8 +208,12 @@ pub(crate) fn linear_address(
 fn check_alignment(state: &VcpuState, linear: u64, size: usize) -> Result<(), Trap> {
     let checked = state.cr0 & cr0::AM != 0 && state.cpl() == 3;
     let alignment = match size {
-        2 | 4 | 8 | 16 | 32 | 64 => size as u64,
+        2 | 4 | 8 | 16 => size as u64,
+        32 | 64 => 16,
         10 => 8,
+        // x87's environments and images, 16-bit and 32-bit; FXSAVE's.
+        14 | 94 => 2,
+        28 | 108 | 512 => 4,
         _ => 1,
     };
     if checked && linear % alignment != 0 { Err(Exception::alignment().into()) } else { Ok(()) }

@@ -308,7 +308,7 @@ fn needs_alignment(instruction: &Instruction, unit: Unit, size: usize) -> bool {
     // AMD's processors do not ask it of SHA; if the host's does, it says so when it executes the instruction.
     let left_to_host = instruction.cpuid_features().contains(&CpuidFeature::SHA);
     let made_for_unaligned = made_for_unaligned || left_to_host;
-    says_aligned || unit == Unit::Sse && size == 16 && !made_for_unaligned
+    says_aligned || matches!(unit, Unit::Sse | Unit::SseAndMmx) && size == 16 && !made_for_unaligned
 }
 
 /// BT, BTS, BTR, BTC on memory with the bit offset in a register.

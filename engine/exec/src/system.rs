@@ -5,7 +5,7 @@ use crate::flow::Flow;
 use crate::operand::{self, mask, read_operand, set_flag, write_gpr, write_register};
 use crate::plan::Handler;
 use gasang_cpu::{Access, Core, Exception, Trap};
-use gasang_x86::{gpr, msr, rflags, segment};
+use gasang_x86::{gpr, msr, rflags};
 use iced_x86::{Instruction, Mnemonic, Register};
 
 /// CPUID.01H:EDX, the local APIC.
