@@ -44,10 +44,13 @@ impl Core<'_> {
     /// The index of a debug register after the checks of an access to it.
     fn debug_register(&self, number: usize) -> Result<usize, Trap> {
         let alias = matches!(number, 4 | 5);
-        if number > 7 || alias && self.state.cr4 & cr4::DE != 0 {
+        if number > 7 {
             return Err(Exception::invalid_opcode().into());
         }
         self.check_privileged()?;
+        if alias && self.state.cr4 & cr4::DE != 0 {
+            return Err(Exception::invalid_opcode().into());
+        }
         if self.state.dr[7] & debug::DR7_GD != 0 {
             return Err(Exception::debug_fault(debug::DR6_BD).into());
         }

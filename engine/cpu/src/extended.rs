@@ -20,6 +20,13 @@ pub(crate) const XMM_SIZE: usize = 256;
 const LEGACY_USED: usize = XMM + XMM_SIZE;
 const LEGACY_SIZE: usize = 512;
 const CONTROL_WORD_INITIAL: u16 = 0x37f;
+/// Bits of the x87 control word that exist, and the one that is always set.
+const CONTROL_WORD_BITS: u16 = 0x1f3f;
+const CONTROL_WORD_FIXED: u16 = 0x40;
+/// Exception flags of the x87 status word, their masks in the control word.
+const EXCEPTIONS: u16 = 0x3f;
+/// ES and B of the x87 status word.
+const ERROR_SUMMARY: u16 = 0x8080;
 
 fn invalid_opcode<T>() -> Result<T, Trap> {
     Err(Exception::invalid_opcode().into())
@@ -40,6 +47,17 @@ impl ExtendedState {
             self.bytes[XMM..XMM + XMM_SIZE].fill(0);
         }
         self.set_in_use(in_use | xcr0::X87 | xcr0::SSE);
+    }
+
+    /// After x87 was loaded from memory: the control word's reserved bits have their values, and the summary of pending
+    /// errors follows from flags and masks.
+    pub(crate) fn settle_x87(&mut self) {
+        let word = |at: usize| u16::from_le_bytes([self.bytes[at], self.bytes[at + 1]]);
+        let control = word(0) & CONTROL_WORD_BITS | CONTROL_WORD_FIXED;
+        let pending = word(2) & !control & EXCEPTIONS != 0;
+        let status = word(2) & !ERROR_SUMMARY | if pending { ERROR_SUMMARY } else { 0 };
+        self.bytes[..2].copy_from_slice(&control.to_le_bytes());
+        self.bytes[2..4].copy_from_slice(&status.to_le_bytes());
     }
 
     pub(crate) fn initialize_x87(&mut self) {
@@ -176,6 +194,7 @@ impl Core<'_> {
         let length = XMM + self.reachable(XMM_SIZE);
         self.state.extended.materialize_legacy();
         self.state.extended.bytes[..length].copy_from_slice(&legacy[..length]);
+        self.state.extended.settle_x87();
         Ok(())
     }
 

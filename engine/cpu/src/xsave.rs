@@ -211,6 +211,7 @@ impl Core<'_> {
         if rfbm & states & xcr0::X87 != 0 {
             extended.bytes[..MXCSR].copy_from_slice(&area.bytes[..MXCSR]);
             extended.bytes[MXCSR + 8..XMM].copy_from_slice(&area.bytes[MXCSR + 8..XMM]);
+            extended.settle_x87();
         } else if rfbm & xcr0::X87 != 0 {
             extended.initialize_x87();
             in_use &= !xcr0::X87;
