@@ -35,7 +35,12 @@ SNIPPETS = {
         hlt""",
     "carry": """
         add rax, [rsi]
-        adc rdx, [rsi + 8]
+        adc rdx, [rdi]
+        jmp next
+        next: hlt""",
+    "neighbours": """
+        mov rax, [rsi]
+        mov rdx, [rsi + 8]
         jmp next
         next: hlt""",
     "spilled": """
@@ -150,7 +155,7 @@ def _translate(source: str) -> list[_engine.TranslatedBlock]:
     code = _engine.Segment(0x08, 0, 0xFFFFFFFF, 0xA09B)
     data = dict.fromkeys(("ds", "es", "ss", "fs", "gs"), _engine.Segment(0x10, 0, 0xFFFFFFFF, 0xC093))
     vcpu.set_registers(cr0=0x80000011, cr3=_PAGE_TABLE, cr4=0x620, efer=0x500, cs=code, **data)
-    vcpu.set_registers(rip=ENTRY, rsp=0x30000, rsi=_DATA, rcx=3, r9=_DATA)
+    vcpu.set_registers(rip=ENTRY, rsp=0x30000, rsi=_DATA, rdi=_DATA, rcx=3, r9=_DATA)
     vcpu.run(instructions=1000)
     return vcpu.translated_blocks()
 
