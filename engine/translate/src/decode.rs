@@ -192,8 +192,8 @@ fn jumps_out(instruction: &Instruction) -> bool {
 
 /// A shift by CL leaves the flags alone when the count is zero.
 fn shifts_by_cl(instruction: &Instruction) -> bool {
-    use Mnemonic::{Rcl, Rcr, Rol, Ror, Sar, Shl, Shld, Shr, Shrd};
-    matches!(instruction.mnemonic(), Rcl | Rcr | Rol | Ror | Sar | Shl | Shr | Shld | Shrd)
+    use Mnemonic::{Rcl, Rcr, Rol, Ror, Sal, Sar, Shl, Shld, Shr, Shrd};
+    matches!(instruction.mnemonic(), Rcl | Rcr | Rol | Ror | Sal | Sar | Shl | Shr | Shld | Shrd)
         && (0..instruction.op_count()).any(|operand| {
             instruction.op_kind(operand) == OpKind::Register
                 && instruction.op_register(operand) == Register::CL
@@ -461,7 +461,19 @@ fn extended_state(instruction: &Instruction) -> u8 {
             | Mnemonic::Vzeroupper
             | Mnemonic::Vzeroall
     );
-    if vector || control {
+    // From memory to a general-purpose register, under MXCSR.
+    let converts = matches!(
+        instruction.mnemonic(),
+        Mnemonic::Cvtsd2si
+            | Mnemonic::Cvtss2si
+            | Mnemonic::Cvttsd2si
+            | Mnemonic::Cvttss2si
+            | Mnemonic::Vcvtsd2si
+            | Mnemonic::Vcvtss2si
+            | Mnemonic::Vcvttsd2si
+            | Mnemonic::Vcvttss2si
+    );
+    if vector || control || converts {
         let legacy = instruction.encoding() == EncodingKind::Legacy;
         return if legacy { extended::SSE } else { extended::AVX };
     }
