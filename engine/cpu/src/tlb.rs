@@ -335,7 +335,8 @@ impl Tlb {
 
     /// Code was translated from the page at host address `page`: writes to it must no longer hit.
     pub fn forbid_writes(&mut self, page: u64) {
-        for context in self.spaces.iter_mut().flat_map(|space| &mut space.contexts) {
+        let contexts = self.spaces.iter_mut().flat_map(|space| &mut space.contexts);
+        for context in contexts.filter(|context| context.used) {
             let entries = context.slots[..context.entries].iter_mut().enumerate();
             for (index, entry) in entries.filter(|(_, entry)| entry.page == page) {
                 entry.write = no_tag(index);

@@ -60,6 +60,7 @@ impl Emitter<'_, '_> {
             | Kind::SetInterrupt
             | Kind::AlignmentCheck(_)
             | Kind::SwapGs
+            | Kind::ReadSelector
             | Kind::BitString(_)
             | Kind::Interpret => self.direct_exit(next),
         }

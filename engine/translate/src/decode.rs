@@ -44,6 +44,8 @@ pub enum Kind {
     AlignmentCheck(bool),
     /// SWAPGS at CPL 0.
     SwapGs,
+    /// MOV of a segment register's selector to a 32- or 64-bit register.
+    ReadSelector,
     /// BT, BTS, BTR or BTC of a bit string in memory, in words of so many bytes.
     BitString(u32),
     /// JMP to a known target.
@@ -90,6 +92,7 @@ impl Kind {
             | Kind::SetInterrupt
             | Kind::AlignmentCheck(_)
             | Kind::SwapGs
+            | Kind::ReadSelector
             | Kind::BitString(_) => false,
         }
     }
@@ -242,8 +245,8 @@ fn kind(instruction: &Instruction, user: bool) -> Kind {
 
 fn straight_kind(instruction: &Instruction, user: bool) -> Kind {
     use Code::{
-        Clac, Cli, Leaveq, Pop_r64, Popfq, Push_r64, Push_rm64, Pushfq, Pushq_imm8, Pushq_imm32, Stac, Sti,
-        Swapgs,
+        Clac, Cli, Leaveq, Mov_r32m16_Sreg, Mov_r64m16_Sreg, Pop_r64, Popfq, Push_r64, Push_rm64, Pushfq,
+        Pushq_imm8, Pushq_imm32, Stac, Sti, Swapgs,
     };
     match instruction.code() {
         Pushfq => return Kind::PushFlags,
@@ -253,6 +256,9 @@ fn straight_kind(instruction: &Instruction, user: bool) -> Kind {
         Stac if !user => return Kind::AlignmentCheck(true),
         Clac if !user => return Kind::AlignmentCheck(false),
         Swapgs if !user => return Kind::SwapGs,
+        Mov_r32m16_Sreg | Mov_r64m16_Sreg if instruction.op0_kind() == OpKind::Register => {
+            return Kind::ReadSelector;
+        }
         Push_r64 | Push_rm64 | Pushq_imm8 | Pushq_imm32 => return Kind::Push,
         Pop_r64 if instruction.op0_register() != Register::RSP => return Kind::Pop,
         Leaveq => return Kind::Leave,

@@ -374,6 +374,7 @@ fn starts_with_flags_in_host(operations: &[Operation], origin: &Origin) -> bool 
         | Kind::SetInterrupt
         | Kind::AlignmentCheck(_)
         | Kind::SwapGs
+        | Kind::ReadSelector
         | Kind::BitString(_) => true,
         Kind::BranchIfZero(_) | Kind::Call(_) | Kind::JumpIndirect | Kind::CallIndirect | Kind::Return(_) => {
             false

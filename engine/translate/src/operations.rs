@@ -74,6 +74,7 @@ impl Emitter<'_, '_> {
             | Kind::SetInterrupt
             | Kind::AlignmentCheck(_)
             | Kind::SwapGs => self.system(operation),
+            Kind::ReadSelector => self.read_selector(&operation.instruction),
             Kind::BitString(size) => self.bit_string(operation, size),
             Kind::Interpret => self.interpret(operation),
             Kind::Jump(_)
@@ -83,6 +84,17 @@ impl Emitter<'_, '_> {
             | Kind::JumpIndirect
             | Kind::CallIndirect
             | Kind::Return(_) => self.branch(operation),
+        }
+    }
+
+    fn read_selector(&mut self, instruction: &Instruction) {
+        let selector = state(slots::selector(instruction.op1_register().number()));
+        let target = instruction.op0_register();
+        if is_spilled(target) {
+            self.assembler.load16(reg::R10, selector);
+            self.assembler.store(state(slots::gpr(number_of(target))), reg::R10);
+        } else {
+            self.assembler.load16(number_of(target) as u8, selector);
         }
     }
 

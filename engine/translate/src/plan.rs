@@ -182,6 +182,7 @@ fn accesses_of(operation: &Operation, registers: &Registers) -> [Option<Access>;
         | Kind::SetInterrupt
         | Kind::AlignmentCheck(_)
         | Kind::SwapGs
+        | Kind::ReadSelector
         | Kind::BitString(_)
         | Kind::Jump(_)
         | Kind::Branch(_)
@@ -216,7 +217,12 @@ fn follow(operation: &Operation, registers: &mut Registers, info: &mut Instructi
         }
         // The pages that may be reached change with RFLAGS.AC.
         Kind::AlignmentCheck(_) => registers.versions.iter_mut().for_each(|version| *version += 1),
-        Kind::Plain | Kind::Address | Kind::Memory { .. } | Kind::BitString(_) | Kind::Leave => {
+        Kind::Plain
+        | Kind::Address
+        | Kind::Memory { .. }
+        | Kind::BitString(_)
+        | Kind::ReadSelector
+        | Kind::Leave => {
             if let Some(distance) = stack_move(instruction) {
                 registers.stack += distance;
                 return;

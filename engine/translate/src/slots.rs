@@ -77,6 +77,12 @@ pub const fn segment_base(index: usize) -> i32 {
         + offset_of!(SegmentRegister, base) as i32
 }
 
+/// Offset of the selector of a segment register in the state.
+pub const fn selector(index: usize) -> i32 {
+    (offset_of!(VcpuState, segment) + index * size_of::<SegmentRegister>()) as i32
+        + offset_of!(SegmentRegister, selector) as i32
+}
+
 /// Offset of IA32_KERNEL_GS_BASE.
 pub const KERNEL_GS_BASE: i32 = (offset_of!(VcpuState, msr) + offset_of!(MsrState, kernel_gs_base)) as i32;
 

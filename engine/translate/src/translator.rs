@@ -453,8 +453,8 @@ impl Translator {
         }
         let linear = core.state.rip;
         self.protect(core, host);
-        let mut bytes = [0; 4096];
-        let bytes = &mut bytes[..(4096 - (host & 0xfff)) as usize];
+        let mut bytes = [0; BLOCK_LIMIT * 15];
+        let bytes = &mut bytes[..((4096 - (host & 0xfff)) as usize).min(BLOCK_LIMIT * 15)];
         self.memory.copy_out(host, bytes);
         let operations = decode_block(linear, bytes, user, self.options.strict_flags);
         let last = operations.last()?;

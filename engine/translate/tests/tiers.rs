@@ -297,6 +297,19 @@ fn reads_across_pages_come_from_copies() {
 }
 
 #[test]
+fn selectors_are_read_without_leaving() {
+    let machine = both(|a| {
+        a.mov(rax, u64::MAX).unwrap();
+        a.mov(r9, rax).unwrap();
+        a.mov(eax, ds).unwrap();
+        a.mov(r9d, cs).unwrap();
+        a.mov(rbx, ss).unwrap();
+    });
+    assert_eq!(machine.state.gpr[gpr::RAX], 0x10);
+    assert_eq!(machine.state.gpr[gpr::R9], 8);
+}
+
+#[test]
 fn vectors_wait_for_their_state() {
     both(|a| {
         a.mov(rax, 0x3ff8_0000_0000_0000u64).unwrap();
