@@ -16,7 +16,7 @@ ENGINE_SOURCES := $(shell find engine -name '*.rs' -o -name '*.S' -o -name '*.to
 # The face of the engine needs a Python to link its tests with; tests/seam tests it from Python.
 CRATES := --workspace --exclude gasang-python
 
-.PHONY: help run test bench lint fuzz lockstep docs clean host test-tools
+.PHONY: help run test bench lint lint-rust lint-python fuzz lockstep docs clean host test-tools
 
 help:  ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | column -t -s $$'\t'
@@ -36,9 +36,13 @@ bench: $(ENGINE)  ## the benchmarks; ARGS are theirs
 	$(call need,qemu-system-x86_64,qemu-system-x86)
 	$(BIN)/python benches/run.py $(ARGS)
 
-lint: $(ENGINE)  ## formatting, types, floors
+lint: lint-rust lint-python  ## formatting, types, floors
+
+lint-rust: | host
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --release --quiet -- -D warnings
+
+lint-python: $(ENGINE)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/mypy
@@ -54,8 +58,10 @@ fuzz: | host  ## random bytes, and random states of every instruction form besid
 	cargo test $(CRATES) --release --quiet -- --ignored fuzz
 	GASANG_SILICON_STATES=$(or $(STATES),30) cargo test -p gasang-silicon --release --quiet
 
-docs: | host  ## the reference of the engine, as HTML in target/doc
+docs: $(ENGINE)  ## the reference, as HTML: of the package in target/docs, of the engine in target/doc
 	cargo doc $(CRATES) --no-deps --document-private-items
+	@$(BIN)/pip install -q 'pdoc>=15'
+	$(BIN)/pdoc -o target/docs gasang gasang.machine gasang.machine.channel gasang.machine.outcome gasang.guest.agent
 
 clean:  ## remove what was built; the guest stays in the user's cache
 	rm -rf .venv target build dist $(ENGINE) .mypy_cache .ruff_cache .pytest_cache .hypothesis
