@@ -1,12 +1,18 @@
 """The guide shows what there is."""
 
+import doctest
 import importlib.util
+import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from gasang import Machine
+
 DOCS = Path(__file__).parents[2] / "docs"
+TESTING = (DOCS / "guide/testing-a-kernel.md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -30,3 +36,19 @@ def test_blocks_are_those_of_the_translator(show_blocks):
 def test_every_snippet_is_shown(show_blocks):
     text = show_blocks.GUIDE.read_text()
     assert all(f"<!-- block {name} -->" in text for name in show_blocks.SNIPPETS)
+
+
+def test_the_kernel_of_the_guide_says_hello(tmp_path):
+    for language, name in (("asm", "hello.s"), ("ld", "hello.ld")):
+        (tmp_path / name).write_text(re.search(rf"```{language}\n(.*?)```", TESTING, re.DOTALL)[1])
+    for command in re.findall(r"^\$ ((?:as|ld) .*)$", TESTING, re.MULTILINE):
+        subprocess.run(command.split(), cwd=tmp_path, check=True)
+    with Machine.boot(kernel=tmp_path / "hello.elf", memory="64M") as machine:
+        assert machine.wait(timeout=30).exit_code == 7
+        assert machine.console.log == b"hello from 32-bit protected mode\n"
+
+
+def test_sessions_with_the_engine_are_as_shown():
+    source = "\n".join(re.findall(r"```pycon\n(.*?)```", TESTING, re.DOTALL))
+    session = doctest.DocTestParser().get_doctest(source, {}, "testing-a-kernel.md", None, None)
+    assert doctest.DocTestRunner().run(session).failed == 0

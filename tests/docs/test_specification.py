@@ -19,4 +19,6 @@ def test_named_test_exists(place, name):
         assert re.search(rf"^def {name}\(", (ROOT / place).read_text(), re.MULTILINE)
         return
     sources = (ROOT / place).rglob("*.rs")
-    assert any(re.search(rf"#\[test\]\n(?:\s*#.*\n)*\s*fn {name}\(\)", source.read_text()) for source in sources)
+    assert any(
+        re.search(rf"#\[test\]\n(?:\s*#.*\n)*\s*fn {name}\(\)", source.read_text()) for source in sources
+    )
