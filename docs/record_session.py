@@ -1,4 +1,4 @@
-"""Records docs/session.svg: a real session of `gasang run`, typed by this program, drawn as a terminal shows it.
+"""Records docs/session.svg: a real session of `gasang run`, typed by this program, drawn as on a terminal.
 
     python docs/record_session.py
 

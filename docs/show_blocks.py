@@ -3,9 +3,9 @@
     python docs/show_blocks.py           print them
     python docs/show_blocks.py --write   put them into docs/guide/how-translation-works.md
 
-Each snippet is run in a machine of its own: 64-bit code at CPL 0, paging on, address = physical address. The guide
-marks their places by "<!-- block NAME -->". Host addresses differ from run to run, so jumps get labels; the names
-of slots and ways out are read from the translator's sources.
+Each snippet is run in a machine of its own: 64-bit code at CPL 0, paging on, address = physical address.
+The guide marks their places by "<!-- block NAME -->". Host addresses differ from run to run, so jumps get
+labels; the names of slots and ways out are read from the translator's sources.
 """
 
 from __future__ import annotations
