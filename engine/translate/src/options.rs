@@ -1,5 +1,8 @@
 //! What a translator is made with; the stress modes are environment switches.
 
+/// Size of the code cache under GASANG_TINY_CACHE.
+const TINY_CACHE: u32 = 256 << 10;
+
 /// Options of a translator.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
@@ -31,12 +34,13 @@ impl Options {
     /// The defaults, changed by GASANG_STRICT_FLAGS=1, GASANG_TINY_CACHE=1 and GASANG_FLUSH_ON_WRITE=1.
     pub fn from_environment() -> Options {
         let set = |name: &str| std::env::var_os(name).is_some_and(|value| value == "1");
-        let mut options = Options::default();
-        options.strict_flags = set("GASANG_STRICT_FLAGS");
-        options.flush_on_write = set("GASANG_FLUSH_ON_WRITE");
-        if set("GASANG_TINY_CACHE") {
-            options.cache_bytes = 256 << 10;
+        let defaults = Options::default();
+        let tiny = set("GASANG_TINY_CACHE");
+        Options {
+            strict_flags: set("GASANG_STRICT_FLAGS"),
+            flush_on_write: set("GASANG_FLUSH_ON_WRITE"),
+            cache_bytes: if tiny { TINY_CACHE } else { defaults.cache_bytes },
+            ..defaults
         }
-        options
     }
 }

@@ -251,7 +251,7 @@ impl Translator {
                 self.after_lookup(core, site)
             }
             Exit::Link => self.after_link(core, site),
-            Exit::Interpret => self.to_site(core, site),
+            Exit::Interpret => self.return_to_site(core, site),
             Exit::Miss => self.after_miss(core, site),
             Exit::Extended => self.after_extended(core, site),
             Exit::Fault => self.after_fault(core),
@@ -259,7 +259,7 @@ impl Translator {
     }
 
     /// Make the state that of the start of the instruction at `site`.
-    fn to_site(&mut self, core: &mut Core<'_>, site: u32) -> Next {
+    fn return_to_site(&mut self, core: &mut Core<'_>, site: u32) -> Next {
         match self.sites[site as usize] {
             Site::Instruction { rip, not_executed } | Site::Retry { rip, not_executed, .. } => {
                 core.state.rip = rip;
@@ -327,7 +327,7 @@ impl Translator {
             }
             self.crossed(block);
         }
-        self.to_site(core, site)
+        self.return_to_site(core, site)
     }
 
     /// Bring the page of an access into the TLB; false if T0 must make the access.
@@ -389,7 +389,7 @@ impl Translator {
         self.statistics.extended += 1;
         let usable = usable_extended(core.state);
         if usable & wanted != wanted {
-            return self.to_site(core, site);
+            return self.return_to_site(core, site);
         }
         core.state.translator[slots::word(slots::EXTENDED_WANTED)] = u64::from(usable);
         Next::Enter(retry)
