@@ -1,7 +1,7 @@
 //! What is not compared with the host processor, each with its reason.
 
 use gasang_x86::{exception, rflags};
-use iced_x86::{Code, CpuidFeature, Instruction, Mnemonic, RflagsBits};
+use iced_x86::{Code, CpuidFeature, Instruction, Mnemonic, OpKind, RflagsBits};
 use std::arch::x86_64::__cpuid_count;
 
 /// Why an instruction is not executed; None if it is.
@@ -84,7 +84,7 @@ pub fn host_has(feature: CpuidFeature) -> bool {
 ///
 /// The processor leaves such a flag as it was, or as something before made it. T0 executes every instruction with the
 /// guest's flags and has to agree even so; T1 does not restore flags that an instruction is about to make undefined.
-const UNDEFINED: [(&[Mnemonic], u64, &str); 5] = [
+const UNDEFINED: [(&[Mnemonic], u64, &str); 6] = [
     (&[Mnemonic::Bsf, Mnemonic::Bsr], rflags::STATUS & !rflags::ZF, "only ZF is defined (SDM vol. 2, BSF)"),
     (&[Mnemonic::Div, Mnemonic::Idiv], rflags::STATUS, "no flag is defined (SDM vol. 2, DIV)"),
     (
@@ -96,6 +96,11 @@ const UNDEFINED: [(&[Mnemonic], u64, &str); 5] = [
         &[Mnemonic::Lzcnt, Mnemonic::Tzcnt],
         rflags::OF | rflags::SF | rflags::AF | rflags::PF,
         "only CF and ZF are defined (SDM vol. 2, LZCNT)",
+    ),
+    (
+        &[Mnemonic::Bt, Mnemonic::Bts, Mnemonic::Btr, Mnemonic::Btc],
+        rflags::OF | rflags::SF | rflags::AF | rflags::PF,
+        "only CF is defined, ZF stays (SDM vol. 2, BT)",
     ),
     (&[Mnemonic::Rcl, Mnemonic::Rcr], rflags::OF, "OF for counts other than 1 (SDM vol. 2, RCL)"),
 ];
@@ -146,6 +151,11 @@ pub fn names_any_byte(instruction: &Instruction) -> bool {
             M::Fldenv | M::Fnstenv | M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu | M::Vmaskmovps
         )
         || matches!(instruction.mnemonic(), M::Vmaskmovpd | M::Vpmaskmovd | M::Vpmaskmovq)
+}
+
+/// Whether the encoding describes a memory operand.
+pub fn has_memory(instruction: &Instruction) -> bool {
+    instruction.op_kinds().any(|kind| kind == OpKind::Memory)
 }
 
 /// Instructions that this host's alignment check treats in its own way: ENTER accesses in another order, MOVSXD with a

@@ -2,6 +2,7 @@
 //! T0 and in T1.
 
 pub mod address;
+pub mod block;
 pub mod campaign;
 pub mod case;
 pub mod compare;

@@ -35,13 +35,23 @@ const PREFIXES: [&[u8]; 5] = [
     &[0x90],             // nop
 ];
 
-/// Instructions after it: flags are dead, read, or partly read.
-const SUFFIXES: [&[u8]; 5] = [
-    &[],
-    &[0x39, 0xd8],       // cmp eax, ebx
-    &[0x9f],             // lahf
-    &[0x0f, 0x92, 0xc0], // setb al
-    &[0x83, 0xd0, 0x00], // adc eax, 0
+/// What follows the instruction: its flags are alive, dead, read, or partly read.
+struct Suffix {
+    code: &'static [u8],
+    reads: u64,
+    writes: u64,
+}
+
+const SUFFIXES: [Suffix; 5] = [
+    Suffix { code: &[], reads: 0, writes: 0 },
+    // cmp eax, ebx
+    Suffix { code: &[0x39, 0xd8], reads: 0, writes: rflags::STATUS },
+    // lahf
+    Suffix { code: &[0x9f], reads: rflags::STATUS & !rflags::OF, writes: 0 },
+    // setb al
+    Suffix { code: &[0x0f, 0x92, 0xc0], reads: rflags::CF, writes: 0 },
+    // adc eax, 0
+    Suffix { code: &[0x83, 0xd0, 0x00], reads: rflags::CF, writes: rflags::STATUS },
 ];
 
 /// What is being put together.
@@ -66,8 +76,8 @@ pub fn case(form: &Form, random: &mut Random) -> Option<Test> {
     let prefix = draft.random.pick(&PREFIXES);
     // Undefined flags must not find their way into registers.
     let undefined = excluded::undefined_flags(&form.instruction);
-    let suffixes = if undefined == 0 { &SUFFIXES[..] } else { &SUFFIXES[..2] };
-    let suffix = draft.random.pick(suffixes);
+    let suffixes: Vec<_> = SUFFIXES.iter().filter(|suffix| suffix.reads & undefined == 0).collect();
+    let suffix = draft.random.pick(&suffixes);
     let code_offset = draft.code_offset();
     draft.registers.rip = window + CODE + code_offset;
     let rip = draft.registers.rip + prefix.len() as u64;
@@ -75,7 +85,7 @@ pub fn case(form: &Form, random: &mut Random) -> Option<Test> {
     draft.flow(rip);
     let bytes = form.encode(&draft.instruction, rip)?;
     let mut case = Case::EMPTY;
-    let code = [prefix, &bytes, suffix].concat();
+    let code = [prefix, &bytes, suffix.code].concat();
     let length = code.len().min(CODE_LIMIT).min(CODE_BYTES - code_offset as usize);
     case.code[..length].copy_from_slice(&code[..length]);
     case.code_length = length as u32;
@@ -85,12 +95,8 @@ pub fn case(form: &Form, random: &mut Random) -> Option<Test> {
         *slot = *patch;
     }
     case.registers = draft.registers;
-    let dead_at_fault = if suffix.is_empty() {
-        excluded::status_flags(form.instruction.rflags_modified())
-    } else {
-        rflags::STATUS
-    };
-    let undefined = if suffix.is_empty() || length < code.len() { undefined } else { 0 };
+    let dead_at_fault = suffix.writes | excluded::status_flags(form.instruction.rflags_modified());
+    let undefined = if length < code.len() { undefined } else { undefined & !suffix.writes };
     Some(Test { case, start: prefix.len(), dead_at_fault, undefined })
 }
 
