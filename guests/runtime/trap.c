@@ -25,6 +25,10 @@ static void remember(const struct frame *frame)
 
 static void unexpected(const struct frame *frame)
 {
+    static bool reporting;
+    if (reporting)
+        give_up("an exception while one was reported");
+    reporting = true;
     print("unexpected vector ");
     print_hex(frame->vector);
     print(", error code ");
