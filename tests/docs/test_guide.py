@@ -52,3 +52,16 @@ def test_sessions_with_the_engine_are_as_shown():
     source = "\n".join(re.findall(r"```pycon\n(.*?)```", TESTING, re.DOTALL))
     session = doctest.DocTestParser().get_doctest(source, {}, "testing-a-kernel.md", None, None)
     assert doctest.DocTestRunner().run(session).failed == 0
+
+
+def test_messages_that_are_explained_exist():
+    table = (DOCS / "guide/troubleshooting.md").read_text()
+    shown = re.findall(r"`([^`]+)`", "\n".join(re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)))
+    folders = (DOCS.parent / "src", DOCS.parent / "engine")
+    files = [file for folder in folders for file in folder.rglob("*") if file.suffix in (".py", ".rs")]
+    sources = "\n".join(file.read_text() for file in files)
+    for message in shown:
+        # Without the values in it, and the places where two strings are joined.
+        pieces = [piece.strip() for piece in re.split(r"…|\b[A-Z]{4,}\b|\b\w*\d\w*\b|: ", message)]
+        assert any(len(piece) > 7 for piece in pieces), message
+        assert all(piece in sources for piece in pieces), message
