@@ -10,7 +10,6 @@ with Machine.boot(memory="512M") as vm:
 
 from __future__ import annotations
 
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from gasang.config import MachineConfig
@@ -53,5 +52,7 @@ def __getattr__(name: str) -> Any:
 
         return Machine
     if name == "__version__":
+        from importlib import metadata  # noqa: PLC0415 - it takes longer to load than the rest
+
         return metadata.version("gasang")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,7 @@
+"""`python -m gasang` is `gasang`."""
+
+import sys
+
+from gasang.cli import main
+
+sys.exit(main())
