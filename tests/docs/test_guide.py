@@ -62,6 +62,6 @@ def test_messages_that_are_explained_exist():
     sources = "\n".join(file.read_text() for file in files)
     for message in shown:
         # Without the values in it, and the places where two strings are joined.
-        pieces = [piece.strip() for piece in re.split(r"…|\b[A-Z]{4,}\b|\b\w*\d\w*\b|: ", message)]
-        assert any(len(piece) > 7 for piece in pieces), message
+        pieces = [piece.strip() for piece in re.split(r"…|apt-get|\b[A-Z]{4,}\b|\b\w*\d\w*\b|: ", message)]
+        assert any(len(piece) > 5 for piece in pieces), message
         assert all(piece in sources for piece in pieces), message
