@@ -12,7 +12,7 @@ use gasang_x86::segment;
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction};
 use std::io;
 
-const ENTRIES: usize = 4096;
+const ENTRIES: usize = 1 << 14;
 /// The longest instruction.
 const LONGEST: usize = 15;
 
