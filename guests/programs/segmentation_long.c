@@ -10,7 +10,7 @@ static void bases(void)
     wrmsr(MSR_FS_BASE, (word)&values[0]);
     wrmsr(MSR_GS_BASE, (word)&values[1]);
     u64 fs, gs, address;
-    EMIT("mov %0, fs:[0]\n mov %1, gs:[0]\n lea %2, fs:[8]" : "=&r"(fs), "=&r"(gs), "=&r"(address));
+    EMIT("mov %0, fs:[0]\n mov %1, gs:[0]\n .byte 0x64\n lea %2, [rsp + 8]\n sub %2, rsp" : "=&r"(fs), "=&r"(gs), "=&r"(address) : : "cc");
     check_equal("FS base", fs, 11);
     check_equal("GS base", gs, 22);
     check_equal("LEA ignores it", address, 8);

@@ -1,4 +1,4 @@
-"""Builds guest programs: `python guests/build.py DIRECTORY [NAME...]`, or `Builder` from a test."""
+"""Builds guest programs: `python guests/guest_programs.py DIRECTORY [NAME...]`, or `Builder` from a test."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ GUESTS = Path(__file__).parent
 _RUNTIME = GUESTS / "runtime"
 _RUNTIME_SOURCES = ("check.c", "trap.c", "descriptors.c", "pages.c", "vectors.S")
 _COMPILE = (
-    "gcc", "-std=gnu17", "-O1", "-ffreestanding", "-fno-stack-protector", "-fno-pic", "-fno-pie", "-mno-red-zone",
-    "-mgeneral-regs-only", "-fcf-protection=none", "-fno-asynchronous-unwind-tables", "-fno-strict-aliasing",
-    "-fno-tree-loop-distribute-patterns", "-masm=intel", "-Wall", "-Wextra", "-Werror", f"-I{_RUNTIME}",
+    "gcc", "-std=gnu17", "-O1", "-ffreestanding", "-fno-stack-protector", "-fno-pic", "-fno-pie",
+    "-mno-red-zone", "-mgeneral-regs-only", "-fcf-protection=none", "-fno-asynchronous-unwind-tables",
+    "-fno-strict-aliasing", "-fno-tree-loop-distribute-patterns", "-masm=intel", "-Wall", "-Wextra", "-Werror",
+    f"-I{_RUNTIME}",
 )  # fmt: skip
 
 Mode = Literal["long", "protected"]
 _START = {"long": "long_mode.S", "protected": "protected_mode.S"}
-_BITS = {"long": ("-m64", "elf_x86_64"), "protected": ("-m32", "elf_i386")}
+_BITS = {"long": "-m64", "protected": "-m32"}
+_EMULATION = {"long": "elf_x86_64", "protected": "elf_i386"}
+_LINK = ("ld", "-z", "noexecstack", "--no-warn-rwx-segments", "-T", str(_RUNTIME / "program.ld"))
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,6 @@ class Program:
     cpus: int = 1
     exit: int = 1
     cpu: str = "max"
-    qemu: str = ""
     may_skip: tuple[str, ...] = ()
 
     @property
@@ -57,18 +59,16 @@ def _with_tuples(entry: dict[str, object]) -> dict[str, object]:
 
 @dataclass
 class Builder:
-    """Builds into `directory`, the runtime once for each mode. Raises `CalledProcessError` if a tool fails."""
+    """Builds into `directory`, the runtime once a mode. Raises `CalledProcessError` if a tool fails."""
 
     directory: Path
     _runtimes: dict[Mode, list[Path]] = field(default_factory=dict)
 
     def build(self, program: Program) -> Path:
         """The program as a 32-bit ELF file, which is what multiboot loaders take, also for 64-bit code."""
-        bits, emulation = _BITS[program.mode]
         objects = [*self._runtime(program.mode), self._compile(program.source, program.mode)]
         linked = self.directory / f"{program.name}.linked"
-        script = _RUNTIME / "program.ld"
-        _call("ld", "-m", emulation, "-T", script, "-z", "noexecstack", "--no-warn-rwx-segments", "-o", linked, *objects)
+        _call(*_LINK, "-m", _EMULATION[program.mode], "-o", linked, *objects)
         target = self.directory / program.name
         _call("objcopy", "-O", "elf32-i386", linked, target)
         return target
@@ -81,7 +81,7 @@ class Builder:
 
     def _compile(self, source: Path, mode: Mode) -> Path:
         target = self.directory / f"{source.name}.{mode}.o"
-        _call(*_COMPILE, _BITS[mode][0], f"-Wa,-I{_RUNTIME}", "-c", source, "-o", target)
+        _call(*_COMPILE, _BITS[mode], f"-Wa,-I{_RUNTIME}", "-c", source, "-o", target)
         return target
 
 
