@@ -15,8 +15,8 @@ _RUNTIME_SOURCES = ("check.c", "trap.c", "descriptors.c", "pages.c", "vectors.S"
 _COMPILE = (
     "gcc", "-std=gnu17", "-O1", "-ffreestanding", "-fno-stack-protector", "-fno-pic", "-fno-pie",
     "-mno-red-zone", "-mgeneral-regs-only", "-fcf-protection=none", "-fno-asynchronous-unwind-tables",
-    "-fno-strict-aliasing", "-fno-tree-loop-distribute-patterns", "-masm=intel", "-Wall", "-Wextra", "-Werror",
-    f"-I{_RUNTIME}",
+    "-fno-strict-aliasing", "-fno-tree-loop-distribute-patterns", "-masm=intel", "-Wall", "-Wextra",
+    "-Werror", f"-I{_RUNTIME}",
 )  # fmt: skip
 
 Mode = Literal["long", "protected"]
