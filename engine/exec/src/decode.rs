@@ -4,7 +4,7 @@
 //! to be invalidated.
 
 use crate::operand::MemoryOperand;
-use crate::plan::{Plan, Planner};
+use crate::plan::{Plan, Planner, UNDEFINED};
 use crate::stub::Host;
 use gasang_cpu::{Access, Core, Exception, Trap, VcpuState};
 use gasang_memory::PAGE_SIZE;
@@ -137,10 +137,12 @@ impl DecodeCache {
             }
             return Err(Exception::general_protection(0).into());
         };
-        if self.planner.is_full() {
-            // Plans refer to stubs: forget both.
+        let mut plan = self.planner.plan(&instruction, core.model);
+        if plan.is_none() {
+            // No room for its stub. Plans refer to stubs: forget both.
             self.entries.fill(None);
             self.planner.clear();
+            plan = self.planner.plan(&instruction, core.model);
         }
         let length = instruction.len();
         let next = rip.wrapping_add(length as u64);
@@ -151,7 +153,7 @@ impl DecodeCache {
             rip,
             next: if bits == 64 { next } else { next & 0xffff_ffff },
             bits,
-            plan: self.planner.plan(&instruction, core.model),
+            plan: plan.unwrap_or(UNDEFINED),
             memory: MemoryOperand::of(&instruction, bits),
             instruction,
         })

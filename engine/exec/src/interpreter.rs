@@ -100,7 +100,6 @@ impl Before {
             Flow::Repeat => {
                 // What is saved in the middle of a REP has RF set (SDM vol. 3, 17.3.1.1).
                 core.state.rflags |= rflags::RF;
-                core.state.shadow = self.shadow;
             }
         }
         if flow != Flow::Repeat {

@@ -34,68 +34,58 @@ impl Plan {
     }
 }
 
+/// #UD.
+pub(crate) const UNDEFINED: Plan = Plan::Handler(|_, _| Err(Trap::Exception(Exception::invalid_opcode())));
+
 /// Makes plans.
 pub(crate) struct Planner {
     stubs: Stubs,
     factory: InstructionInfoFactory,
-    full: bool,
 }
 
 impl Planner {
     pub(crate) fn new() -> io::Result<Planner> {
-        Ok(Planner { stubs: Stubs::new()?, factory: InstructionInfoFactory::new(), full: false })
+        Ok(Planner { stubs: Stubs::new()?, factory: InstructionInfoFactory::new() })
     }
 
     pub(crate) fn host(&self) -> &Host {
         self.stubs.host()
     }
 
-    /// Whether there was no room for a stub: `clear`, after forgetting every plan.
-    pub(crate) fn is_full(&self) -> bool {
-        self.full
-    }
-
+    /// Forget every stub. Plans made before must not be executed any more.
     pub(crate) fn clear(&mut self) {
         self.stubs.clear();
-        self.full = false;
     }
 
-    /// The plan for an instruction of a processor of this model.
-    pub(crate) fn plan(&mut self, instruction: &Instruction, model: &CpuModel) -> Plan {
+    /// The plan for an instruction of a processor of this model; None if there is no room for its stub.
+    pub(crate) fn plan(&mut self, instruction: &Instruction, model: &CpuModel) -> Option<Plan> {
         let offered = instruction.cpuid_features().iter().all(|&feature| is_offered(model, feature));
         if instruction.is_invalid() || !offered {
-            return Plan::Handler(undefined);
+            return Some(UNDEFINED);
         }
         if let Some(handler) = handler(instruction) {
-            return Plan::Handler(handler);
+            return Some(Plan::Handler(handler));
         }
         match self.host_plan(instruction) {
-            Some(plan) => Plan::Host(plan),
-            None => Plan::Handler(undefined),
+            Ok(plan) => Some(Plan::Host(plan)),
+            Err(NoStub::Inexpressible) => Some(UNDEFINED),
+            Err(NoStub::Full) => None,
         }
     }
 
     /// A plan for the host, if the instruction does nothing but compute on registers and one memory operand.
-    fn host_plan(&mut self, instruction: &Instruction) -> Option<HostPlan> {
+    fn host_plan(&mut self, instruction: &Instruction) -> Result<HostPlan, NoStub> {
         if !is_computation(instruction) {
-            return None;
+            return Err(NoStub::Inexpressible);
         }
-        let memory = self.memory_use(instruction)?;
+        let memory = self.memory_use(instruction).ok_or(NoStub::Inexpressible)?;
         let size = instruction.memory_size().size();
         if memory != Use::None && !(1..=BUFFER).contains(&size) {
-            return None;
+            return Err(NoStub::Inexpressible);
         }
-        let stub = match self.stubs.stub(instruction, &mut self.factory) {
-            Ok(stub) => stub,
-            Err(NoStub::Inexpressible) => return None,
-            Err(NoStub::Full) => {
-                self.full = true;
-                return None;
-            }
-        };
         let unit = unit(instruction);
-        Some(HostPlan {
-            stub,
+        Ok(HostPlan {
+            stub: self.stubs.stub(instruction, &mut self.factory)?,
             unit,
             waits: waits(instruction, unit),
             memory,
@@ -145,11 +135,6 @@ pub(crate) fn is_executed_by_host(instruction: &Instruction, model: &CpuModel) -
         && instruction.cpuid_features().iter().all(|&feature| is_offered(model, feature))
         && handler(instruction).is_none()
         && is_computation(instruction)
-}
-
-/// #UD.
-pub(crate) fn undefined(_: &mut Core<'_>, _: &Decoded) -> Result<Flow, Trap> {
-    Err(Exception::invalid_opcode().into())
 }
 
 fn has_memory_operand(instruction: &Instruction) -> bool {

@@ -394,3 +394,14 @@ fn a_misaligned_access_of_a_program_that_asked_is_ac() {
     machine.execute(&[0x8b, 0x07]); // mov eax, [rdi]
     assert_eq!(machine.vector(), Some(vector::AC));
 }
+
+#[test]
+fn stubs_that_no_longer_fit_are_made_anew() {
+    let mut machine = Machine::new();
+    for immediate in 0..60_000u32 {
+        machine.state.rip = CODE;
+        let [a, b, c, d] = immediate.to_le_bytes();
+        machine.execute(&[0xb8, a, b, c, d]); // mov eax, immediate
+        assert_eq!(machine.state.gpr[gpr::RAX], u64::from(immediate));
+    }
+}
