@@ -197,6 +197,22 @@ impl Assembler {
         self.memory_form(true, &[0x89], register, memory);
     }
 
+    /// `mov register, memory` (32 bits, zero-extended).
+    pub fn load32(&mut self, register: u8, memory: Memory) {
+        self.memory_form(false, &[0x8b], register, memory);
+    }
+
+    /// `mov memory, register` (32 bits).
+    pub fn store32(&mut self, memory: Memory, register: u8) {
+        self.memory_form(false, &[0x89], register, memory);
+    }
+
+    /// `bts register, bit` (64 bits).
+    pub fn set_bit(&mut self, register: u8, bit: u8) {
+        self.byte(0x48 | register >> 3);
+        self.code.extend_from_slice(&[0x0f, 0xba, 0xe8 | register & 7, bit]);
+    }
+
     /// `mov word memory, register`.
     pub fn store16(&mut self, memory: Memory, register: u8) {
         self.byte(0x66);

@@ -18,6 +18,8 @@ pub struct Block {
     pub length: u32,
     /// Translated for CPL 3.
     pub user: bool,
+    /// 64-bit code.
+    pub wide: bool,
     /// Offset in the cache.
     pub offset: u32,
     /// Where it is entered.
@@ -30,12 +32,19 @@ pub struct Block {
     pub alive: bool,
 }
 
+impl Block {
+    fn key(&self) -> Key {
+        Key { linear: self.linear, host: self.host, user: self.user, wide: self.wide }
+    }
+}
+
 /// What identifies a block: the same bytes at another guest address, or for another privilege, are another block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
     linear: u64,
     host: u64,
     user: bool,
+    wide: bool,
 }
 
 /// A multiplicative hash: keys are addresses, not chosen against us in any way that costs more than time.
@@ -94,8 +103,8 @@ impl Blocks {
     }
 
     /// The block for guest address `linear`, whose first byte is at host address `host`.
-    pub fn find(&self, linear: u64, host: u64, user: bool) -> Option<u32> {
-        self.by_key.get(&Key { linear, host, user }).copied()
+    pub fn find(&self, linear: u64, host: u64, user: bool, wide: bool) -> Option<u32> {
+        self.by_key.get(&Key { linear, host, user, wide }).copied()
     }
 
     /// Count a crossing in a block; how many there were.
@@ -112,7 +121,7 @@ impl Blocks {
         let first = page.blocks.is_empty();
         page.blocks.push(number);
         page.granules |= granules(block.host, u64::from(block.length));
-        self.by_key.insert(Key { linear: block.linear, host: block.host, user: block.user }, number);
+        self.by_key.insert(block.key(), number);
         self.blocks.push(block);
         first
     }
@@ -148,7 +157,8 @@ impl Blocks {
         for &number in &gone {
             let block = &mut self.blocks[number as usize];
             block.alive = false;
-            self.by_key.remove(&Key { linear: block.linear, host: block.host, user: block.user });
+            let key = block.key();
+            self.by_key.remove(&key);
         }
         (gone, empty)
     }
@@ -171,6 +181,7 @@ mod tests {
             host,
             length,
             user: false,
+            wide: true,
             offset: 0,
             entries: Entries::default(),
             incoming: Vec::new(),
@@ -187,8 +198,8 @@ mod tests {
         assert_eq!(blocks.take_overlapping(0x7400, 8), (vec![], false));
         assert_eq!(blocks.take_overlapping(0x7020, 8), (vec![], false), "same granule, other bytes");
         assert_eq!(blocks.take_overlapping(0x700f, 1), (vec![0], false));
-        assert_eq!(blocks.find(0x1000, 0x7000, false), None);
-        assert_eq!(blocks.find(0x1010, 0x7010, false), Some(1));
+        assert_eq!(blocks.find(0x1000, 0x7000, false, true), None);
+        assert_eq!(blocks.find(0x1010, 0x7010, false, true), Some(1));
         assert_eq!(blocks.take_overlapping(0x701f, 1), (vec![1], true));
     }
 

@@ -1,6 +1,6 @@
 //! The ends of blocks: direct jumps that are linked to their targets, indirect ones through the table.
 
-use crate::assembler::{Condition, address, reg, state, tlb};
+use crate::assembler::{Condition, reg, state, tlb};
 use crate::decode::{Kind, Operation};
 use crate::emit::{Emitter, OutOfLine};
 use crate::site::{Entry, Site};
@@ -8,6 +8,9 @@ use crate::slots;
 use gasang_cpu::tlb::{JUMPS, TlbEntry};
 use iced_x86::OpKind;
 use std::mem::size_of;
+
+/// Marks the targets of 32-bit code in jump entries: no address of 64-bit code looks so.
+pub(crate) const NARROW: u64 = 1 << 62;
 
 /// Bytes of a jump entry: address and host code.
 const JUMP_ENTRY_SIZE: i32 = 16;
@@ -36,14 +39,14 @@ impl Emitter<'_, '_> {
                 let from_memory = operation.instruction.op0_kind() == OpKind::Memory;
                 self.push_return_address(operation, usize::from(from_memory));
                 self.assembler.load(reg::R10, state(slots::NEXT_RIP));
-                self.indirect_exit(operation, 8);
+                self.indirect_exit(operation, i64::from(self.word()));
             }
             Kind::Return(release) => {
                 self.flags_will_change(operation.live_before);
                 let place = self.stack(operation, 0, 0, false);
-                self.assembler.load(reg::R10, place);
-                let release = 8 + i32::from(release);
-                self.assembler.lea(reg::RSP, address(Some(reg::RSP), None, release));
+                self.load_word(reg::R10, place);
+                let release = self.word() as i32 + i32::from(release);
+                self.move_stack(release);
                 self.indirect_exit(operation, -i64::from(release));
             }
             Kind::Nothing
@@ -81,7 +84,7 @@ impl Emitter<'_, '_> {
 
     fn if_zero(&mut self, operation: &Operation, target: u64) {
         let in_host = (self.host_flags, self.slot_flags);
-        let ecx = operation.instruction.code() == iced_x86::Code::Jecxz_rel8_64;
+        let ecx = operation.instruction.code() != iced_x86::Code::Jrcxz_rel8_64;
         let taken = self.assembler.jump_if_rcx_zero(ecx);
         self.direct_exit(operation.instruction.next_ip());
         self.assembler.close_short(taken);
@@ -131,30 +134,42 @@ impl Emitter<'_, '_> {
         let instruction = &operation.instruction;
         if instruction.op0_kind() == OpKind::Register {
             self.load_register(reg::R10, instruction.op0_register());
+            if !self.origin.wide {
+                self.assembler.copy32(reg::R10, reg::R10);
+            }
         } else {
-            let place = self.access(operation, 0, 8, false, |emitter| emitter.effective_address(instruction));
-            self.assembler.load(reg::R10, place);
+            let word = self.word();
+            let place =
+                self.access(operation, 0, word, false, |emitter| emitter.effective_address(instruction));
+            self.load_word(reg::R10, place);
         }
     }
 
     fn push_return_address(&mut self, operation: &Operation, position: usize) {
-        let place = self.stack(operation, position, -8, true);
+        let below = -(self.word() as i32);
+        let place = self.stack(operation, position, below, true);
         let next = operation.instruction.next_ip();
-        if let Ok(short) = i32::try_from(next as i64) {
-            self.assembler.store_immediate(place, short);
+        if !self.origin.wide {
+            self.store_immediate_word(place, next as u32 as i32);
+        } else if let Ok(short) = i32::try_from(next as i64) {
+            self.store_immediate_word(place, short);
         } else {
             let place = self.free_r10(place);
             self.assembler.immediate(reg::R10, next);
             self.assembler.store(place, reg::R10);
         }
-        self.assembler.lea(reg::RSP, address(Some(reg::RSP), None, -8));
+        self.move_stack(below);
     }
 
     /// Jump to the block for the target in R10, by the jump entries of the TLB context.
     fn indirect_exit(&mut self, operation: &Operation, undo_rsp: i64) {
         let site = self.site(Site::Indirect { rip: operation.instruction.ip(), undo_rsp });
         let jumps = self.origin.tlb_entries as i32 * size_of::<TlbEntry>() as i32;
+        let wide = self.origin.wide;
         let a = &mut *self.assembler;
+        if !wide {
+            a.set_bit(reg::R10, NARROW.trailing_zeros() as u8);
+        }
         a.rotate_right32(reg::R11, reg::R10, 32 - JUMP_ENTRY_SIZE.trailing_zeros() as u8);
         a.and32(reg::R11, (JUMPS - 1) as i32 * JUMP_ENTRY_SIZE);
         a.compare(reg::R10, tlb(Some(reg::R11), jumps));

@@ -137,16 +137,17 @@ impl Operation {
     }
 }
 
-/// Decode a block at `rip` from `bytes`, the rest of its page. Empty if the first instruction leaves the page.
-pub fn decode_block(rip: u64, bytes: &[u8], user: bool, strict_flags: bool) -> Vec<Operation> {
-    let mut decoder = Decoder::with_ip(64, bytes, rip, DecoderOptions::NONE);
+/// Decode a block of 64- or 32-bit code (`bits`) at `rip` from `bytes`, the rest of its page. Empty if the first
+/// instruction leaves the page.
+pub fn decode_block(rip: u64, bytes: &[u8], bits: u32, user: bool, strict_flags: bool) -> Vec<Operation> {
+    let mut decoder = Decoder::with_ip(bits, bytes, rip, DecoderOptions::NONE);
     let mut operations: Vec<Operation> = Vec::with_capacity(16);
     while operations.len() < BLOCK_LIMIT && decoder.can_decode() {
         let instruction = decoder.decode();
         if instruction.is_invalid() && decoder.last_error() == iced_x86::DecoderError::NoMoreBytes {
             break;
         }
-        let operation = classify(instruction, user);
+        let operation = classify(instruction, bits, user);
         let ends = operation.kind.ends_block();
         operations.push(operation);
         if ends {
@@ -174,9 +175,13 @@ pub fn live_at_start(operations: &[Operation]) -> u32 {
     operations.first().map_or(STATUS, |first| first.live_before)
 }
 
-fn classify(instruction: Instruction, user: bool) -> Operation {
-    let refused = instruction.is_invalid() || jumps_out(&instruction);
-    let kind = if refused { Kind::Interpret } else { kind(&instruction, user) };
+fn classify(instruction: Instruction, bits: u32, user: bool) -> Operation {
+    let instruction = if bits == 32 { with_64bit_form(instruction) } else { instruction };
+    let kind = match bits {
+        _ if instruction.is_invalid() || jumps_out(&instruction) => Kind::Interpret,
+        64 => kind(&instruction, user),
+        _ => kind32(&instruction, user),
+    };
     let (reads, writes) = match kind {
         Kind::Interpret | Kind::PushFlags => (STATUS, 0),
         Kind::PopFlags => (0, STATUS),
@@ -191,6 +196,23 @@ fn classify(instruction: Instruction, user: bool) -> Operation {
 /// A direct jump to an address that is not canonical faults at the jump itself, if it is taken.
 fn jumps_out(instruction: &Instruction) -> bool {
     instruction.op0_kind() == OpKind::NearBranch64 && !VcpuState::canonical(instruction.near_branch64())
+}
+
+/// 32-bit code has short forms that are something else in 64-bit code; their longer forms do the same.
+fn with_64bit_form(mut instruction: Instruction) -> Instruction {
+    let code = match instruction.code() {
+        Code::Inc_r32 => Code::Inc_rm32,
+        Code::Dec_r32 => Code::Dec_rm32,
+        Code::Inc_r16 => Code::Inc_rm16,
+        Code::Dec_r16 => Code::Dec_rm16,
+        Code::Mov_EAX_moffs32 => Code::Mov_r32_rm32,
+        Code::Mov_moffs32_EAX => Code::Mov_rm32_r32,
+        Code::Mov_AL_moffs8 => Code::Mov_r8_rm8,
+        Code::Mov_moffs8_AL => Code::Mov_rm8_r8,
+        code => code,
+    };
+    instruction.set_code(code);
+    instruction
 }
 
 /// A shift by CL leaves the flags alone when the count is zero.
@@ -243,6 +265,35 @@ fn kind(instruction: &Instruction, user: bool) -> Kind {
     }
 }
 
+/// The same in 32-bit code, whose segments are flat.
+fn kind32(instruction: &Instruction, user: bool) -> Kind {
+    use Code::{
+        Call_rel32_32, Call_rm32, Jecxz_rel8_32, Jmp_rel8_32, Jmp_rel32_32, Jmp_rm32, Leaved, Pop_r32,
+        Push_r32, Push_rm32, Pushd_imm8, Pushd_imm32, Retnd, Retnd_imm16,
+    };
+    let target = u64::from(instruction.near_branch32());
+    if unusual_address(instruction) {
+        return Kind::Interpret;
+    }
+    match instruction.code() {
+        Jmp_rel8_32 | Jmp_rel32_32 => Kind::Jump(target),
+        Jecxz_rel8_32 => Kind::BranchIfZero(target),
+        Call_rel32_32 => Kind::Call(target),
+        Jmp_rm32 => Kind::JumpIndirect,
+        Call_rm32 => Kind::CallIndirect,
+        Retnd => Kind::Return(0),
+        Retnd_imm16 => Kind::Return(instruction.immediate16()),
+        Push_r32 | Push_rm32 | Pushd_imm8 | Pushd_imm32 => Kind::Push,
+        Pop_r32 if instruction.op0_register() != Register::ESP => Kind::Pop,
+        Leaved => Kind::Leave,
+        _ if instruction.is_jcc_short_or_near() && instruction.op0_kind() == OpKind::NearBranch32 => {
+            Kind::Branch(target)
+        }
+        _ if instruction.flow_control() == FlowControl::Next => straight_kind(instruction, user),
+        _ => Kind::Interpret,
+    }
+}
+
 fn straight_kind(instruction: &Instruction, user: bool) -> Kind {
     use Code::{
         Clac, Cli, Leaveq, Mov_r32m16_Sreg, Mov_r64m16_Sreg, Pop_r64, Popfq, Push_r64, Push_rm64, Pushfq,
@@ -288,6 +339,12 @@ fn straight_kind(instruction: &Instruction, user: bool) -> Kind {
     let has_memory =
         (0..instruction.op_count()).any(|operand| instruction.op_kind(operand) == OpKind::Memory);
     if has_memory { memory_kind(instruction) } else { Kind::Plain }
+}
+
+/// In 32-bit code: operands relative to FS or GS, whose limits are not known to be flat, and 16-bit addresses.
+fn unusual_address(instruction: &Instruction) -> bool {
+    let segment = matches!(instruction.memory_segment(), Register::FS | Register::GS);
+    segment || instruction.memory_base().is_gpr16() || instruction.memory_index().is_gpr16()
 }
 
 fn memory_kind(instruction: &Instruction) -> Kind {

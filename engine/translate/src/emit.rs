@@ -3,7 +3,7 @@
 //! Status flags are in one of two places, or in none while nobody can ask for them: the host's EFLAGS, or the slot FLAGS,
 //! where a memory check (which changes EFLAGS) puts them first if they are alive.
 
-use crate::assembler::{Assembler, Condition, address, reg, state, tlb};
+use crate::assembler::{Assembler, Condition, Memory, address, reg, state, tlb};
 use crate::decode::{Kind, Operation, live_at_start, page_key};
 use crate::entry;
 use crate::plan::Checks;
@@ -85,6 +85,8 @@ pub struct Origin {
     pub physical: u64,
     /// CPL 3.
     pub user: bool,
+    /// 64-bit code; else 32-bit code in flat segments.
+    pub wide: bool,
     /// Flags are kept exact everywhere.
     pub strict_flags: bool,
     /// Entries in a TLB context.
@@ -248,6 +250,9 @@ impl Emitter<'_, '_> {
             }
             OutOfLine::Unknown { jump, site } => {
                 self.assembler.close(jump);
+                if !self.origin.wide {
+                    self.assembler.copy32(reg::R10, reg::R10);
+                }
                 self.assembler.store(state(slots::NEXT_RIP), reg::R10);
                 self.assembler.store_immediate32(state(slots::SITE), site);
                 self.assembler.jump(self.exits.lookup);
@@ -276,6 +281,43 @@ impl Emitter<'_, '_> {
                 self.direct_exit(target);
             }
         }
+    }
+
+    /// Bytes of a stack slot, and of a pointer.
+    pub fn word(&self) -> u32 {
+        if self.origin.wide { 8 } else { 4 }
+    }
+
+    /// The value at `place` to `register`, of the width of a stack slot.
+    pub fn load_word(&mut self, register: u8, place: Memory) {
+        if self.origin.wide {
+            self.assembler.load(register, place)
+        } else {
+            self.assembler.load32(register, place)
+        }
+    }
+
+    /// `register` to `place`, of the width of a stack slot.
+    pub fn store_word(&mut self, place: Memory, register: u8) {
+        if self.origin.wide {
+            self.assembler.store(place, register)
+        } else {
+            self.assembler.store32(place, register)
+        }
+    }
+
+    /// An address of the guest's to `register`.
+    pub fn guest_address(&mut self, register: u8, place: Memory) {
+        if self.origin.wide {
+            self.assembler.lea(register, place)
+        } else {
+            self.assembler.lea32(register, place)
+        }
+    }
+
+    /// Move the stack pointer.
+    pub fn move_stack(&mut self, distance: i32) {
+        self.guest_address(reg::RSP, address(Some(reg::RSP), None, distance));
     }
 
     /// Record a site; its number.

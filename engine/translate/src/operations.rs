@@ -7,7 +7,7 @@ use crate::plan::Check;
 use crate::site::{FaultPoint, Site};
 use crate::slots;
 use gasang_cpu::tlb::TlbEntry;
-use gasang_x86::{gpr, segment};
+use gasang_x86::segment;
 use iced_x86::{Instruction, Mnemonic, OpAccess, OpKind, Register};
 use std::mem::offset_of;
 
@@ -110,7 +110,7 @@ impl Emitter<'_, '_> {
             emitter.load_register(reg::R11, bit);
             emitter.assembler.shift_right_arithmetic(reg::R11, word_shift, size == 8);
             emitter.assembler.sign_extend32(reg::R11, size == 8);
-            emitter.assembler.lea(reg::R10, address(Some(reg::R10), Some((reg::R11, size as u8)), 0));
+            emitter.guest_address(reg::R10, address(Some(reg::R10), Some((reg::R11, size as u8)), 0));
         });
         self.assembler.lea(reg::R11, address(Some(reg::R11), Some((reg::R10, 1)), 0));
         self.load_register(reg::R10, bit);
@@ -451,7 +451,7 @@ impl Emitter<'_, '_> {
         address(Some(reg::R11), None, 0)
     }
 
-    /// See that 8 bytes at RSP + `displacement` may be accessed; returns where they are.
+    /// See that a stack slot at RSP + `displacement` may be accessed; returns where it is.
     pub(crate) fn stack(
         &mut self,
         operation: &Operation,
@@ -459,38 +459,49 @@ impl Emitter<'_, '_> {
         displacement: i32,
         write: bool,
     ) -> Memory {
-        self.access(operation, position, 8, write, |emitter| {
-            emitter.assembler.lea(reg::R10, address(Some(reg::RSP), None, displacement));
+        self.access(operation, position, self.word(), write, |emitter| {
+            emitter.guest_address(reg::R10, address(Some(reg::RSP), None, displacement));
         })
     }
 
     fn push(&mut self, operation: &Operation) {
         let instruction = &operation.instruction;
+        let word = self.word();
+        let below = -(word as i32);
         if instruction.op0_kind() == OpKind::Memory {
             let source =
-                self.access(operation, 0, 8, false, |emitter| emitter.effective_address(instruction));
-            self.assembler.load(reg::R10, source);
+                self.access(operation, 0, word, false, |emitter| emitter.effective_address(instruction));
+            self.load_word(reg::R10, source);
             self.assembler.store(state(slots::TEMPORARY), reg::R10);
-            let place = self.stack(operation, 1, -8, true);
+            let place = self.stack(operation, 1, below, true);
             self.store_slot(place, slots::TEMPORARY);
         } else {
-            let place = self.stack(operation, 0, -8, true);
+            let place = self.stack(operation, 0, below, true);
             if instruction.op0_kind() != OpKind::Register {
-                self.assembler.store_immediate(place, instruction.immediate(0) as i32);
+                self.store_immediate_word(place, instruction.immediate(0) as i32);
             } else if is_spilled(instruction.op0_register()) {
                 self.store_slot(place, slots::gpr(number_of(instruction.op0_register())));
             } else {
-                self.assembler.store(place, number_of(instruction.op0_register()) as u8);
+                self.store_word(place, number_of(instruction.op0_register()) as u8);
             }
         }
-        self.assembler.lea(reg::RSP, address(Some(reg::RSP), None, -8));
+        self.move_stack(below);
+    }
+
+    /// A sign-extended value to a stack slot.
+    pub(crate) fn store_immediate_word(&mut self, place: Memory, value: i32) {
+        if self.origin.wide {
+            self.assembler.store_immediate(place, value);
+        } else {
+            self.assembler.store_immediate32(place, value as u32);
+        }
     }
 
     /// A value in the state to memory.
     pub(crate) fn store_slot(&mut self, place: Memory, slot: i32) {
         let place = self.free_r10(place);
         self.assembler.load(reg::R10, state(slot));
-        self.assembler.store(place, reg::R10);
+        self.store_word(place, reg::R10);
     }
 
     fn pop(&mut self, operation: &Operation) {
@@ -500,17 +511,18 @@ impl Emitter<'_, '_> {
             self.assembler.load(reg::R10, place);
             self.assembler.store(state(slots::gpr(number_of(register))), reg::R10);
         } else {
-            self.assembler.load(number_of(register) as u8, place);
+            self.load_word(number_of(register) as u8, place);
         }
-        self.assembler.lea(reg::RSP, address(Some(reg::RSP), None, 8));
+        self.move_stack(self.word() as i32);
     }
 
     fn leave(&mut self, operation: &Operation) {
-        let place = self.access(operation, 0, 8, false, |emitter| {
-            emitter.assembler.copy(reg::R10, gpr::RBP as u8);
-        });
-        self.assembler.load(reg::R10, place);
-        self.assembler.lea(reg::RSP, address(Some(reg::RBP), None, 8));
+        let word = self.word();
+        let frame = |displacement| address(Some(reg::RBP), None, displacement);
+        let place =
+            self.access(operation, 0, word, false, |emitter| emitter.guest_address(reg::R10, frame(0)));
+        self.load_word(reg::R10, place);
+        self.guest_address(reg::RSP, frame(word as i32));
         self.assembler.copy(reg::RBP, reg::R10);
     }
 }

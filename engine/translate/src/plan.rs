@@ -275,7 +275,7 @@ mod tests {
     use crate::decode::decode_block;
 
     fn planned(code: &[u8]) -> Vec<Checks> {
-        share(&decode_block(0x1000, code, false, false), &mut InstructionInfoFactory::new())
+        share(&decode_block(0x1000, code, 64, false, false), &mut InstructionInfoFactory::new())
     }
 
     #[test]
@@ -303,7 +303,7 @@ mod tests {
         let plan = planned(&[0x48, 0x8b, 0x07, 0xff, 0xc7, 0x48, 0x8b, 0x0f]);
         assert_eq!(
             plan,
-            alone(&decode_block(0x1000, &[0x48, 0x8b, 0x07, 0xff, 0xc7, 0x48, 0x8b, 0x0f], false, false))
+            alone(&decode_block(0x1000, &[0x48, 0x8b, 0x07, 0xff, 0xc7, 0x48, 0x8b, 0x0f], 64, false, false))
         );
     }
 

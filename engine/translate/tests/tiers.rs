@@ -9,18 +9,27 @@ use machine::{CODE, DATA, Machine, UNCLAIMED};
 
 /// Assemble, run in both tiers (T1 in both flag modes), compare; returns T0's machine.
 fn both(build: impl FnOnce(&mut CodeAssembler)) -> Machine {
-    let mut assembler = CodeAssembler::new(64).unwrap();
+    both_in(64, build)
+}
+
+/// The same in 64- or 32-bit code.
+fn both_in(bits: u32, build: impl FnOnce(&mut CodeAssembler)) -> Machine {
+    let mut assembler = CodeAssembler::new(bits).unwrap();
     build(&mut assembler);
     assembler.hlt().unwrap();
     let code = assembler.assemble(CODE).unwrap();
-    let mut precise = Machine::new(&code, None);
+    let machine = |options| {
+        let machine = Machine::new(&code, options);
+        if bits == 32 { machine.narrow() } else { machine }
+    };
+    let mut precise = machine(None);
     precise.run();
     for options in [
         Options::default(),
         Options { strict_flags: true, ..Options::default() },
         Options { flush_on_write: true, ..Options::default() },
     ] {
-        let mut translated = Machine::new(&code, Some(options));
+        let mut translated = machine(Some(options));
         translated.run();
         assert_eq!(translated.state.gpr.map(Hex), precise.state.gpr.map(Hex), "{options:?}");
         assert_eq!(translated.state.rip, precise.state.rip);
@@ -174,6 +183,47 @@ fn selectors_are_read_without_leaving() {
     });
     assert_eq!(machine.state.gpr[gpr::RAX], 0x10);
     assert_eq!(machine.state.gpr[gpr::R9], 8);
+}
+
+#[test]
+fn code_of_32_bits_is_translated_too() {
+    both_in(32, |a| {
+        let (mut function, mut start, mut top) = (a.create_label(), a.create_label(), a.create_label());
+        a.jmp(start).unwrap();
+        a.set_label(&mut function).unwrap();
+        a.push(ebp).unwrap();
+        a.mov(ebp, esp).unwrap();
+        a.inc(eax).unwrap();
+        a.add(eax, dword_ptr(ebp + 8)).unwrap();
+        a.leave().unwrap();
+        a.ret_1(4u32).unwrap();
+        a.set_label(&mut start).unwrap();
+        a.mov(ecx, 1000).unwrap();
+        a.set_label(&mut top).unwrap();
+        a.push(ecx).unwrap();
+        a.push(dword_ptr(esi + ecx * 4)).unwrap();
+        a.call(function).unwrap();
+        a.mov(dword_ptr(esi + ecx * 4 - 4), eax).unwrap();
+        a.pop(ecx).unwrap();
+        a.push(-7).unwrap();
+        a.pop(edx).unwrap();
+        a.bts(dword_ptr(esi), edx).unwrap();
+        a.adc(ebx, 0).unwrap();
+        // Behind the short jump.
+        a.mov(edi, CODE as i32 + 2).unwrap();
+        a.push(ecx).unwrap();
+        a.call(edi).unwrap();
+        a.dec(ecx).unwrap();
+        a.jne(top).unwrap();
+        a.lea(edi, edi + ecx * 2 - 0x7fff_ffff).unwrap();
+        a.mov(dword_ptr(esi + 0x1ffe), edi).unwrap();
+        a.mov(edx, dword_ptr(esi + 0x1ffd)).unwrap();
+        a.movd(xmm1, edx).unwrap();
+        a.paddd(xmm1, xmmword_ptr(esi)).unwrap();
+        a.movups(xmmword_ptr(esi + 0x100), xmm1).unwrap();
+        a.mov(eax, ds).unwrap();
+        a.aaa().unwrap();
+    });
 }
 
 #[test]

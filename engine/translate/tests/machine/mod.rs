@@ -121,6 +121,14 @@ impl Machine {
         }
     }
 
+    /// Make it a 32-bit machine in compatibility mode.
+    #[allow(dead_code, reason = "not every test wants one")]
+    pub fn narrow(mut self) -> Machine {
+        let code = &mut self.state.segment[segment::CS];
+        code.attributes = code.attributes & !access::LONG | access::DB;
+        self
+    }
+
     /// Run to HLT.
     pub fn run(&mut self) {
         for _ in 0..1_000_000 {
