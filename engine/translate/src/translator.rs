@@ -2,6 +2,7 @@
 
 use crate::assembler::Assembler;
 use crate::blocks::{Block, Blocks};
+use crate::branches::NARROW;
 use crate::cache::CodeCache;
 use crate::code_writes::CodeWrites;
 use crate::decode::{BLOCK_LIMIT, decode_block, extended};
@@ -14,11 +15,12 @@ use crate::plan;
 use crate::site::{Entry, FaultPoint, Site};
 use crate::slots;
 use gasang_cpu::tlb::Mode;
-use gasang_cpu::{Access, Core, Shadow, VcpuState};
+use gasang_cpu::{Access, Core, SegmentRegister, Shadow, VcpuState};
 use gasang_exec::{Interpreter, Step, host_fault};
 use gasang_memory::{GuestMemory, PAGE_HAS_CODE};
 use gasang_x86::control::{cr0, cr4, debug, xcr0};
-use gasang_x86::rflags;
+use gasang_x86::descriptor::access::{self, READABLE};
+use gasang_x86::{rflags, segment};
 use iced_x86::InstructionInfoFactory;
 use std::collections::HashSet;
 use std::io;
@@ -422,13 +424,13 @@ impl Translator {
         let block = self.blocks.get(number);
         let base = self.cache.address(block.offset);
         let address = base + u64::from(block.entries.slot_flags);
-        core.tlb.insert_jump(mode, core.state.rip, address);
+        core.tlb.insert_jump(mode, jump_key(core.state), address);
         Some(address)
     }
 
     /// The same from the jump entries. A block that is gone leaves again by `Exit::Lookup`, which does not ask here.
     fn known(&self, core: &Core<'_>) -> Option<u64> {
-        core.tlb.jump(core.tlb_mode(core.privilege()), core.state.rip)
+        core.tlb.jump(core.tlb_mode(core.privilege()), jump_key(core.state))
     }
 
     fn find_or_translate(&mut self, core: &mut Core<'_>) -> Option<u32> {
@@ -440,7 +442,7 @@ impl Translator {
         let place = core.translate(rip, Access::Execute, privilege).ok()?;
         let host = place.host?;
         let user = core.state.cpl() == 3;
-        if let Some(found) = self.blocks.find(rip, host, user) {
+        if let Some(found) = self.blocks.find(rip, host, user, core.state.in_64bit_mode()) {
             return Some(found);
         }
         self.translate(core, host, place.address, user)
@@ -456,7 +458,9 @@ impl Translator {
         let mut bytes = [0; BLOCK_LIMIT * 15];
         let bytes = &mut bytes[..((4096 - (host & 0xfff)) as usize).min(BLOCK_LIMIT * 15)];
         self.memory.copy_out(host, bytes);
-        let operations = decode_block(linear, bytes, user, self.options.strict_flags);
+        let wide = core.state.in_64bit_mode();
+        let bits = if wide { 64 } else { 32 };
+        let operations = decode_block(linear, bytes, bits, user, self.options.strict_flags);
         let last = operations.last()?;
         let length = last.instruction.next_ip().wrapping_sub(linear) as u32;
         let origin = Origin {
@@ -464,13 +468,14 @@ impl Translator {
             linear,
             physical,
             user,
+            wide,
             strict_flags: self.options.strict_flags,
             tlb_entries: core.tlb.entries() as u32,
         };
         let offset = self.cache.next();
         self.assembler.restart(self.cache.address(offset));
         let mut tables = Tables { sites: &mut self.sites, faults: &mut self.faults, offset };
-        let plan = if self.unshared.contains(&host) {
+        let plan = if !wide || self.unshared.contains(&host) {
             plan::alone(&operations)
         } else {
             plan::share(&operations, &mut self.info)
@@ -483,6 +488,7 @@ impl Translator {
             host,
             length,
             user,
+            wide,
             offset,
             entries,
             incoming: Vec::new(),
@@ -579,7 +585,35 @@ fn translatable(state: &VcpuState) -> bool {
         || state.dr[7] & debug::DR7_ENABLED != 0;
     let aligned_only = state.cr0 & cr0::AM != 0 && state.rflags & rflags::AC != 0 && state.cpl() == 3;
     let known_privilege = matches!(state.cpl(), 0 | 3);
-    known_privilege && state.in_64bit_mode() && state.cr0 & cr0::PG != 0 && !watched && !aligned_only
+    let known_segments = state.in_64bit_mode() || flat_32bit_code(state);
+    known_privilege && known_segments && !watched && !aligned_only
+}
+
+/// 32-bit code whose segments, but for FS and GS, begin at 0 and end at 4 GiB.
+fn flat_32bit_code(state: &VcpuState) -> bool {
+    let data = access::PRESENT | access::S | access::WRITABLE | access::DB;
+    let flat = |register: &SegmentRegister, wanted: u32, unwanted: u32| {
+        register.base == 0
+            && register.limit == u32::MAX
+            && register.attributes & (wanted | unwanted) == wanted
+    };
+    let data_is_flat = [segment::ES, segment::SS, segment::DS].iter().all(|&index| {
+        flat(&state.segment[index], data, access::CODE | access::EXPAND_DOWN | access::UNUSABLE)
+    });
+    state.code_bits() == 32
+        && state.protected_mode()
+        && state.rip <= u64::from(u32::MAX)
+        && data_is_flat
+        && flat(
+            &state.segment[segment::CS],
+            access::PRESENT | access::S | access::CODE | READABLE,
+            access::UNUSABLE,
+        )
+}
+
+/// What a jump entry calls the address at RIP.
+fn jump_key(state: &VcpuState) -> u64 {
+    if state.in_64bit_mode() { state.rip } else { state.rip | NARROW }
 }
 
 /// Whether a maskable interrupt would be taken before the next instruction.
