@@ -40,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with terminations_raise():
-            return _dispatch(words)
+            code = _dispatch(words)
+            sys.stdout.flush()  # here, where a reader that is gone is known to be no error of ours
+            return code
     except (UsageError, GasangError) as error:
         complain(str(error))
         return OUR_ERROR
