@@ -72,20 +72,19 @@ impl Operation {
         chosen
     }
 
-    /// Make `value` the data register, and take the elements that are done from the mask.
-    fn commit(&self, core: &mut Core<'_>, value: &[u8; WIDTH], left: &[bool; WIDTH]) {
+    /// Make `value` the data register, and take the first `done` elements from the mask.
+    fn commit(&self, core: &mut Core<'_>, value: &[u8; WIDTH], done: usize) {
         if !self.scatters {
             vector::write(core, self.data, value);
         }
         if self.mask_is_vector {
-            let chosen = self.chosen(core);
             let mut mask = vector::read(core, self.mask);
-            for lane in (0..self.count).filter(|&lane| chosen[lane] && !left[lane]) {
-                mask[lane * self.element_size..(lane + 1) * self.element_size].fill(0);
-            }
+            mask[..done * self.element_size].fill(0);
             vector::write(core, self.mask, &mask);
         } else {
-            let bits = (0..self.count).filter(|&lane| left[lane]).fold(0, |bits, lane| bits | 1u64 << lane);
+            let chosen = self.chosen(core);
+            let left = (done..self.count).filter(|&lane| chosen[lane]);
+            let bits = left.fold(0, |bits, lane| bits | 1u64 << lane);
             vector::write_opmask(core, self.mask, bits);
         }
     }
@@ -98,25 +97,22 @@ fn execute(core: &mut Core<'_>, decoded: &Decoded) -> Result<Flow, Trap> {
         Operation::of(&decoded.instruction).ok_or(Trap::Exception(Exception::invalid_opcode()))?;
     let indices = vector::read(core, operation.index);
     let mut value = vector::read(core, operation.data);
-    let mut left = operation.chosen(core);
-    for lane in 0..operation.count {
-        if !left[lane] {
-            continue;
-        }
+    let chosen = operation.chosen(core);
+    for lane in (0..operation.count).filter(|&lane| chosen[lane]) {
         let index = element(&indices, lane, operation.index_size);
         let index = sign_extend(index, operation.index_size);
         match transfer(core, &decoded.memory, &operation, index, lane, &mut value) {
-            Ok(()) => left[lane] = false,
+            Ok(()) => {}
             // Executed again from the start, with the answers given so far.
             Err(Trap::Pending) => return Err(Trap::Pending),
             Err(trap) => {
-                operation.commit(core, &value, &left);
+                operation.commit(core, &value, lane);
                 return Err(trap);
             }
         }
     }
     value[operation.count * operation.element_size..].fill(0);
-    operation.commit(core, &value, &left);
+    operation.commit(core, &value, operation.count);
     if operation.mask_is_vector {
         vector::write(core, operation.mask, &[0; WIDTH]);
     }
