@@ -428,6 +428,9 @@ fn refused(instruction: &Instruction) -> bool {
             | M::Rdpmc
             | M::Cpuid
             | M::Rdtsc
+            // Guests have bits of MXCSR that the host may not have, and the other way round.
+            | M::Ldmxcsr
+            | M::Vldmxcsr
             | M::Maskmovq
             | M::Maskmovdqu
             | M::Vmaskmovdqu
