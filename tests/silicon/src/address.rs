@@ -141,8 +141,9 @@ pub fn harmless(random: &mut Random, size: u64) -> u64 {
     }
 }
 
-/// An address for `size` bytes where an access may fault: `window` is where the pages are.
-pub fn harmful(random: &mut Random, window: u64, size: u64) -> u64 {
+/// An address for `size` bytes where an access may fault: `window` is where the pages are. An operand that is accessed
+/// in `parts` does not leave the address space: which part faults first is the processor's choice.
+pub fn harmful(random: &mut Random, window: u64, size: u64, parts: bool) -> u64 {
     let before = 1 + random.below(size.max(2) - 1);
     let unmapped_behind = READ_ONLY + PAGE;
     match random.below(9) {
@@ -162,8 +163,7 @@ pub fn harmful(random: &mut Random, window: u64, size: u64) -> u64 {
                 0xdead_beef_0000_1000,
             ]) + random.below(PAGE)
         }
-        // Of a long operand, which part is accessed first is the processor's choice.
-        _ if size > 64 || matches!(size, 14 | 28) => window + unmapped_behind,
+        _ if parts => window + unmapped_behind,
         // The last bytes before what is not canonical.
         _ => (1 << 47) - before,
     }

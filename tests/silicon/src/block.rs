@@ -59,7 +59,7 @@ fn is_ingredient(form: &Form) -> bool {
         && instruction.flow_control() == FlowControl::Next
         && !instruction.is_privileged()
         && !instruction.is_string_instruction()
-        && !excluded::names_any_byte(instruction)
+        && !excluded::has_parts(instruction)
         && excluded::memory_ranges(instruction).is_empty()
 }
 

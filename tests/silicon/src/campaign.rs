@@ -104,6 +104,18 @@ impl Campaign {
         Ok(())
     }
 
+    /// Of the instructions under test in T1: how many times T0 executed one in its place, and how many times it did not.
+    pub fn shares(&self) -> (u64, u64) {
+        let statistics = self.tiers.iter().filter_map(|tier| tier.guest.statistics());
+        // The exception and HLT at the end of a case are T0's.
+        statistics.fold((0, 0), |(others, translated), statistics| {
+            (
+                others + statistics.interpreted.saturating_sub(2 * self.cases),
+                translated + statistics.translated,
+            )
+        })
+    }
+
     /// All differences, a few lines for each tier and mnemonic.
     pub fn report(&self) -> String {
         let mut report = String::new();

@@ -141,14 +141,21 @@ pub fn memory_ranges(instruction: &Instruction) -> &'static [(usize, usize)] {
     }
 }
 
-/// Whether only the page of a faulting address is compared: which byte of a long or masked operand the processor names
-/// is its choice.
-pub fn names_any_byte(instruction: &Instruction) -> bool {
+/// Whether the memory operand is accessed in parts, in an order that is the processor's choice: of a faulting address
+/// only the page is compared.
+pub fn has_parts(instruction: &Instruction) -> bool {
     use Mnemonic as M;
     instruction.memory_size().size() > 64
         || matches!(
             instruction.mnemonic(),
-            M::Fldenv | M::Fnstenv | M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu | M::Vmaskmovps
+            M::Fldenv
+                | M::Fnstenv
+                | M::Fbld
+                | M::Fbstp
+                | M::Maskmovq
+                | M::Maskmovdqu
+                | M::Vmaskmovdqu
+                | M::Vmaskmovps
         )
         || matches!(instruction.mnemonic(), M::Vmaskmovpd | M::Vpmaskmovd | M::Vpmaskmovq)
 }

@@ -5,6 +5,7 @@ use crate::excluded;
 use crate::layout::{CODE, LOW};
 use crate::random::Random;
 use iced_x86::{Code, Decoder, DecoderOptions, Encoder, Instruction, OpCodeOperandKind, OpKind, Register};
+use std::sync::LazyLock;
 
 /// A way of addressing a memory operand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -189,6 +190,30 @@ pub fn every(seed: u64) -> Vec<Form> {
         forms_of(code, &mut Random::of(seed, index as u64), &mut forms);
     }
     forms
+}
+
+/// The bytes of any instruction that 64-bit mode knows, system instructions and features of other processors included;
+/// None if the draw does not come out.
+pub fn random_bytes(random: &mut Random) -> Option<Vec<u8>> {
+    static CODES: LazyLock<Vec<Code>> = LazyLock::new(|| {
+        let usable = |code: &Code| {
+            let description = code.op_code();
+            description.is_instruction()
+                && description.mode64()
+                && description.decoder_option() == DecoderOptions::NONE
+        };
+        Code::values().filter(usable).collect()
+    });
+    let code = random.pick(&CODES);
+    let shapes = shapes(code.op_code().op_kinds());
+    let shape = *shapes.get(random.below(shapes.len() as u64) as usize)?;
+    let prefix = match random.below(12) {
+        0 if code.op_code().can_use_rep_prefix() => Prefix::Repeat,
+        1 if code.op_code().can_use_lock_prefix() => Prefix::Lock,
+        _ => Prefix::None,
+    };
+    let form = form(code, shape, prefix, random)?;
+    form.encode(&form.instruction, LOW + CODE)
 }
 
 fn forms_of(code: Code, random: &mut Random, forms: &mut Vec<Form>) {

@@ -9,7 +9,7 @@ use crate::platform::Surroundings;
 use gasang_cpu::{Core, CpuModel, DescriptorTable, SegmentRegister, Tlb, VcpuState};
 use gasang_exec::{Interpreter, Step};
 use gasang_memory::GuestMemory;
-use gasang_translate::{CodeWrites, Options, Translator};
+use gasang_translate::{CodeWrites, Options, Statistics, Translator};
 use gasang_x86::control::{cr0, cr4, efer, xcr0};
 use gasang_x86::{gpr, rflags, segment};
 use std::io;
@@ -111,6 +111,14 @@ impl Guest {
         };
         guest.build_kernel();
         Ok(guest)
+    }
+
+    /// What T1 has done so far.
+    pub fn statistics(&self) -> Option<Statistics> {
+        match &self.tier {
+            Tier::Interpreter => None,
+            Tier::Translator(translator) => Some(translator.statistics()),
+        }
     }
 
     /// The contents that its data pages may start with.

@@ -8,6 +8,7 @@ pub mod case;
 pub mod compare;
 pub mod excluded;
 pub mod forms;
+pub mod fuzz;
 pub mod guest;
 pub mod host;
 pub mod layout;

@@ -62,6 +62,8 @@ struct Draft<'a> {
     /// Which of the windows addresses lie in.
     window: u64,
     patches: Vec<Patch>,
+    /// An operand was put where it may fault.
+    harmed: bool,
 }
 
 /// A random case of a form; None if the encoding does not come out.
@@ -72,7 +74,14 @@ pub fn case(form: &Form, random: &mut Random) -> Option<Test> {
     }
     let low = matches!(form.shape, Shape::Memory(addressing) if addressing.is_low());
     let window = if low || random.one_in(2) { LOW } else { HIGH };
-    let mut draft = Draft { random, instruction: form.instruction, registers, window, patches: Vec::new() };
+    let mut draft = Draft {
+        random,
+        instruction: form.instruction,
+        registers,
+        window,
+        patches: Vec::new(),
+        harmed: false,
+    };
     let prefix = draft.random.pick(&PREFIXES);
     // Undefined flags must not find their way into registers.
     let undefined = excluded::undefined_flags(&form.instruction);
@@ -114,8 +123,12 @@ impl Draft<'_> {
 
     /// An address for a memory operand.
     fn target(&mut self, size: u64) -> u64 {
-        if self.random.one_in(6) {
-            return address::harmful(self.random, self.window, size);
+        // Of the two operands of CMPS, which one faults first is the processor's choice.
+        let one_only = self.instruction.is_string_instruction() && self.instruction.op_count() == 2;
+        if self.random.one_in(6) && !(self.harmed && one_only) {
+            self.harmed = true;
+            let parts = excluded::has_parts(&self.instruction);
+            return address::harmful(self.random, self.window, size, parts);
         }
         self.window + address::harmless(self.random, size)
     }
@@ -172,7 +185,7 @@ impl Draft<'_> {
             _ => return,
         };
         let mut target = if self.random.one_in(6) {
-            address::harmful(self.random, reachable, size)
+            address::harmful(self.random, reachable, size, excluded::has_parts(&self.instruction))
         } else {
             reachable + address::harmless(self.random, size)
         };
@@ -318,9 +331,11 @@ impl Draft<'_> {
                 let target = self.target(64);
                 self.registers.gpr[gpr::RBP] = target;
             }
-            Mnemonic::Ldmxcsr | Mnemonic::Vldmxcsr if !self.random.one_in(4) => {
+            Mnemonic::Ldmxcsr | Mnemonic::Vldmxcsr => {
                 let address = self.first_address();
-                let value = self.random.next() & 0xffff;
+                // Bit 17 exists on AMD's processors only.
+                let valid = if self.random.one_in(4) { !(1 << 17) } else { 0xffff };
+                let value = self.random.next() & valid;
                 self.patch(address, &value.to_le_bytes()[..4]);
             }
             Mnemonic::Fxrstor | Mnemonic::Fxrstor64 => {

@@ -26,13 +26,16 @@ fn random_blocks_are_as_on_the_host() {
         number += tests.len() as u64;
     }
     println!(
-        "{} blocks of {} ingredients; by vector: {:?}",
+        "{} blocks of {} ingredients, (T0, T1) instructions in T1: {:?}; by vector: {:?}",
         campaign.cases,
         ingredients.len(),
+        campaign.shares(),
         campaign.vectors
     );
     let failures: usize = campaign.failures.values().map(Vec::len).sum();
     assert!(failures == 0, "{failures} differences:\n{}", campaign.report());
+    let (others, translated) = campaign.shares();
+    assert!(translated > 10 * others, "T1 left {others} instructions to T0");
     let whole = campaign.vectors.get(&3).copied().unwrap_or(0);
     assert!(whole * 2 > blocks, "only {whole} blocks of {blocks} were executed to their end");
 }

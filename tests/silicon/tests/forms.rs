@@ -39,13 +39,16 @@ fn every_form_is_as_on_the_host() {
         }
     }
     println!(
-        "{} forms of {} opcodes, {} cases; by vector: {:?}",
+        "{} forms of {} opcodes, {} cases, (T0, T1) instructions in T1: {:?}; by vector: {:?}",
         executed.len(),
         opcodes.len(),
         campaign.cases,
+        campaign.shares(),
         campaign.vectors
     );
     let failures: usize = campaign.failures.values().map(Vec::len).sum();
     assert!(failures == 0, "{failures} differences:\n{}", campaign.report());
+    let (others, translated) = campaign.shares();
+    assert!(only.is_some() || translated > 10 * others, "T1 left {others} instructions to T0");
     assert!(only.is_some() || executed.len() >= 1000, "only {} forms were executed", executed.len());
 }
