@@ -150,6 +150,11 @@ impl TlbContext {
         ((hash / 64) as usize, 1 << (hash % 64))
     }
 
+    /// Where `jump_pages` notes the page of a jump's target, whatever its bits above 47 are marked with.
+    fn jump_page(linear: u64) -> (usize, u64) {
+        Self::filter_bit(linear & 0xffff_ffff_ffff, 12)
+    }
+
     fn may_hold_large(&self, linear: u64) -> bool {
         [21, 22, 30].into_iter().any(|shift| {
             let (word, bit) = Self::filter_bit(linear, shift);
@@ -164,7 +169,7 @@ impl TlbContext {
         }
         let index = index_of(linear, self.entries);
         self.slots[index] = TlbEntry::empty(index);
-        let (word, bit) = Self::filter_bit(linear, 12);
+        let (word, bit) = Self::jump_page(linear);
         if self.jump_pages[word] & bit != 0 {
             self.clear_jumps();
         }
@@ -178,7 +183,7 @@ impl TlbContext {
         } else {
             (slot.exec, slot.page) = (linear, code);
         }
-        let (word, bit) = Self::filter_bit(linear, 12);
+        let (word, bit) = Self::jump_page(linear);
         self.jump_pages[word] |= bit;
         self.used = true;
     }
@@ -277,7 +282,8 @@ impl Tlb {
         self.spaces[self.current].contexts[mode as usize].jump(linear)
     }
 
-    /// Remember host code for the target `linear` of indirect jumps, which is mapped as it is now.
+    /// Remember host code for the target `linear` of indirect jumps, which is mapped as it is now. Bits 62:48 may be
+    /// marked, to tell modes apart.
     pub fn insert_jump(&mut self, mode: Mode, linear: u64, code: u64) {
         self.spaces[self.current].contexts[mode as usize].insert_jump(linear, code);
     }
@@ -433,6 +439,11 @@ mod tests {
         assert_eq!(tlb.jump(Mode::User, 0x1234 + JUMPS as u64), None);
         tlb.invalidate_page(0x1fff);
         assert_eq!(tlb.jump(Mode::User, 0x1234), None);
+        let marked = 0x1234 | 1 << 62;
+        tlb.insert_jump(Mode::User, marked, 9);
+        assert_eq!(tlb.jump(Mode::User, marked), Some(9));
+        tlb.invalidate_page(0x1000);
+        assert_eq!(tlb.jump(Mode::User, marked), None);
         tlb.insert_jump(Mode::User, 0x1234, 7);
         tlb.flush_non_global();
         assert_eq!(tlb.jump(Mode::User, 0x1234), None);
