@@ -139,7 +139,14 @@ impl Operation {
 
 /// Decode a block of 64- or 32-bit code (`bits`) at `rip` from `bytes`, the rest of its page. Empty if the first
 /// instruction leaves the page.
-pub fn decode_block(rip: u64, bytes: &[u8], bits: u32, user: bool, strict_flags: bool) -> Vec<Operation> {
+pub fn decode_block(
+    rip: u64,
+    bytes: &[u8],
+    bits: u32,
+    user: bool,
+    strict_flags: bool,
+    info: &mut InstructionInfoFactory,
+) -> Vec<Operation> {
     let mut decoder = Decoder::with_ip(bits, bytes, rip, DecoderOptions::NONE);
     let mut operations: Vec<Operation> = Vec::with_capacity(16);
     while operations.len() < BLOCK_LIMIT && decoder.can_decode() {
@@ -147,7 +154,7 @@ pub fn decode_block(rip: u64, bytes: &[u8], bits: u32, user: bool, strict_flags:
         if instruction.is_invalid() && decoder.last_error() == iced_x86::DecoderError::NoMoreBytes {
             break;
         }
-        let operation = classify(instruction, bits, user);
+        let operation = classify(instruction, bits, user, info);
         let ends = operation.kind.ends_block();
         operations.push(operation);
         if ends {
@@ -175,12 +182,12 @@ pub fn live_at_start(operations: &[Operation]) -> u32 {
     operations.first().map_or(STATUS, |first| first.live_before)
 }
 
-fn classify(instruction: Instruction, bits: u32, user: bool) -> Operation {
+fn classify(instruction: Instruction, bits: u32, user: bool, info: &mut InstructionInfoFactory) -> Operation {
     let instruction = if bits == 32 { with_64bit_form(instruction) } else { instruction };
     let kind = match bits {
         _ if instruction.is_invalid() || jumps_out(&instruction) => Kind::Interpret,
-        64 => kind(&instruction, user),
-        _ => kind32(&instruction, user),
+        64 => kind(&instruction, user, info),
+        _ => kind32(&instruction, user, info),
     };
     let (reads, writes) = match kind {
         Kind::Interpret | Kind::PushFlags => (STATUS, 0),
@@ -225,9 +232,9 @@ fn shifts_by_cl(instruction: &Instruction) -> bool {
         })
 }
 
-fn kind(instruction: &Instruction, user: bool) -> Kind {
+fn kind(instruction: &Instruction, user: bool, info: &mut InstructionInfoFactory) -> Kind {
     match instruction.flow_control() {
-        FlowControl::Next => straight_kind(instruction, user),
+        FlowControl::Next => straight_kind(instruction, user, info),
         FlowControl::UnconditionalBranch => match instruction.code() {
             Code::Jmp_rel8_64 | Code::Jmp_rel32_64 => Kind::Jump(instruction.near_branch64()),
             _ => Kind::Interpret,
@@ -266,7 +273,7 @@ fn kind(instruction: &Instruction, user: bool) -> Kind {
 }
 
 /// The same in 32-bit code, whose segments are flat.
-fn kind32(instruction: &Instruction, user: bool) -> Kind {
+fn kind32(instruction: &Instruction, user: bool, info: &mut InstructionInfoFactory) -> Kind {
     use Code::{
         Call_rel32_32, Call_rm32, Jecxz_rel8_32, Jmp_rel8_32, Jmp_rel32_32, Jmp_rm32, Leaved, Pop_r32,
         Push_r32, Push_rm32, Pushd_imm8, Pushd_imm32, Retnd, Retnd_imm16,
@@ -289,12 +296,12 @@ fn kind32(instruction: &Instruction, user: bool) -> Kind {
         _ if instruction.is_jcc_short_or_near() && instruction.op0_kind() == OpKind::NearBranch32 => {
             Kind::Branch(target)
         }
-        _ if instruction.flow_control() == FlowControl::Next => straight_kind(instruction, user),
+        _ if instruction.flow_control() == FlowControl::Next => straight_kind(instruction, user, info),
         _ => Kind::Interpret,
     }
 }
 
-fn straight_kind(instruction: &Instruction, user: bool) -> Kind {
+fn straight_kind(instruction: &Instruction, user: bool, info: &mut InstructionInfoFactory) -> Kind {
     use Code::{
         Clac, Cli, Leaveq, Mov_r32m16_Sreg, Mov_r64m16_Sreg, Pop_r64, Popfq, Push_r64, Push_rm64, Pushfq,
         Pushq_imm8, Pushq_imm32, Stac, Sti, Swapgs,
@@ -338,7 +345,7 @@ fn straight_kind(instruction: &Instruction, user: bool) -> Kind {
     }
     let has_memory =
         (0..instruction.op_count()).any(|operand| instruction.op_kind(operand) == OpKind::Memory);
-    if has_memory { memory_kind(instruction) } else { Kind::Plain }
+    if has_memory { memory_kind(instruction, info) } else { Kind::Plain }
 }
 
 /// In 32-bit code: operands relative to FS or GS, whose limits are not known to be flat, and 16-bit addresses.
@@ -347,7 +354,7 @@ fn unusual_address(instruction: &Instruction) -> bool {
     segment || instruction.memory_base().is_gpr16() || instruction.memory_index().is_gpr16()
 }
 
-fn memory_kind(instruction: &Instruction) -> Kind {
+fn memory_kind(instruction: &Instruction, info: &mut InstructionInfoFactory) -> Kind {
     let size = instruction.memory_size();
     let bytes = match size {
         MemorySize::Fword6 => 6,
@@ -356,8 +363,7 @@ fn memory_kind(instruction: &Instruction) -> Kind {
     if bytes == 0 || bytes > 64 {
         return Kind::Interpret;
     }
-    let mut factory = InstructionInfoFactory::new();
-    let info = factory.info(instruction);
+    let info = info.info(instruction);
     let Some(operand) = (0..instruction.op_count()).find(|&n| instruction.op_kind(n) == OpKind::Memory)
     else {
         return Kind::Interpret;

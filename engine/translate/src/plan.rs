@@ -275,7 +275,8 @@ mod tests {
     use crate::decode::decode_block;
 
     fn planned(code: &[u8]) -> Vec<Checks> {
-        share(&decode_block(0x1000, code, 64, false, false), &mut InstructionInfoFactory::new())
+        let mut info = InstructionInfoFactory::new();
+        share(&decode_block(0x1000, code, 64, false, false, &mut info), &mut info)
     }
 
     #[test]
@@ -301,10 +302,7 @@ mod tests {
     fn a_changed_register_ends_the_group() {
         // mov rax, [rdi]; inc edi; mov rcx, [rdi]
         let plan = planned(&[0x48, 0x8b, 0x07, 0xff, 0xc7, 0x48, 0x8b, 0x0f]);
-        assert_eq!(
-            plan,
-            alone(&decode_block(0x1000, &[0x48, 0x8b, 0x07, 0xff, 0xc7, 0x48, 0x8b, 0x0f], 64, false, false))
-        );
+        assert!(plan.iter().all(|checks| *checks == [Check::Alone; 2]));
     }
 
     #[test]

@@ -460,7 +460,7 @@ impl Translator {
         self.memory.copy_out(host, bytes);
         let wide = core.state.in_64bit_mode();
         let bits = if wide { 64 } else { 32 };
-        let operations = decode_block(linear, bytes, bits, user, self.options.strict_flags);
+        let operations = decode_block(linear, bytes, bits, user, self.options.strict_flags, &mut self.info);
         let last = operations.last()?;
         let length = last.instruction.next_ip().wrapping_sub(linear) as u32;
         let origin = Origin {
