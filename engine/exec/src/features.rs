@@ -14,7 +14,7 @@ enum Needs {
 }
 
 /// Whether the model has a feature of the decoder's.
-pub(crate) fn is_offered(model: &CpuModel, feature: CpuidFeature) -> bool {
+pub fn is_offered(model: &CpuModel, feature: CpuidFeature) -> bool {
     match computing(feature).or_else(|| others(feature)).unwrap_or(Needs::Refused) {
         Needs::Nothing => true,
         Needs::Bit(bit) => model.has(bit),

@@ -26,6 +26,7 @@ mod stub;
 mod system;
 mod vector;
 
+pub use crate::features::is_offered;
 pub use crate::interpreter::{Interpreter, Step};
 
 #[cfg(test)]

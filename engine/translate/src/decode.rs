@@ -1,6 +1,9 @@
 //! From guest bytes to a block's operations: what each instruction needs from the translator, and which flags live.
 
 use gasang_cpu::{VcpuState, tlb};
+
+use gasang_cpu::CpuModel;
+use gasang_exec::is_offered;
 use iced_x86::{
     Code, CpuidFeature, Decoder, DecoderOptions, EncodingKind, FlowControl, Instruction,
     InstructionInfoFactory, MemorySize, Mnemonic, OpAccess, OpKind, Register, RflagsBits,
@@ -145,7 +148,7 @@ pub fn decode_block(
     bits: u32,
     user: bool,
     strict_flags: bool,
-    info: &mut InstructionInfoFactory,
+    classifier: &mut Classifier,
 ) -> Vec<Operation> {
     let mut decoder = Decoder::with_ip(bits, bytes, rip, DecoderOptions::NONE);
     let mut operations: Vec<Operation> = Vec::with_capacity(16);
@@ -154,7 +157,7 @@ pub fn decode_block(
         if instruction.is_invalid() && decoder.last_error() == iced_x86::DecoderError::NoMoreBytes {
             break;
         }
-        let operation = classify(instruction, bits, user, info);
+        let operation = classify(instruction, bits, user, classifier);
         let ends = operation.kind.ends_block();
         operations.push(operation);
         if ends {
@@ -182,12 +185,12 @@ pub fn live_at_start(operations: &[Operation]) -> u32 {
     operations.first().map_or(STATUS, |first| first.live_before)
 }
 
-fn classify(instruction: Instruction, bits: u32, user: bool, info: &mut InstructionInfoFactory) -> Operation {
+fn classify(instruction: Instruction, bits: u32, user: bool, classifier: &mut Classifier) -> Operation {
     let instruction = if bits == 32 { with_64bit_form(instruction) } else { instruction };
     let kind = match bits {
         _ if instruction.is_invalid() || jumps_out(&instruction) => Kind::Interpret,
-        64 => kind(&instruction, user, info),
-        _ => kind32(&instruction, user, info),
+        64 => kind(&instruction, user, classifier),
+        _ => kind32(&instruction, user, classifier),
     };
     let (reads, writes) = match kind {
         Kind::Interpret | Kind::PushFlags => (STATUS, 0),
@@ -232,9 +235,9 @@ fn shifts_by_cl(instruction: &Instruction) -> bool {
         })
 }
 
-fn kind(instruction: &Instruction, user: bool, info: &mut InstructionInfoFactory) -> Kind {
+fn kind(instruction: &Instruction, user: bool, classifier: &mut Classifier) -> Kind {
     match instruction.flow_control() {
-        FlowControl::Next => straight_kind(instruction, user, info),
+        FlowControl::Next => straight_kind(instruction, user, classifier),
         FlowControl::UnconditionalBranch => match instruction.code() {
             Code::Jmp_rel8_64 | Code::Jmp_rel32_64 => Kind::Jump(instruction.near_branch64()),
             _ => Kind::Interpret,
@@ -273,7 +276,7 @@ fn kind(instruction: &Instruction, user: bool, info: &mut InstructionInfoFactory
 }
 
 /// The same in 32-bit code, whose segments are flat.
-fn kind32(instruction: &Instruction, user: bool, info: &mut InstructionInfoFactory) -> Kind {
+fn kind32(instruction: &Instruction, user: bool, classifier: &mut Classifier) -> Kind {
     use Code::{
         Call_rel32_32, Call_rm32, Jecxz_rel8_32, Jmp_rel8_32, Jmp_rel32_32, Jmp_rm32, Leaved, Pop_r32,
         Push_r32, Push_rm32, Pushd_imm8, Pushd_imm32, Retnd, Retnd_imm16,
@@ -296,12 +299,12 @@ fn kind32(instruction: &Instruction, user: bool, info: &mut InstructionInfoFacto
         _ if instruction.is_jcc_short_or_near() && instruction.op0_kind() == OpKind::NearBranch32 => {
             Kind::Branch(target)
         }
-        _ if instruction.flow_control() == FlowControl::Next => straight_kind(instruction, user, info),
+        _ if instruction.flow_control() == FlowControl::Next => straight_kind(instruction, user, classifier),
         _ => Kind::Interpret,
     }
 }
 
-fn straight_kind(instruction: &Instruction, user: bool, info: &mut InstructionInfoFactory) -> Kind {
+fn straight_kind(instruction: &Instruction, user: bool, classifier: &mut Classifier) -> Kind {
     use Code::{
         Clac, Cli, Leaveq, Mov_r32m16_Sreg, Mov_r64m16_Sreg, Pop_r64, Popfq, Push_r64, Push_rm64, Pushfq,
         Pushq_imm8, Pushq_imm32, Stac, Sti, Swapgs,
@@ -340,12 +343,12 @@ fn straight_kind(instruction: &Instruction, user: bool, info: &mut InstructionIn
     if let Some(kind) = bit_string(instruction) {
         return kind;
     }
-    if !runs_as_itself(instruction) {
+    if !classifier.runs_as_itself(instruction) {
         return Kind::Interpret;
     }
     let has_memory =
         (0..instruction.op_count()).any(|operand| instruction.op_kind(operand) == OpKind::Memory);
-    if has_memory { memory_kind(instruction, info) } else { Kind::Plain }
+    if has_memory { memory_kind(instruction, classifier) } else { Kind::Plain }
 }
 
 /// In 32-bit code: operands relative to FS or GS, whose limits are not known to be flat, and 16-bit addresses.
@@ -354,7 +357,7 @@ fn unusual_address(instruction: &Instruction) -> bool {
     segment || instruction.memory_base().is_gpr16() || instruction.memory_index().is_gpr16()
 }
 
-fn memory_kind(instruction: &Instruction, info: &mut InstructionInfoFactory) -> Kind {
+fn memory_kind(instruction: &Instruction, classifier: &mut Classifier) -> Kind {
     let size = instruction.memory_size();
     let bytes = match size {
         MemorySize::Fword6 => 6,
@@ -363,7 +366,7 @@ fn memory_kind(instruction: &Instruction, info: &mut InstructionInfoFactory) -> 
     if bytes == 0 || bytes > 64 {
         return Kind::Interpret;
     }
-    let info = info.info(instruction);
+    let info = classifier.info.info(instruction);
     let Some(operand) = (0..instruction.op_count()).find(|&n| instruction.op_kind(n) == OpKind::Memory)
     else {
         return Kind::Interpret;
@@ -377,16 +380,50 @@ fn memory_kind(instruction: &Instruction, info: &mut InstructionInfoFactory) -> 
     }
 }
 
-/// Whether the host may execute the instruction on the guest's registers: it computes, and neither reads nor changes
-/// anything that is the system's.
-fn runs_as_itself(instruction: &Instruction) -> bool {
-    !instruction.is_privileged()
-        && !instruction.is_stack_instruction()
-        && !instruction.is_string_instruction()
-        && !instruction.is_vsib()
-        && !refused(instruction)
-        && !touches_segment_register(instruction)
-        && instruction.cpuid_features().iter().all(|&feature| allowed_feature(feature))
+/// Tells what instructions are, remembering what depends on their code alone.
+pub struct Classifier {
+    /// Operands, registers and memory of an instruction.
+    pub info: InstructionInfoFactory,
+    model: CpuModel,
+    /// By instruction code: 0 not looked at, else 1 + whether its instructions run as themselves.
+    codes: Box<[u8]>,
+}
+
+impl Classifier {
+    /// A classifier for guests with processors of `model`.
+    pub fn new(model: &CpuModel) -> Classifier {
+        Classifier {
+            info: InstructionInfoFactory::new(),
+            model: model.clone(),
+            codes: vec![0; Code::values().len()].into(),
+        }
+    }
+
+    /// Whether the host may execute the instruction on the guest's registers: it computes, neither reads nor changes
+    /// anything that is the system's, and the guest's processor has it.
+    fn runs_as_itself(&mut self, instruction: &Instruction) -> bool {
+        let code = instruction.code() as usize;
+        if self.codes[code] == 0 {
+            self.codes[code] = 1 + u8::from(self.code_runs_as_itself(instruction));
+        }
+        self.codes[code] == 2 && !masked_memory(instruction)
+    }
+
+    fn code_runs_as_itself(&self, instruction: &Instruction) -> bool {
+        let features = instruction.cpuid_features();
+        !instruction.is_privileged()
+            && !instruction.is_stack_instruction()
+            && !instruction.is_string_instruction()
+            && !instruction.is_vsib()
+            && !refused(instruction)
+            && !touches_segment_register(instruction)
+            && features.iter().all(|&feature| allowed_feature(feature) && is_offered(&self.model, feature))
+    }
+}
+
+fn masked_memory(instruction: &Instruction) -> bool {
+    instruction.has_op_mask()
+        && (0..instruction.op_count()).any(|operand| instruction.op_kind(operand) == OpKind::Memory)
 }
 
 /// BT and its kin with a bit number from a register reach any word before or behind their operand.
@@ -469,9 +506,7 @@ fn refused(instruction: &Instruction) -> bool {
             | Code::Mov_moffs32_EAX
             | Code::Mov_moffs64_RAX
     );
-    let masked = instruction.has_op_mask()
-        && (0..instruction.op_count()).any(|n| instruction.op_kind(n) == OpKind::Memory);
-    named || absolute || masked
+    named || absolute
 }
 
 fn allowed_feature(feature: CpuidFeature) -> bool {
@@ -571,4 +606,27 @@ pub fn may_fault(operation: &Operation) -> bool {
 /// The key under which a page must be executable for a block of `linear`.
 pub fn page_key(linear: u64, user: bool, physical: u64) -> u64 {
     tlb::exec_key(linear, user, physical)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn first_kind(model: &str, code: &[u8]) -> Kind {
+        let mut classifier = Classifier::new(&CpuModel::parse(model).unwrap());
+        decode_block(0x1000, code, 64, false, false, &mut classifier)[0].kind
+    }
+
+    #[test]
+    fn what_the_model_lacks_is_left_to_t0() {
+        let popcnt = [0xf3, 0x48, 0x0f, 0xb8, 0xc1];
+        assert_eq!(first_kind("x86-64-v2", &popcnt), Kind::Plain);
+        assert_eq!(first_kind("x86-64-v1", &popcnt), Kind::Interpret);
+    }
+
+    #[test]
+    fn an_instruction_that_leaves_the_page_is_not_decoded() {
+        let mut classifier = Classifier::new(&CpuModel::parse("max").unwrap());
+        assert!(decode_block(0x1fff, &[0x48], 64, false, false, &mut classifier).is_empty());
+    }
 }

@@ -272,11 +272,13 @@ fn stack_move(instruction: &Instruction) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decode::decode_block;
+    use crate::decode::{Classifier, decode_block};
+    use gasang_cpu::CpuModel;
 
     fn planned(code: &[u8]) -> Vec<Checks> {
-        let mut info = InstructionInfoFactory::new();
-        share(&decode_block(0x1000, code, 64, false, false, &mut info), &mut info)
+        let mut classifier = Classifier::new(&CpuModel::parse("max").unwrap());
+        let operations = decode_block(0x1000, code, 64, false, false, &mut classifier);
+        share(&operations, &mut classifier.info)
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::blocks::{Block, Blocks};
 use crate::branches::NARROW;
 use crate::cache::CodeCache;
 use crate::code_writes::CodeWrites;
-use crate::decode::{BLOCK_LIMIT, decode_block, extended};
+use crate::decode::{BLOCK_LIMIT, Classifier, decode_block, extended};
 use crate::emit::{Exits, Origin, Tables, emit_block};
 use crate::entry::Exit;
 use crate::host_state;
@@ -15,13 +15,12 @@ use crate::plan;
 use crate::site::{Entry, FaultPoint, Site};
 use crate::slots;
 use gasang_cpu::tlb::Mode;
-use gasang_cpu::{Access, Core, SegmentRegister, Shadow, VcpuState};
+use gasang_cpu::{Access, Core, CpuModel, SegmentRegister, Shadow, VcpuState};
 use gasang_exec::{Interpreter, Step, host_fault};
 use gasang_memory::{GuestMemory, PAGE_HAS_CODE};
 use gasang_x86::control::{cr0, cr4, debug, xcr0};
 use gasang_x86::descriptor::access::{self, READABLE};
 use gasang_x86::{rflags, segment};
-use iced_x86::InstructionInfoFactory;
 use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
@@ -75,7 +74,7 @@ pub struct Translator {
     listings: Vec<BlockListing>,
     /// Host addresses of the blocks that are translated without shared checks.
     unshared: HashSet<u64>,
-    info: InstructionInfoFactory,
+    classifier: Classifier,
     /// Bytes for a read that crosses a page.
     copied: Box<Copied>,
     extended_mask: u64,
@@ -99,7 +98,7 @@ enum Next {
 }
 
 impl Translator {
-    /// A translator for one processor over `memory`, which hears of writes through `writes`.
+    /// A translator for one processor of `model` over `memory`, which hears of writes through `writes`.
     ///
     /// # Errors
     /// If the code cache cannot be mapped, the fault handler cannot be installed, or the host lacks FSGSBASE or BMI2.
@@ -107,6 +106,7 @@ impl Translator {
         options: Options,
         writes: Arc<CodeWrites>,
         memory: &Arc<GuestMemory>,
+        model: &CpuModel,
     ) -> io::Result<Translator> {
         host_state::check_host()?;
         let mut cache = CodeCache::new(options.cache_bytes.max(4 * BLOCK_ROOM))?;
@@ -128,7 +128,7 @@ impl Translator {
             options,
             listings: Vec::new(),
             unshared: HashSet::new(),
-            info: InstructionInfoFactory::new(),
+            classifier: Classifier::new(model),
             copied: Box::new(Copied([0; 128])),
             extended_mask: host_state::extended_mask(),
             statistics: Statistics::default(),
@@ -460,7 +460,8 @@ impl Translator {
         self.memory.copy_out(host, bytes);
         let wide = core.state.in_64bit_mode();
         let bits = if wide { 64 } else { 32 };
-        let operations = decode_block(linear, bytes, bits, user, self.options.strict_flags, &mut self.info);
+        let operations =
+            decode_block(linear, bytes, bits, user, self.options.strict_flags, &mut self.classifier);
         let last = operations.last()?;
         let length = last.instruction.next_ip().wrapping_sub(linear) as u32;
         let origin = Origin {
@@ -478,9 +479,9 @@ impl Translator {
         let plan = if !wide || self.unshared.contains(&host) {
             plan::alone(&operations)
         } else {
-            plan::share(&operations, &mut self.info)
+            plan::share(&operations, &mut self.classifier.info)
         };
-        let (assembler, info) = (&mut self.assembler, &mut self.info);
+        let (assembler, info) = (&mut self.assembler, &mut self.classifier.info);
         let entries = emit_block(assembler, &self.exits, &mut tables, origin, &operations, &plan, info);
         self.cache.place(self.assembler.code());
         self.blocks.insert(Block {

@@ -50,7 +50,7 @@ impl Accelerator {
             Some(writes) => {
                 let alone = shared.code_writes.len() == 1;
                 let options = Options { trace: trace_blocks, alone, ..Options::from_environment() };
-                let translator = Translator::new(options, Arc::clone(writes), &shared.memory);
+                let translator = Translator::new(options, Arc::clone(writes), &shared.memory, &shared.model);
                 Some(Box::new(translator.map_err(|error| host("cannot set up the translator", error))?))
             }
             None => None,

@@ -125,7 +125,7 @@ pub fn run(seed: u64, model: &CpuModel) -> io::Result<Summary> {
         alone: random.one_in(2),
         ..Options::default()
     };
-    let mut translator = Translator::new(options, Arc::clone(&writes), &memory)?;
+    let mut translator = Translator::new(options, Arc::clone(&writes), &memory, model)?;
     let mut interpreter = Interpreter::new()?;
     let mut surroundings =
         Surroundings { random: Random::of(seed, 1), writes, asks: false, task_priority: 0 };

@@ -88,13 +88,13 @@ impl Guest {
     pub fn new(translator: Option<Options>, backgrounds: &[[u8; DATA_BYTES]]) -> io::Result<Guest> {
         let memory = Arc::new(GuestMemory::new(RAM)?);
         let writes = Arc::new(CodeWrites::new());
+        let model = CpuModel::parse("max").map_err(io::Error::other)?;
         let tier = match translator {
             None => Tier::Interpreter,
             Some(options) => {
-                Tier::Translator(Box::new(Translator::new(options, Arc::clone(&writes), &memory)?))
+                Tier::Translator(Box::new(Translator::new(options, Arc::clone(&writes), &memory, &model)?))
             }
         };
-        let model = CpuModel::parse("max").map_err(io::Error::other)?;
         let kernel_state = Box::new(initial_state());
         let guest = Guest {
             tier,

@@ -108,14 +108,15 @@ impl Machine {
         state.gpr[gpr::RSP] = STACK;
         state.gpr[gpr::RSI] = DATA;
         let writes = Arc::new(CodeWrites::new());
+        let model = CpuModel::parse("max").unwrap();
         let translator =
-            options.map(|options| Translator::new(options, Arc::clone(&writes), &memory).unwrap());
+            options.map(|options| Translator::new(options, Arc::clone(&writes), &memory, &model).unwrap());
         Machine {
             memory,
             state,
             tlb: Tlb::new(64),
             surroundings: Surroundings { writes },
-            model: CpuModel::parse("max").unwrap(),
+            model,
             interpreter: Interpreter::new().unwrap(),
             translator,
         }
