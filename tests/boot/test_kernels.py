@@ -67,6 +67,20 @@ def test_kernel_on_lesser_processors(model):
         assert machine.run("true", timeout=120).returncode == 0
 
 
+@pytest.mark.parametrize(
+    "switch",
+    [
+        "GASANG_STRICT_FLAGS",
+        pytest.param("GASANG_TINY_CACHE", marks=pytest.mark.slow),
+        pytest.param("GASANG_FLUSH_ON_WRITE", marks=pytest.mark.slow),
+    ],
+)
+def test_kernel_under_stress(switch, monkeypatch):
+    monkeypatch.setenv(switch, "1")
+    with boot(fetch_kernel(CLOUD_KERNEL), accel="bt") as machine:
+        assert machine.run("sh -c 'exit 7'", timeout=250).returncode == 7
+
+
 def test_console_shell_answers():
     with Machine.boot() as machine:
         machine.console.expect("gasang:~# ", timeout=120)
