@@ -3,13 +3,14 @@
 //! An entry is found by RIP and code size and holds only if the bytes in memory are still the same: nothing ever has
 //! to be invalidated.
 
+use crate::features::{decoder_options, without_ignored_prefix};
 use crate::operand::MemoryOperand;
 use crate::plan::{Plan, Planner, UNDEFINED};
 use crate::stub::Host;
 use gasang_cpu::{Access, Core, Exception, Trap, VcpuState};
 use gasang_memory::PAGE_SIZE;
 use gasang_x86::segment;
-use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction};
+use iced_x86::{Decoder, DecoderError, Instruction};
 use std::io;
 
 const ENTRIES: usize = 1 << 14;
@@ -126,12 +127,13 @@ impl DecodeCache {
     ) -> Result<Decoded, Trap> {
         let (rip, bits) = (core.state.rip, core.state.code_bits());
         let mut window = window;
-        let mut result = decode_bytes(&window, rip, bits);
+        let options = decoder_options(core.model);
+        let mut result = decode_bytes(&window, rip, bits, options);
         if result.is_none() && window.available < allowed {
             window = fetch_on(core, linear, allowed)?;
-            result = decode_bytes(&window, rip, bits);
+            result = decode_bytes(&window, rip, bits, options);
         }
-        let Some(instruction) = result else {
+        let Some(instruction) = result.map(without_ignored_prefix) else {
             if window.available < LONGEST && !window.limited {
                 core.fetch_fault(core.wrap_linear(linear.wrapping_add(window.available as u64)))?;
             }
@@ -197,16 +199,15 @@ fn fetch_on(core: &mut Core<'_>, linear: u64, allowed: usize) -> Result<Window, 
 }
 
 /// Decode; None if the instruction goes on beyond the window. (Invalid instructions decode as such.)
-fn decode_bytes(window: &Window, rip: u64, bits: u32) -> Option<Instruction> {
+fn decode_bytes(window: &Window, rip: u64, bits: u32, options: u32) -> Option<Instruction> {
     let bytes = window.bytes.to_le_bytes();
-    let mut decoder =
-        Decoder::with_ip(bits, &bytes[..window.available.min(LONGEST)], rip, DecoderOptions::NONE);
+    let mut decoder = Decoder::with_ip(bits, &bytes[..window.available.min(LONGEST)], rip, options);
     let instruction = decoder.decode();
     match decoder.last_error() {
         DecoderError::NoMoreBytes => None,
         // The decoder calls what goes on beyond 15 bytes invalid.
         DecoderError::InvalidInstruction if instruction.len() == LONGEST => {
-            let mut shorter = Decoder::with_ip(bits, &bytes[..LONGEST - 1], rip, DecoderOptions::NONE);
+            let mut shorter = Decoder::with_ip(bits, &bytes[..LONGEST - 1], rip, options);
             let _ = shorter.decode();
             (shorter.last_error() != DecoderError::NoMoreBytes).then_some(instruction)
         }

@@ -1,7 +1,7 @@
 //! Which of the decoder's features the guest's processor has, and which of them only compute.
 
 use gasang_cpu::{CpuModel, Feature};
-use iced_x86::CpuidFeature;
+use iced_x86::{CodeSize, CpuidFeature, DecoderOptions, Instruction, Mnemonic};
 
 /// What a feature asks of the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,8 +13,31 @@ enum Needs {
     Refused,
 }
 
+/// How the model decodes what older processors decode otherwise: TZCNT and LZCNT are BSF and BSR without their bits.
+pub fn decoder_options(model: &CpuModel) -> u32 {
+    let old_form = |feature, option| if model.has(feature) { DecoderOptions::NONE } else { option };
+    old_form(Feature::Bmi1, DecoderOptions::NO_MPFX_0FBC)
+        | old_form(Feature::Abm, DecoderOptions::NO_MPFX_0FBD)
+}
+
+/// BSF and BSR ignore F3, but the host would take it for TZCNT and LZCNT.
+pub fn without_ignored_prefix(mut instruction: Instruction) -> Instruction {
+    if matches!(instruction.mnemonic(), Mnemonic::Bsf | Mnemonic::Bsr) {
+        instruction.set_has_rep_prefix(false);
+    }
+    instruction
+}
+
+/// Whether the model has an instruction.
+pub fn has_instruction(model: &CpuModel, instruction: &Instruction) -> bool {
+    let status_byte = matches!(instruction.mnemonic(), Mnemonic::Lahf | Mnemonic::Sahf);
+    let wide = instruction.code_size() == CodeSize::Code64;
+    (!status_byte || !wide || model.has(Feature::LahfLm))
+        && instruction.cpuid_features().iter().all(|&feature| is_offered(model, feature))
+}
+
 /// Whether the model has a feature of the decoder's.
-pub fn is_offered(model: &CpuModel, feature: CpuidFeature) -> bool {
+fn is_offered(model: &CpuModel, feature: CpuidFeature) -> bool {
     match computing(feature).or_else(|| others(feature)).unwrap_or(Needs::Refused) {
         Needs::Nothing => true,
         Needs::Bit(bit) => model.has(bit),
@@ -44,9 +67,8 @@ fn computing(feature: CpuidFeature) -> Option<Needs> {
         | CpuidFeature::FPU287XL_ONLY
         | CpuidFeature::FPU387
         | CpuidFeature::FPU387SL_ONLY => Needs::Nothing,
-        // LZCNT and TZCNT count as BSR and BSF without their bits: programs use them so for operands that are not 0,
-        // where both agree.
-        CpuidFeature::LZCNT | CpuidFeature::BMI1 => Needs::Nothing,
+        CpuidFeature::LZCNT => Needs::Bit(Feature::Abm),
+        CpuidFeature::BMI1 => Needs::Bit(Feature::Bmi1),
         CpuidFeature::MMX => Needs::Bit(Feature::Mmx),
         CpuidFeature::SSE => Needs::Bit(Feature::Sse),
         CpuidFeature::SSE2 => Needs::Bit(Feature::Sse2),

@@ -26,7 +26,7 @@ mod stub;
 mod system;
 mod vector;
 
-pub use crate::features::is_offered;
+pub use crate::features::{decoder_options, has_instruction, without_ignored_prefix};
 pub use crate::interpreter::{Interpreter, Step};
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Choosing how an instruction is executed: by a handler, or by the host.
 
 use crate::decode::Decoded;
-use crate::features::{is_computing, is_offered};
+use crate::features::{has_instruction, is_computing};
 use crate::flow::Flow;
 use crate::host::{BUFFER, BitString, HostPlan, Unit, Use};
 use crate::masked::mask_of;
@@ -59,8 +59,7 @@ impl Planner {
 
     /// The plan for an instruction of a processor of this model; None if there is no room for its stub.
     pub(crate) fn plan(&mut self, instruction: &Instruction, model: &CpuModel) -> Option<Plan> {
-        let offered = instruction.cpuid_features().iter().all(|&feature| is_offered(model, feature));
-        if instruction.is_invalid() || !offered {
+        if instruction.is_invalid() || !has_instruction(model, instruction) {
             return Some(UNDEFINED);
         }
         if let Some(handler) = handler(instruction) {
@@ -132,7 +131,7 @@ fn handler(instruction: &Instruction) -> Option<Handler> {
 #[cfg(test)]
 pub(crate) fn is_executed_by_host(instruction: &Instruction, model: &CpuModel) -> bool {
     !instruction.is_invalid()
-        && instruction.cpuid_features().iter().all(|&feature| is_offered(model, feature))
+        && has_instruction(model, instruction)
         && handler(instruction).is_none()
         && is_computation(instruction)
 }

@@ -1,12 +1,10 @@
 //! From guest bytes to a block's operations: what each instruction needs from the translator, and which flags live.
 
-use gasang_cpu::{VcpuState, tlb};
-
-use gasang_cpu::CpuModel;
-use gasang_exec::is_offered;
+use gasang_cpu::{CpuModel, Feature, VcpuState, tlb};
+use gasang_exec::{decoder_options, has_instruction, without_ignored_prefix};
 use iced_x86::{
-    Code, CpuidFeature, Decoder, DecoderOptions, EncodingKind, FlowControl, Instruction,
-    InstructionInfoFactory, MemorySize, Mnemonic, OpAccess, OpKind, Register, RflagsBits,
+    Code, CpuidFeature, Decoder, EncodingKind, FlowControl, Instruction, InstructionInfoFactory, MemorySize,
+    Mnemonic, OpAccess, OpKind, Register, RflagsBits,
 };
 
 /// All six status flags, in iced's bits.
@@ -150,7 +148,7 @@ pub fn decode_block(
     strict_flags: bool,
     classifier: &mut Classifier,
 ) -> Vec<Operation> {
-    let mut decoder = Decoder::with_ip(bits, bytes, rip, DecoderOptions::NONE);
+    let mut decoder = Decoder::with_ip(bits, bytes, rip, classifier.decoder_options);
     let mut operations: Vec<Operation> = Vec::with_capacity(16);
     while operations.len() < BLOCK_LIMIT && decoder.can_decode() {
         let instruction = decoder.decode();
@@ -186,6 +184,7 @@ pub fn live_at_start(operations: &[Operation]) -> u32 {
 }
 
 fn classify(instruction: Instruction, bits: u32, user: bool, classifier: &mut Classifier) -> Operation {
+    let instruction = without_ignored_prefix(instruction);
     let instruction = if bits == 32 { with_64bit_form(instruction) } else { instruction };
     let kind = match bits {
         _ if instruction.is_invalid() || jumps_out(&instruction) => Kind::Interpret,
@@ -385,6 +384,7 @@ pub struct Classifier {
     /// Operands, registers and memory of an instruction.
     pub info: InstructionInfoFactory,
     model: CpuModel,
+    decoder_options: u32,
     /// By instruction code: 0 not looked at, else 1 + whether its instructions run as themselves.
     codes: Box<[u8]>,
 }
@@ -395,6 +395,7 @@ impl Classifier {
         Classifier {
             info: InstructionInfoFactory::new(),
             model: model.clone(),
+            decoder_options: decoder_options(model),
             codes: vec![0; Code::values().len()].into(),
         }
     }
@@ -410,14 +411,16 @@ impl Classifier {
     }
 
     fn code_runs_as_itself(&self, instruction: &Instruction) -> bool {
-        let features = instruction.cpuid_features();
         !instruction.is_privileged()
             && !instruction.is_stack_instruction()
             && !instruction.is_string_instruction()
             && !instruction.is_vsib()
             && !refused(instruction)
             && !touches_segment_register(instruction)
-            && features.iter().all(|&feature| allowed_feature(feature) && is_offered(&self.model, feature))
+            && instruction.cpuid_features().iter().all(|&feature| allowed_feature(feature))
+            && has_instruction(&self.model, instruction)
+            // LAHF and SAHF have a bit of their own in 64-bit code only: what is remembered must hold there too.
+            && (self.model.has(Feature::LahfLm) || !matches!(instruction.mnemonic(), Mnemonic::Lahf | Mnemonic::Sahf))
     }
 }
 
