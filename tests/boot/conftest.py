@@ -9,7 +9,7 @@ import pytest
 from gasang import Machine
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def guest():
     """The default guest, booted by the translator; tests leave it as they found it."""
     with Machine.boot(accel="bt") as machine:

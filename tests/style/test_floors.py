@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,7 @@ def test_crates_use_only_floors_below():
 
 
 def test_packages_use_only_floors_below():
-    linter = shutil.which("lint-imports")
+    linter = shutil.which("lint-imports", path=Path(sys.executable).parent)
     if linter is None:
         pytest.skip("import-linter is not installed")
     done = subprocess.run([linter], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
