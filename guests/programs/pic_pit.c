@@ -45,6 +45,15 @@ static void wait_for(unsigned wanted)
         EMIT("sti\n hlt\n cli" : : : "memory");
 }
 
+/* An edge that came before the mask is still waiting: let it through while the counter is far from its end. */
+static void drain(void)
+{
+    start_counter(0, 0xffff);
+    out8(MASTER_DATA, 0xfe);
+    EMIT("sti\n nop\n nop\n cli");
+    out8(MASTER_DATA, 0xff);
+}
+
 static void ticks(void)
 {
     /* Pass the 8259s' line through LINT0, as firmware does. */
@@ -57,6 +66,7 @@ static void ticks(void)
     wait_for(3);
     check("the counter interrupts again and again (mode 2)", count >= 3);
     out8(MASTER_DATA, 0xff);
+    drain();
     start_counter(0, 2000);
     count = 0;
     EMIT("sti\n nop\n cli");
@@ -125,6 +135,7 @@ static void through_the_io_apic(void)
     wait_for(2);
     check("the timer arrives by I/O APIC input 2, edge-triggered", count >= 2);
     io_apic(0x10 + 2 * 2, IO_APIC_VECTOR | APIC_MASKED, true);
+    EMIT("sti\n nop\n nop\n cli"); /* what had arrived before the mask */
     count = 0;
     start_counter(0, 100);
     EMIT("sti\n nop\n nop\n cli");
