@@ -95,7 +95,8 @@ static void only_committed_writes(void)
     set_interrupt_stack(PF, 1);
     reset(W);
     FAULTS("POP to memory from a missing stack", PF, 0,
-           EMIT("mov rbx, rsp\n mov rsp, %1\n pop qword ptr [%0]\n mov rsp, rbx" : : "r"(linear), "r"(absent) : "rbx"));
+           EMIT("mov rbx, rsp\n mov rsp, %1\n pop qword ptr [%0]\n mov rsp, rbx"
+                : : "r"(linear), "r"(absent) : "rbx"));
     check_equal("which sets no D in its target", used() & D, 0);
     reset(W);
     EMIT("mov eax, 1\n cmpxchg [%0], ecx" : : "r"(linear + 32) : "eax", "cc", "memory");

@@ -17,7 +17,8 @@ static void data(void)
     FAULTS("an access that reaches into the hole", GP, 0,
            map(edge & ~0xfffull, (u64)new_pages(1), P | W); read64(edge));
     FAULTS("a write that reaches into the hole", GP, 0, write64(edge, 0));
-    WORKS("an access that wraps at 2^64", map(0xfffffffffffff000, (u64)new_pages(1), P | W); read64(0xfffffffffffffffc));
+    map(0xfffffffffffff000, (u64)new_pages(1), P | W);
+    WORKS("an access that wraps at 2^64", read64(0xfffffffffffffffc));
     FAULTS("RBP as base gives #SS", SS, 0,
            EMIT("push rbp\n mov rbp, %0\n mov al, [rbp]" : : "r"(bad) : "eax"));
     FAULTS("an FS override makes it #GP", GP, 0,
@@ -62,7 +63,8 @@ static void jumps(void)
     FAULTS("far JMP", GP, 0, EMIT("rex.w jmp fword ptr %0" : : "m"(far)));
     FAULTS("far RET", GP, 0, EMIT("push %1\n push %0\n rex.w retf" : : "r"(bad), "i"(KERNEL_CODE)));
     FAULTS("IRET to CPL 0", GP, 0,
-           EMIT("mov rax, rsp\n push 0x10\n push rax\n push 2\n push 8\n push %0\n" HERE "iretq" : : "r"(bad) : "rax", "memory"));
+           EMIT("mov rax, rsp\n push 0x10\n push rax\n push 2\n push 8\n push %0\n" HERE "iretq"
+                : : "r"(bad) : "rax", "memory"));
     check_equal("RIP is the IRET", caught.ip, marked);
     check_equal("at CPL 0", caught.cs, KERNEL_CODE);
 }

@@ -18,7 +18,8 @@ static void ranges(void)
     struct cpuid first = cpuid(1, 0), again = cpuid(1, 77);
     check("a leaf without subleaves ignores ECX", !memcmp(&first, &again, sizeof first));
     u32 upper;
-    EMIT("mov rax, -1\n mov eax, 0\n or rax, 0\n mov rcx, -1\n mov rbx, -1\n mov eax, 1\n cpuid\n shr rbx, 32\n mov %0, ebx"
+    EMIT("mov rax, -1\n mov eax, 0\n or rax, 0\n mov rcx, -1\n mov rbx, -1\n mov eax, 1\n cpuid\n shr rbx, 32\n"
+         "mov %0, ebx"
          : "=r"(upper) : : "rax", "rbx", "rcx", "rdx", "cc");
     check_equal("the upper halves are cleared", upper, 0);
 }
@@ -27,7 +28,8 @@ static void sizes(void)
 {
     struct cpuid address = cpuid(0x80000008, 0);
     check("physical addresses have 36 to 52 bits", (address.a & 0xff) >= 36 && (address.a & 0xff) <= 52);
-    check_equal("linear addresses have 48 bits unless there is LA57", address.a >> 8 & 0xff, bit(cpuid(7, 0).c, 16) ? 57 : 48);
+    u32 linear = bit(cpuid(7, 0).c, 16) ? 57 : 48;
+    check_equal("linear addresses have 48 bits unless there is LA57", address.a >> 8 & 0xff, linear);
     check_equal("a cache line has 64 bytes", (cpuid(1, 0).b >> 8 & 0xff) * 8, 64);
 }
 

@@ -5,7 +5,8 @@
 
 enum { DR6_FIXED = 0xffff0ff0, DR6_BD = 1 << 13, DR6_BS = 1 << 14, DR7_FIXED = 0x400, DR7_GD = 1 << 13 };
 enum kind { ON_EXECUTION = 0, ON_WRITE = 1, ON_ACCESS = 3 };
-#define DR7_BREAK(index, kind, length) (DR7_FIXED | 1u << (2 * (index)) | ((kind) | ((length) - 1) << 2) << (16 + 4 * (index)))
+#define DR7_BREAK(index, kind, length)                                                                             \
+    (DR7_FIXED | 1u << (2 * (index)) | ((kind) | ((length) - 1) << 2) << (16 + 4 * (index)))
 
 u64 data[4];
 static word hits, hit_ip[64], hit_dr6;
@@ -154,7 +155,9 @@ static void count_ring_0(struct frame *frame)
         traps_in_ring_0++;
 }
 
-__attribute__((naked)) static void syscall_entry(void) { EMIT("mov [entry_flags], r11\n pushf\n pop [entry_own_flags]\n mov eax, 0x10\n mov ss, eax\n jmp rcx"); }
+__attribute__((naked)) static void syscall_entry(void) { EMIT("mov [entry_flags], r11\n pushf\n"
+                                                              "pop [entry_own_flags]\n mov eax, 0x10\n mov ss, eax\n"
+                                                              "jmp rcx"); }
 word entry_flags, entry_own_flags;
 
 static void step_over_syscall(void)

@@ -40,9 +40,11 @@ static void stacks(void)
     EMIT("push qword ptr [%1]\n pop %0" : "=r"(value) : "r"(NOBODY));
     check_equal("PUSH from a device", value, ~0ull);
     EMIT("push 7\n pop qword ptr [%0]" : : "r"(NOBODY) : "memory");
-    EMIT("mov rcx, rsp\n mov rsp, %1\n pop %0\n mov rdx, rsp\n mov rsp, rcx\n sub rdx, %1\n add %0, rdx" : "=&r"(value) : "r"(NOBODY) : "rcx", "rdx", "cc");
+    EMIT("mov rcx, rsp\n mov rsp, %1\n pop %0\n mov rdx, rsp\n mov rsp, rcx\n sub rdx, %1\n add %0, rdx"
+         : "=&r"(value) : "r"(NOBODY) : "rcx", "rdx", "cc");
     check_equal("POP from a stack that is a device", value, 7);
-    EMIT("mov rcx, rsp\n mov rsp, %1\n push rax\n call 1f\n 1: mov %0, rsp\n mov rsp, rcx" : "=&r"(value) : "r"(NOBODY + 64) : "rcx", "memory");
+    EMIT("mov rcx, rsp\n mov rsp, %1\n push rax\n call 1f\n 1: mov %0, rsp\n mov rsp, rcx"
+         : "=&r"(value) : "r"(NOBODY + 64) : "rcx", "memory");
     check_equal("PUSH and CALL to one", value, NOBODY + 48);
     task.ist[0] = (u64)new_pages(1) + PAGE;
     set_interrupt_stack(PF, 1);
@@ -86,7 +88,8 @@ static void vectors(void)
     WORKS("an SSE store", EMIT("movdqu [%0], xmm0\n movaps [%0], xmm0" : : "r"(NOBODY) : "memory"));
     EMIT("xorps xmm0, xmm0\n por xmm0, [%1]\n movq %0, xmm0" : "=r"(low) : "r"(NOBODY));
     check_equal("an SSE operand", low, ~0ull);
-    EMIT("fninit\n fld qword ptr [%1]\n fxam\n fnstsw ax\n movzx rax, ax\n mov %0, rax\n fninit" : "=r"(low) : "r"(NOBODY) : "rax");
+    EMIT("fninit\n fld qword ptr [%1]\n fxam\n fnstsw ax\n movzx rax, ax\n mov %0, rax\n fninit"
+         : "=r"(low) : "r"(NOBODY) : "rax");
     check_equal("an x87 load of a NaN", low & 0x4500, 0x0100);
     static _Alignas(64) u8 image[512];
     EMIT("fxsave64 [%0]" : : "r"(image) : "memory");

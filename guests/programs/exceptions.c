@@ -13,7 +13,8 @@ static void arithmetic(void)
     FAULTS("#DE: 64-bit DIV overflow", DE, 0,
            EMIT("mov rdx, 5\n mov rcx, 5\n div rcx" : : : "rax", "rcx", "rdx", "cc"));
     FAULTS("#DE: 8-bit DIV overflow", DE, 0, EMIT("mov eax, 0x1000\n mov cl, 1\n div cl" : : : "eax", "ecx", "cc"));
-    WORKS("the largest quotient", EMIT("mov rdx, 4\n mov rax, -1\n mov rcx, 5\n div rcx" : : : "rax", "rcx", "rdx", "cc"));
+    WORKS("the largest quotient", EMIT("mov rdx, 4\n mov rax, -1\n mov rcx, 5\n div rcx"
+                                       : : : "rax", "rcx", "rdx", "cc"));
 }
 
 static void traps(void)

@@ -16,7 +16,8 @@ static u64 xgetbv(u32 index)
     return (u64)high << 32 | low;
 }
 
-#define SAVE(instruction, to, mask) EMIT(instruction " [%0]" : : "r"(to), "a"((u32)(mask)), "d"((u32)((u64)(mask) >> 32)) : "memory")
+#define SAVE(instruction, to, mask)                                                                                \
+    EMIT(instruction " [%0]" : : "r"(to), "a"((u32)(mask)), "d"((u32)((u64)(mask) >> 32)) : "memory")
 
 static void control(u64 supported)
 {
@@ -52,7 +53,8 @@ static void control(u64 supported)
 
 static void load_registers(void)
 {
-    EMIT("fninit\n fld1\n movq xmm3, %0\n pinsrq xmm3, %0, 1\n vinsertf128 ymm3, ymm3, xmm3, 1" : : "r"(0x0123456789abcdef));
+    EMIT("fninit\n fld1\n movq xmm3, %0\n pinsrq xmm3, %0, 1\n vinsertf128 ymm3, ymm3, xmm3, 1"
+         : : "r"(0x0123456789abcdef));
 }
 
 static u64 upper_half(void)

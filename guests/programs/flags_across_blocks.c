@@ -10,7 +10,11 @@ enum { STATUS = FLAG_CF | FLAG_PF | FLAG_AF | FLAG_ZF | FLAG_SF | FLAG_OF };
 #define OVERFLOW "mov al, 0x7f\n add al, 1\n"
 #define CARRY "mov al, 0xff\n add al, 1\n"
 #define BORROW "mov al, 0x80\n sub al, 1\n"
-enum { AFTER_OVERFLOW = FLAG_OF | FLAG_SF | FLAG_AF, AFTER_CARRY = FLAG_CF | FLAG_ZF | FLAG_AF | FLAG_PF, AFTER_BORROW = FLAG_OF | FLAG_AF };
+enum {
+    AFTER_OVERFLOW = FLAG_OF | FLAG_SF | FLAG_AF,
+    AFTER_CARRY = FLAG_CF | FLAG_ZF | FLAG_AF | FLAG_PF,
+    AFTER_BORROW = FLAG_OF | FLAG_AF,
+};
 
 /* A new block, whatever the translator does. */
 #define JUMP "jmp 9f\n .balign 64\n 9:"
@@ -45,14 +49,16 @@ static void control_transfers(void)
     FLAGS_AFTER("an indirect jump", AFTER_CARRY, CARRY "lea rcx, [rip + 1f]\n jmp rcx\n .balign 64\n 1:");
     FLAGS_AFTER("a call and its return", AFTER_BORROW, BORROW "call nothing");
     FLAGS_AFTER("an indirect call", AFTER_BORROW, "lea rcx, [rip + nothing]\n" BORROW "call rcx");
-    FLAGS_AFTER("a call through memory", AFTER_CARRY, "lea rcx, [rip + nothing]\n mov [scratch], rcx\n" CARRY "call [scratch]");
+    FLAGS_AFTER("a call through memory", AFTER_CARRY,
+                "lea rcx, [rip + nothing]\n mov [scratch], rcx\n" CARRY "call [scratch]");
     FLAGS_AFTER("a branch not taken", AFTER_OVERFLOW, OVERFLOW "jc 1f\n 1:");
     FLAGS_AFTER("a branch taken", AFTER_CARRY, CARRY "jc 1f\n .balign 64\n 1:");
     FLAGS_AFTER("JRCXZ", AFTER_CARRY, "xor ecx, ecx\n" CARRY "jrcxz 1f\n nop\n 1:");
     FLAGS_AFTER("LOOP", AFTER_CARRY, "mov ecx, 3\n" CARRY "1: loop 1b");
     VALUE_AFTER("2000 calls deep", 1, "mov ecx, 2000\n clc\n call recurse\n setc al\n movzx eax, al");
     VALUE_AFTER("a chain of branches on one comparison", 1,
-                "mov eax, 3\n cmp eax, 4\n ja 8f\n jae 8f\n jb 1f\n jmp 8f\n 1: jl 2f\n jmp 8f\n 2: js 3f\n jmp 8f\n 3: jne 4f\n"
+                "mov eax, 3\n cmp eax, 4\n ja 8f\n jae 8f\n jb 1f\n jmp 8f\n 1: jl 2f\n jmp 8f\n 2: js 3f\n jmp 8f\n"
+                "3: jne 4f\n"
                 "8: mov eax, 0\n jmp 5f\n 4: mov eax, 1\n 5:");
 }
 
@@ -62,7 +68,8 @@ static void accesses(void)
                 OVERFLOW "mov rcx, [0x900000]\n mov [0x901008], rcx\n push rcx\n pop rcx");
     FLAGS_AFTER("the same again, now that they are known", AFTER_CARRY,
                 CARRY "mov rcx, [0x900000]\n mov [0x901008], rcx\n push rcx\n pop rcx");
-    FLAGS_AFTER("string instructions", AFTER_CARRY, "mov rsi, offset scratch\n mov rdi, rsi\n" CARRY "movsb\n lodsb\n stosb");
+    FLAGS_AFTER("string instructions", AFTER_CARRY,
+                "mov rsi, offset scratch\n mov rdi, rsi\n" CARRY "movsb\n lodsb\n stosb");
     FLAGS_AFTER("registers that the translator keeps elsewhere", AFTER_CARRY,
                 CARRY "mov r10, rax\n mov r11, r10\n mov [scratch], r11\n mov r10, [scratch]\n mov r9, r10\n mov rcx, r9");
     FLAGS_AFTER("a device", AFTER_BORROW, "mov edx, 0x80\n" BORROW "out dx, al");
@@ -81,15 +88,20 @@ static void events(void)
 
 static void partial_writers(void)
 {
-    VALUE_AFTER("CF through INC, a jump and a load", 17, "stc\n mov eax, 5\n inc eax\n" JUMP "mov rcx, [0x902000]\n adc eax, 10");
-    VALUE_AFTER("flags through a shift by 0", 1, "xor ecx, ecx\n mov eax, 1\n cmp eax, 2\n shl edx, cl\n" JUMP "setb al\n movzx eax, al");
-    VALUE_AFTER("flags through a rotate by its width", 1, "mov ecx, 32\n cmp eax, eax\n rol edx, cl\n setz al\n movzx eax, al");
+    VALUE_AFTER("CF through INC, a jump and a load", 17,
+                "stc\n mov eax, 5\n inc eax\n" JUMP "mov rcx, [0x902000]\n adc eax, 10");
+    VALUE_AFTER("flags through a shift by 0", 1,
+                "xor ecx, ecx\n mov eax, 1\n cmp eax, 2\n shl edx, cl\n" JUMP "setb al\n movzx eax, al");
+    VALUE_AFTER("flags through a rotate by its width", 1,
+                "mov ecx, 32\n cmp eax, eax\n rol edx, cl\n setz al\n movzx eax, al");
     VALUE_AFTER("CF through a loop of loads, stores and DEC", 1,
-                "mov ecx, 4\n mov rsi, offset long_number\n stc\n 1: adc qword ptr [rsi], 0\n lea rsi, [rsi + 8]\n dec ecx\n jnz 1b\n"
+                "mov ecx, 4\n mov rsi, offset long_number\n stc\n 1: adc qword ptr [rsi], 0\n lea rsi, [rsi + 8]\n"
+                "dec ecx\n jnz 1b\n"
                 "mov rax, [long_number + 24]");
     FLAGS_AFTER("OF through STC and CMC", AFTER_OVERFLOW, OVERFLOW "stc\n cmc\n" JUMP);
     VALUE_AFTER("SAHF, a jump, LAHF", 0xd7, "mov ah, 0xd5\n sahf\n" JUMP "lahf\n movzx eax, ah");
-    FLAGS_AFTER("instructions that change none", AFTER_CARRY, CARRY "not edx\n xchg edx, ecx\n bswap edx\n lea edx, [rcx + rcx]\n movzx edx, cl\n" JUMP);
+    FLAGS_AFTER("instructions that change none", AFTER_CARRY,
+                CARRY "not edx\n xchg edx, ecx\n bswap edx\n lea edx, [rcx + rcx]\n movzx edx, cl\n" JUMP);
 }
 
 static void readers(void)

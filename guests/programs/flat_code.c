@@ -23,7 +23,8 @@ static void wrapping(void)
     u32 value;
     EMIT("mov eax, %1\n mov %0, [eax + 0x7fffffff]" : "=r"(value) : "r"((u32)&numbers[3] - 0x7fffffff) : "eax");
     check_equal("a displacement wraps at 4 GiB", value, 0x1234);
-    EMIT("mov ecx, 0x40000000\n mov eax, %1\n mov %0, [eax + ecx * 4]" : "=r"(value) : "r"((u32)&numbers[3]) : "eax", "ecx");
+    EMIT("mov ecx, 0x40000000\n mov eax, %1\n mov %0, [eax + ecx * 4]"
+         : "=r"(value) : "r"((u32)&numbers[3]) : "eax", "ecx");
     check_equal("so does a scaled index", value, 0x1234);
     EMIT("lea %0, [%1 + 0x10]" : "=r"(value) : "r"(0xfffffff8));
     check_equal("so does LEA", value, 8);
@@ -41,12 +42,14 @@ static void changing_segments(void)
     for (u32 round = 0; round < 20; round++) {
         right &= load(first) == 10;
         u32 moved;
-        EMIT("mov ds, %1\n push %2\n call load_symbol\n add esp, 4\n mov ecx, 0x10\n mov ds, ecx" : "=a"(moved) : "r"((u16)MOVED), "r"(first)
+        EMIT("mov ds, %1\n push %2\n call load_symbol\n add esp, 4\n mov ecx, 0x10\n mov ds, ecx"
+             : "=a"(moved) : "r"((u16)MOVED), "r"(first)
              : "ecx", "edx", "memory", "cc");
         right &= moved == 11;
     }
     check("the same load through DS with another base, turn by turn", right);
-    WORKS("a limit that the load keeps", EMIT("mov ds, %0\n mov eax, [%1]\n mov ecx, 0x10\n mov ds, ecx" : : "r"((u16)SHORT), "r"(0) : "eax", "ecx"));
+    WORKS("a limit that the load keeps", EMIT("mov ds, %0\n mov eax, [%1]\n mov ecx, 0x10\n mov ds, ecx"
+                                              : : "r"((u16)SHORT), "r"(0) : "eax", "ecx"));
     FAULTS("and one that it does not", GP, 0, EMIT("mov ds, %0\n mov eax, [%1]" : : "r"((u16)SHORT), "r"(1) : "eax"));
     check_equal("DS is flat again", load((u32)numbers), 10);
 }
@@ -85,7 +88,8 @@ static void changing_code(void)
 static void flags_and_calls(void)
 {
     u32 value;
-    EMIT("mov al, 0x7f\n add al, 1\n call 1f\n pushf\n pop %0\n jmp 2f\n 1: ret\n 2:" : "=r"(value) : : "eax", "memory", "cc");
+    EMIT("mov al, 0x7f\n add al, 1\n call 1f\n pushf\n pop %0\n jmp 2f\n 1: ret\n 2:"
+         : "=r"(value) : : "eax", "memory", "cc");
     check_equal("flags through a call", value & (FLAG_OF | FLAG_SF | FLAG_CF | FLAG_ZF), FLAG_OF | FLAG_SF);
     EMIT("stc\n mov eax, 5\n inc eax\n jmp 1f\n .align 64\n 1: adc eax, 10" : "=a"(value) : : "cc");
     check_equal("CF through INC and a jump", value, 17);

@@ -65,13 +65,15 @@ static void simd_exceptions(void)
     FAULTS("an inexact result", XM, 0,
            EMIT("mov eax, 1\n cvtsi2sd xmm0, eax\n mov eax, 3\n cvtsi2sd xmm1, eax\n divsd xmm0, xmm1" : : : "eax"));
     set_mxcsr(0x1f80 | 0x6000);
-    EMIT("mov eax, 3\n cvtsi2sd xmm0, eax\n mov eax, 2\n cvtsi2sd xmm1, eax\n divsd xmm0, xmm1\n cvtsd2si %0, xmm0" : "=r"(value) : : "eax");
+    EMIT("mov eax, 3\n cvtsi2sd xmm0, eax\n mov eax, 2\n cvtsi2sd xmm1, eax\n divsd xmm0, xmm1\n cvtsd2si %0, xmm0"
+         : "=r"(value) : : "eax");
     check_equal("rounding towards zero", value, 1);
     set_mxcsr(0x1f80);
     EMIT("cvtsd2si %0, xmm0" : "=r"(value));
     check_equal("rounding to even", value, 2);
     set_mxcsr(0x1f80 | 0x8040);
-    EMIT("movq xmm0, %1\n movq xmm1, %2\n mulsd xmm0, xmm1\n movq %0, xmm0" : "=r"(value) : "r"(1ull), "r"(0x3ff0000000000000));
+    EMIT("movq xmm0, %1\n movq xmm1, %2\n mulsd xmm0, xmm1\n movq %0, xmm0"
+         : "=r"(value) : "r"(1ull), "r"(0x3ff0000000000000));
     check_equal("denormals are zeros", value, 0);
     FAULTS("a reserved bit of MXCSR", GP, 0, set_mxcsr(1 << 16));
     set_mxcsr(0x1f80);

@@ -7,7 +7,8 @@ enum { GATE = FREE, CONFORMING = FREE + 8, RING_1_CODE = FREE + 16, VECTOR = 0x4
 
 static void set_call_gate(word target, u16 selector, u8 access, u8 parameters)
 {
-    gdt[GATE >> 3] = (u64)(target & 0xffff) | (u64)selector << 16 | (u64)parameters << 32 | (u64)(access | PRESENT) << 40 |
+    gdt[GATE >> 3] = (u64)(target & 0xffff) | (u64)selector << 16 | (u64)parameters << 32 |
+                     (u64)(access | PRESENT) << 40 |
                      (u64)(target >> 16) << 48;
 }
 

@@ -8,7 +8,8 @@ enum { GATE = FREE };
 
 static void set_call_gate(word target, u16 selector, u8 access)
 {
-    gdt[GATE >> 3] = (target & 0xffff) | (u64)selector << 16 | (u64)(access | PRESENT) << 40 | (target >> 16 & 0xffff) << 48;
+    gdt[GATE >> 3] = (target & 0xffff) | (u64)selector << 16 | (u64)(access | PRESENT) << 40 |
+                     (target >> 16 & 0xffff) << 48;
     gdt[(GATE >> 3) + 1] = target >> 32;
 }
 

@@ -45,7 +45,8 @@ static void shadows(void)
     EMIT("sti\n nop\n cli");
     check_equal("until IF stays set", taken, 1);
     TAKEN_AT("POPF has no shadow", "push 0x202\n popf\n 1: nop");
-    TAKEN_AT("IRET has no shadow", "mov rax, rsp\n push 0x10\n push rax\n push 0x202\n push 8\n push offset 1f\n iretq\n 1: nop");
+    TAKEN_AT("IRET has no shadow",
+             "mov rax, rsp\n push 0x10\n push rax\n push 0x202\n push 8\n push offset 1f\n iretq\n 1: nop");
     TAKEN_AT("MOV SS: after the next instruction", "mov edx, ss\n push 0x202\n popf\n 1: mov ss, edx\n nop");
     TAKEN_AT("a block of one STI", "jmp 2f\n .align 64\n 2: sti\n jmp 3f\n .align 64\n 3: \n 1: nop");
 }
@@ -92,7 +93,8 @@ static void unblock_early(struct frame *frame)
         apic_send_self_nmi();
         settle();
         /* Any IRET ends the blocking. */
-        EMIT("mov rax, rsp\n push 0x10\n push rax\n push 2\n push 8\n push offset 1f\n iretq\n 1:" : : : "rax", "memory");
+        EMIT("mov rax, rsp\n push 0x10\n push rax\n push 2\n push 8\n push offset 1f\n iretq\n 1:"
+             : : : "rax", "memory");
         settle();
         check_equal("IRET in the handler lets the next NMI in", nmis, 2);
     }

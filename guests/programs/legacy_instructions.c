@@ -21,7 +21,8 @@ static void decimal(void)
     check_equal("DAS", DECIMAL("das", 0xee, 0), 0x88u << 16 | FLAG_CF | FLAG_PF | FLAG_AF | FLAG_SF);
     check_equal("AAA", DECIMAL("aaa", 0x000b, 0) & ~(u32)(FLAG_ZF | FLAG_SF | FLAG_PF), 0x0101u << 16 | FLAG_CF | FLAG_AF);
     check_equal("AAA of a digit", DECIMAL("aaa", 0x0305, 0) & ~(u32)(FLAG_ZF | FLAG_SF | FLAG_PF), 0x0305u << 16);
-    check_equal("AAS", DECIMAL("aas", 0x0205, FLAG_AF) & ~(u32)(FLAG_ZF | FLAG_SF | FLAG_PF), 0x000fu << 16 | FLAG_CF | FLAG_AF);
+    check_equal("AAS", DECIMAL("aas", 0x0205, FLAG_AF) & ~(u32)(FLAG_ZF | FLAG_SF | FLAG_PF),
+                0x000fu << 16 | FLAG_CF | FLAG_AF);
     check_equal("AAM", DECIMAL("aam", 0x004d, 0) & ~(u32)(FLAG_CF | FLAG_AF), 0x0707u << 16);
     check_equal("AAM with another base", DECIMAL("aam 16", 0x00ab, 0) >> 16, 0x0a0b);
     check_equal("AAD", DECIMAL("aad", 0x0707, 0) >> 16, 0x004d);
@@ -39,7 +40,8 @@ static void push_all(void)
     check_equal("PUSHA: EDI is lowest", stored[0], 8);
     check_equal("PUSHA: the ESP of before", stored[3], stack_pointer);
     check_equal("PUSHA: EAX is highest", stored[7], 1);
-    EMIT("mov [stack_pointer], esp\n pusha\n mov dword ptr [esp + 12], 0\n popa\n mov [kept_pointer], esp" : : : "memory");
+    EMIT("mov [stack_pointer], esp\n pusha\n mov dword ptr [esp + 12], 0\n popa\n mov [kept_pointer], esp"
+         : : : "memory");
     check_equal("POPA throws the ESP in the frame away", kept_pointer, stack_pointer);
     EMIT("mov [stack_pointer], esp\n pushaw\n mov [kept_pointer], esp\n popaw" : : : "memory");
     check_equal("PUSHA of words", stack_pointer - kept_pointer, 16);
@@ -48,7 +50,8 @@ static void push_all(void)
 static void frames(void)
 {
     EMIT("push ebp\n mov ebp, esp\n push 0x11\n push 0x22\n"
-         "enter 8, 3\n mov [seen], ebp\n mov eax, [ebp - 4]\n mov [seen + 4], eax\n mov eax, [ebp - 8]\n mov [seen + 8], eax\n"
+         "enter 8, 3\n mov [seen], ebp\n mov eax, [ebp - 4]\n mov [seen + 4], eax\n mov eax, [ebp - 8]\n"
+         "mov [seen + 8], eax\n"
          "mov eax, [ebp - 12]\n mov [seen + 12], eax\n mov eax, ebp\n sub eax, esp\n mov [seen + 16], eax\n"
          "leave\n add esp, 8\n pop ebp" : : : "eax", "memory");
     check_equal("ENTER with level 3: the first display entry", seen[1], 0x11);
@@ -75,7 +78,8 @@ static void small_stack(void)
     check_equal("CALL pushes there", seen[3], 0x1234fffc);
     check_equal("namely at the top", read32(0x2fffc) != 0, 1);
     set_gate(BP, (word)breakpoint, KERNEL_CODE, INTERRUPT_GATE);
-    EMIT("mov ss, %0\n mov esp, 0xabcd8000\n int3\n mov [seen + 4], esp\n mov eax, 0x10\n mov ss, eax\n mov esp, [kept_pointer]"
+    EMIT("mov ss, %0\n mov esp, 0xabcd8000\n int3\n mov [seen + 4], esp\n mov eax, 0x10\n mov ss, eax\n"
+         "mov esp, [kept_pointer]"
          : : "r"(SMALL_STACK) : "eax", "memory");
     check_equal("an interrupt pushes at SP", seen[0], 0xabcd7ff4);
     check_equal("IRET pops at SP", seen[1], 0xabcd8000);
@@ -96,7 +100,8 @@ static void addresses(void)
     check_equal("a 16-bit address", value, 0xcafe);
     EMIT("mov ebx, 0xf000\n mov esi, 0x9123\n mov %0, [bx + si]" : "=r"(value) : : "ebx", "esi");
     check_equal("wraps at 64 KiB", value, 0xcafe);
-    EMIT("mov ecx, 0x10003\n xor eax, eax\n 1: inc eax\n .byte 0x67\n loop 1b\n mov %0, ecx" : "=r"(value) : : "eax", "ecx", "cc");
+    EMIT("mov ecx, 0x10003\n xor eax, eax\n 1: inc eax\n .byte 0x67\n loop 1b\n mov %0, ecx"
+         : "=r"(value) : : "eax", "ecx", "cc");
     check_equal("LOOP with a 16-bit address size counts CX", value, 0x10000);
     table[200] = 77;
     EMIT("mov eax, 0x100 + 200\n mov ebx, offset table\n xlatb\n movzx %0, al" : "=r"(value) : : "eax", "ebx");

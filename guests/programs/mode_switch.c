@@ -9,8 +9,9 @@ static u64 pdpt[4] __attribute__((aligned(32)));
 u32 legacy_directory[1024] __attribute__((aligned(PAGE)));
 
 /* 32-bit code between compatibility mode and the way back; it must save nothing but what it says. */
-#define BELOW(text) EMIT("push rbx\n push 0x38\n push offset 11f\n rex.w retf\n .code32\n 11:" text "\n jmp 0x08:12f\n .code64\n 12: pop rbx" \
-                         : : : "rax", "rcx", "rdx", "memory", "cc")
+#define BELOW(text)                                                                                                \
+    EMIT("push rbx\n push 0x38\n push offset 11f\n rex.w retf\n .code32\n 11:" text                                 \
+         "\n jmp 0x08:12f\n .code64\n 12: pop rbx" : : : "rax", "rcx", "rdx", "memory", "cc")
 
 #define PAGING_OFF "mov eax, cr0\n and eax, 0x7fffffff\n mov cr0, eax\n"
 #define PAGING_ON "mov eax, cr0\n or eax, 0x80000000\n mov cr0, eax\n"
@@ -43,9 +44,11 @@ static void legacy_paging(void)
 {
     for (u32 index = 0; index < 1024; index++)
         legacy_directory[index] = index << 22 | P | W | U | LARGE;
-    BELOW(PAGING_OFF READ_EFER "and eax, ~0x100\n wrmsr\n mov eax, 0x10\n mov cr4, eax\n mov eax, offset legacy_directory\n mov cr3, eax\n"
+    BELOW(PAGING_OFF READ_EFER "and eax, ~0x100\n wrmsr\n mov eax, 0x10\n mov cr4, eax\n"
+          "mov eax, offset legacy_directory\n mov cr3, eax\n"
           PAGING_ON "mov edx, [marked]\n mov eax, [edx]\n mov [seen + 8], eax\n" PAGING_OFF
-          "mov eax, 0x20\n mov cr4, eax\n" READ_EFER "or eax, 0x100\n wrmsr\n mov eax, [seen + 32]\n mov cr3, eax\n" PAGING_ON);
+          "mov eax, 0x20\n mov cr4, eax\n" READ_EFER "or eax, 0x100\n wrmsr\n mov eax, [seen + 32]\n"
+          "mov cr3, eax\n" PAGING_ON);
     check_equal("32-bit paging works", seen[1], 0x1234);
     check_equal("and long mode again", rdmsr(MSR_EFER), EFER_LME | EFER_LMA | EFER_NXE);
 }
@@ -61,7 +64,8 @@ static void refusals(void)
 static void wide_registers(void)
 {
     u64 kept, value = 0x1122334455667788;
-    EMIT("mov r12, %1\n push 0x38\n push offset 11f\n rex.w retf\n .code32\n 11: nop\n jmp 0x08:12f\n .code64\n 12: mov %0, r12"
+    EMIT("mov r12, %1\n push 0x38\n push offset 11f\n rex.w retf\n .code32\n 11: nop\n jmp 0x08:12f\n .code64\n"
+         "12: mov %0, r12"
          : "=r"(kept) : "r"(value) : "r12", "memory");
     check_equal("R8 to R15 outlive compatibility mode", kept, value);
 }

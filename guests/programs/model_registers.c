@@ -36,7 +36,8 @@ static void kept(void)
     keeps("MTRR_FIX64K_00000", 0x250, 0x0606060606060606);
     keeps("MTRR_DEF_TYPE", 0x2ff, 0xc06);
     u64 value;
-    EMIT("mov rax, -1\n mov rdx, -1\n mov ecx, 0x174\n rdmsr\n shr rax, 32\n mov %0, rax" : "=r"(value) : : "rax", "rcx", "rdx", "cc");
+    EMIT("mov rax, -1\n mov rdx, -1\n mov ecx, 0x174\n rdmsr\n shr rax, 32\n mov %0, rax"
+         : "=r"(value) : : "rax", "rcx", "rdx", "cc");
     check_equal("RDMSR clears the upper halves", value, 0);
 }
 

@@ -37,7 +37,8 @@ static void values(void)
     EMIT("movdqu xmm0, [%0]\n movdqu [%0 + 4], xmm0" : : "r"(second - 8) : "memory");
     check_equal("an SSE load and store across", read64(second), 0x112233445566778a);
     write64(second - 4, 0x112233445566778a);
-    EMIT("push rsp\n pop rcx\n mov rsp, %0\n push %1\n mov rsp, rcx" : : "r"(second + 4), "r"(0x99aabbccddeeff00) : "rcx", "memory");
+    EMIT("push rsp\n pop rcx\n mov rsp, %0\n push %1\n mov rsp, rcx"
+         : : "r"(second + 4), "r"(0x99aabbccddeeff00) : "rcx", "memory");
     check_equal("PUSH across", read64(second - 4), 0x99aabbccddeeff00);
     u64 popped;
     EMIT("mov rcx, rsp\n mov rsp, %1\n pop %0\n mov rsp, rcx" : "=r"(popped) : "r"(second - 4) : "rcx");

@@ -228,7 +228,8 @@ static void through_segments(void)
     static u8 byte = 0x5a;
     wrmsr(MSR_FS_BASE, (word)&byte);
     fill();
-    EMIT("mov rdi, %0\n xor esi, esi\n movsb byte ptr [rdi], byte ptr fs:[rsi]" : : "r"(target) : "rdi", "rsi", "memory");
+    EMIT("mov rdi, %0\n xor esi, esi\n movsb byte ptr [rdi], byte ptr fs:[rsi]"
+         : : "r"(target) : "rdi", "rsi", "memory");
     check_equal("MOVS takes its source from FS", target[0], 0x5a);
 }
 

@@ -40,7 +40,8 @@ static void bases_and_limits(void)
     FAULTS("nor its limit", GP, 0, get8(4096));
     set_descriptor(S, 0, 15, DATA | DPL(3), BIG);
     FAULTS("the limit of SS", SS, 0, RING_3(EMIT("mov ss, %0\n mov ecx, [esp]" : : "r"((u16)(S | 3)) : "ecx")));
-    FAULTS("the limit of SS, with EBP as base", SS, 0, RING_3(EMIT("mov ss, %0\n mov ecx, [ebp + 16]" : : "r"((u16)(S | 3)) : "ecx")));
+    FAULTS("the limit of SS, with EBP as base", SS, 0, RING_3(EMIT("mov ss, %0\n mov ecx, [ebp + 16]"
+                                                                   : : "r"((u16)(S | 3)) : "ecx")));
 }
 
 static void expand_down(void)
@@ -106,7 +107,8 @@ static void far_call(u16 selector)
         u32 offset;
         u16 selector;
     } target = {0, selector};
-    EMIT("mov dword ptr [%0], offset 1f\n call fword ptr [%0]\n jmp 2f\n 1: mov eax, cs\n mov [marked], eax\n retf\n 2:"
+    EMIT("mov dword ptr [%0], offset 1f\n call fword ptr [%0]\n jmp 2f\n 1: mov eax, cs\n mov [marked], eax\n retf\n"
+         "2:"
          : : "r"(&target) : "eax", "memory");
 }
 

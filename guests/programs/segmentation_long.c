@@ -10,7 +10,8 @@ static void bases(void)
     wrmsr(MSR_FS_BASE, (word)&values[0]);
     wrmsr(MSR_GS_BASE, (word)&values[1]);
     u64 fs, gs, address;
-    EMIT("mov %0, fs:[0]\n mov %1, gs:[0]\n .byte 0x64\n lea %2, [rsp + 8]\n sub %2, rsp" : "=&r"(fs), "=&r"(gs), "=&r"(address) : : "cc");
+    EMIT("mov %0, fs:[0]\n mov %1, gs:[0]\n .byte 0x64\n lea %2, [rsp + 8]\n sub %2, rsp"
+         : "=&r"(fs), "=&r"(gs), "=&r"(address) : : "cc");
     check_equal("FS base", fs, 11);
     check_equal("GS base", gs, 22);
     check_equal("LEA ignores it", address, 8);
@@ -63,9 +64,11 @@ static void compatibility_mode(void)
     check_equal("32-bit operations clear the upper half", COMPATIBILITY("mov eax, -1"), 0xffffffff);
     static u32 value = 0xabcd;
     check_equal("an absolute address", COMPATIBILITY("mov eax, [%1]", "S"((u32)(word)&value)), 0xabcd);
-    check_equal("addresses wrap at 4 GiB", COMPATIBILITY("mov eax, [esi + 0x7fffffff]", "S"((u32)(word)&value - 0x7fffffff)), 0xabcd);
+    check_equal("addresses wrap at 4 GiB",
+                COMPATIBILITY("mov eax, [esi + 0x7fffffff]", "S"((u32)(word)&value - 0x7fffffff)), 0xabcd);
     set_descriptor(FREE, (word)&value, 3, DATA, BIG);
-    check_equal("bases count in DS", COMPATIBILITY("mov eax, 0x70\n mov ds, eax\n mov eax, [0]\n mov edx, 0x10\n mov ds, edx"), 0xabcd);
+    check_equal("bases count in DS",
+                COMPATIBILITY("mov eax, 0x70\n mov ds, eax\n mov eax, [0]\n mov edx, 0x10\n mov ds, edx"), 0xabcd);
     FAULTS("limits count in DS", GP, 0, (void)COMPATIBILITY("mov eax, 0x70\n mov ds, eax\n mov eax, [1]"));
     EMIT("mov eax, 0x10\n mov ds, eax" : : : "eax");
     FAULTS("null DS there", GP, 0, (void)COMPATIBILITY("xor eax, eax\n mov ds, eax\n mov al, [0]"));

@@ -72,13 +72,17 @@ static void same_block(void)
     /* The instruction that follows is already decoded anywhere but on a processor. */
     EMIT("mov dword ptr [1f + 1], 0x77\n 1: mov eax, 0x11" : "=a"(value) : : "memory");
     check_equal("the next instruction", value, 0x77);
-    EMIT("mov ecx, 5\n xor eax, eax\n 1: add eax, 1\n inc byte ptr [1b + 2]\n loop 1b" : "=a"(value) : : "ecx", "memory", "cc");
+    EMIT("mov ecx, 5\n xor eax, eax\n 1: add eax, 1\n inc byte ptr [1b + 2]\n loop 1b"
+         : "=a"(value) : : "ecx", "memory", "cc");
     check_equal("an immediate in a loop", value, 1 + 2 + 3 + 4 + 5);
-    EMIT("mov byte ptr [1f], 0x90\n mov byte ptr [1f + 1], 0x90\n xor eax, eax\n 1: inc eax\n inc eax" : "=a"(value) : : "memory", "cc");
+    EMIT("mov byte ptr [1f], 0x90\n mov byte ptr [1f + 1], 0x90\n xor eax, eax\n 1: inc eax\n inc eax"
+         : "=a"(value) : : "memory", "cc");
     check_equal("an instruction removed", value, 1);
-    EMIT("mov byte ptr [1f + 1], 3f - 1f - 2\n mov eax, 1\n 1: jmp 2f\n 2: mov eax, 2\n jmp 4f\n 3: mov eax, 3\n 4:" : "=a"(value) : : "memory");
+    EMIT("mov byte ptr [1f + 1], 3f - 1f - 2\n mov eax, 1\n 1: jmp 2f\n 2: mov eax, 2\n jmp 4f\n 3: mov eax, 3\n 4:"
+         : "=a"(value) : : "memory");
     check_equal("a jump's displacement", value, 3);
-    EMIT("push rdi\n mov rdi, offset 1f + 1\n mov eax, 0x55\n stosb\n pop rdi\n 1: mov eax, 0x11" : "=a"(value) : : "memory");
+    EMIT("push rdi\n mov rdi, offset 1f + 1\n mov eax, 0x55\n stosb\n pop rdi\n 1: mov eax, 0x11"
+         : "=a"(value) : : "memory");
     check_equal("the next instruction but one, by STOSB", value, 0x55);
 }
 

@@ -10,7 +10,8 @@ enum { STEPS = 10000, HALF_A_SECOND = 500000000 /* our counter has 1 GHz */ };
 static u64 in_stack_pointer(u64 seed)
 {
     u64 value;
-    EMIT("mov rbx, rsp\n mov rsp, %1\n mov ecx, %2\n 1: imul rsp, %3\n add rsp, rcx\n dec rcx\n jnz 1b\n mov %0, rsp\n mov rsp, rbx"
+    EMIT("mov rbx, rsp\n mov rsp, %1\n mov ecx, %2\n 1: imul rsp, %3\n add rsp, rcx\n dec rcx\n jnz 1b\n"
+         "mov %0, rsp\n mov rsp, rbx"
          : "=&r"(value) : "r"(seed), "i"(STEPS), "r"(FACTOR) : "rbx", "rcx", "cc");
     return value;
 }

@@ -73,7 +73,8 @@ static void sysret_to_compatibility_mode(void)
 {
     static word selector;
     EMIT("mov rcx, offset 1f\n mov r11d, 2\n sysretd\n"
-         ".code32\n 1: mov ebx, cs\n int 0x80\n .code64\n mov %0, rbx" : "=m"(selector) : : "rax", "rbx", "rcx", "rdx", "r11", "memory");
+         ".code32\n 1: mov ebx, cs\n int 0x80\n .code64\n mov %0, rbx"
+         : "=m"(selector) : : "rax", "rbx", "rcx", "rdx", "r11", "memory");
     check_equal("SYSRET without REX.W: CS", selector, USER_CODE_32);
 }
 
@@ -93,7 +94,8 @@ static void sysenter(void)
     wrmsr(MSR_SYSENTER_EIP, (word)sysenter_target);
     wrmsr(MSR_SYSENTER_ESP, 0x5000);
     to_ring_3();
-    EMIT("mov [sysenter_stack], rsp\n mov qword ptr [marked], offset 1f\n stc\n sysenter\n 1:" : : : "rax", "rcx", "memory", "cc");
+    EMIT("mov [sysenter_stack], rsp\n mov qword ptr [marked], offset 1f\n stc\n sysenter\n 1:"
+         : : : "rax", "rcx", "memory", "cc");
     check_equal("SYSENTER: CS", entered[2], KERNEL_CODE);
     check_equal("SYSENTER: SS", entered[3], KERNEL_DATA);
     check_equal("SYSENTER: RSP", entered[5], 0x5000);
@@ -105,7 +107,8 @@ static void sysenter(void)
     check_equal("SYSEXIT: CS", selectors[0], USER_CODE);
     check_equal("SYSEXIT: SS", selectors[1], USER_DATA_64);
     FAULTS("SYSEXIT at CPL 3", GP, 0, RING_3(EMIT(SYSEXIT)));
-    FAULTS("SYSEXIT to a non-canonical RIP", GP, 0, EMIT("mov rcx, rsp\n mov rdx, %0\n " SYSEXITQ "" : : "r"(1ull << 63) : "rcx", "rdx"));
+    FAULTS("SYSEXIT to a non-canonical RIP", GP, 0,
+           EMIT("mov rcx, rsp\n mov rdx, %0\n " SYSEXITQ "" : : "r"(1ull << 63) : "rcx", "rdx"));
 }
 
 static void swapgs(void)

@@ -87,7 +87,8 @@ static void call_and_return(void)
 static void registers_are_kept(void)
 {
     u32 before = 0x12345678, after;
-    EMIT("mov edi, %1\n push ebp\n mov ebp, 0x77\n std\n call far ptr 0x70:0\n pushf\n cld\n cmp ebp, 0x77\n pop eax\n pop ebp\n mov %0, edi"
+    EMIT("mov edi, %1\n push ebp\n mov ebp, 0x77\n std\n call far ptr 0x70:0\n pushf\n cld\n cmp ebp, 0x77\n"
+         "pop eax\n pop ebp\n mov %0, edi"
          : "=r"(after) : "r"(before) : "edi", "eax", "ecx", "edx", "memory", "cc");
     check_equal("our registers come back", after, before);
     EMIT("clts");
@@ -146,7 +147,8 @@ static void exception_task(void)
     set_gate(UD, stub_of(UD), KERNEL_CODE, INTERRUPT_GATE & ~PRESENT);
     set_gate(NP, stub_of(NP), KERNEL_CODE, INTERRUPT_GATE & ~PRESENT);
     seen_error = 1;
-    EMIT("mov [marked], esp\n ud2\n .global after_double_fault\n after_double_fault:\n mov esp, [marked]" : : : "memory");
+    EMIT("mov [marked], esp\n ud2\n .global after_double_fault\n after_double_fault:\n mov esp, [marked]"
+         : : : "memory");
     check_equal("a double fault switches to its task, with its error code", seen_error, 0);
     EMIT("clts");
 }

@@ -79,7 +79,8 @@ static void processor_identity(void)
         u64 identity;
         EMIT("rdpid %0" : "=r"(identity));
         check_equal("RDPID", identity, 0x12345678);
-        WORKS("RDPID at CPL 3, even under TSD", write_cr4(read_cr4() | CR4_TSD); RING_3(EMIT("rdpid %0" : "=r"(identity))));
+        WORKS("RDPID at CPL 3, even under TSD", write_cr4(read_cr4() | CR4_TSD); RING_3(EMIT("rdpid %0"
+                                                                                             : "=r"(identity))));
         write_cr4(read_cr4() & ~CR4_TSD);
     } else {
         skip("RDPID");

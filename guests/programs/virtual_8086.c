@@ -15,7 +15,8 @@ static void leave(struct frame *frame)
     if (!(frame->flags & FLAG_VM))
         give_up("not from VM86 mode");
     seen = *frame;
-    EMIT("mov eax, 0x10\n mov fs, eax\n mov gs, eax\n mov esp, %0\n jmp %1" : : "r"(resume_sp), "r"(resume_ip) : "eax");
+    EMIT("mov eax, 0x10\n mov fs, eax\n mov gs, eax\n mov esp, %0\n jmp %1"
+         : : "r"(resume_sp), "r"(resume_ip) : "eax");
 }
 
 /* Run code at CODE_AT in VM86 mode, with these flags besides VM, until an event takes it out. */

@@ -14,7 +14,10 @@ enum apic_register {
 };
 
 enum apic_timer_mode { APIC_ONE_SHOT = 0, APIC_PERIODIC = 1 << 17, APIC_DEADLINE = 2 << 17 };
-enum { APIC_MASKED = 1 << 16, APIC_TO_SELF = 1 << 18, APIC_NMI = 4 << 8, APIC_EXTERNAL = 7 << 8, APIC_SOFTWARE_ENABLE = 0x100 };
+enum {
+    APIC_MASKED = 1 << 16, APIC_TO_SELF = 1 << 18, APIC_NMI = 4 << 8, APIC_EXTERNAL = 7 << 8,
+    APIC_SOFTWARE_ENABLE = 0x100,
+};
 
 static inline u32 apic_read(u32 index) { return read32(APIC_BASE + index); }
 static inline void apic_write(u32 index, u32 value) { write32(APIC_BASE + index, value); }
