@@ -91,7 +91,19 @@ fn granules(host: u64, length: u64) -> u64 {
     (u64::MAX >> (63 - last)) & (u64::MAX << first)
 }
 
+/// Blocks that there is room for from the start: a boot's.
+const ROOM: usize = 1 << 16;
+
 impl Blocks {
+    /// No blocks, and room for those of a boot.
+    pub fn with_room() -> Blocks {
+        Blocks {
+            blocks: Vec::with_capacity(ROOM),
+            by_key: AddressMap::with_capacity_and_hasher(ROOM, BuildHasherDefault::default()),
+            pages: AddressMap::default(),
+        }
+    }
+
     /// The number that the next block will get.
     pub fn next_number(&self) -> u32 {
         self.blocks.len() as u32

@@ -29,6 +29,10 @@ use std::sync::atomic::Ordering;
 /// More than any block takes: 64 instructions, each with its checks and stubs.
 const BLOCK_ROOM: u32 = 64 * 512;
 
+/// Sites that there is room for from the start: a boot's, so that the table is not copied while it grows. Room that is
+/// not used costs no memory.
+const SITES_ROOM: usize = 1 << 19;
+
 /// Shared checks of a block that may cross a page before its checks are made one by one.
 const CROSSINGS: u32 = 64;
 
@@ -120,8 +124,8 @@ impl Translator {
             cache,
             assembler,
             exits,
-            blocks: Blocks::default(),
-            sites: Vec::new(),
+            blocks: Blocks::with_room(),
+            sites: Vec::with_capacity(SITES_ROOM),
             faults: Vec::new(),
             writes,
             memory: Arc::clone(memory),
