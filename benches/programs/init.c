@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -24,6 +25,8 @@ int main(void)
 {
     char line[256];
     setvbuf(stdout, NULL, _IOLBF, 0);
+    if (mount("tmpfs", "/dev/shm", "tmpfs", 0, NULL) != 0)
+        perror("no tmpfs");
     puts("ready");
     while (fgets(line, sizeof line, stdin)) {
         char *words[WORDS] = {strtok(line, " \n")};

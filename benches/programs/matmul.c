@@ -34,5 +34,5 @@ int main(int argc, char **argv)
     /* The sum of a product's elements is the sum over k of column k of the left times row k of the right. */
     for (uint64_t k = 0; k < N; k++)
         columns_by_rows += (N * (N - 1) / 2 + 2 * k * N) * (N * (3 * k + 1) + N * (N - 1) / 2);
-    return measure("matmul", work, columns_by_rows, 40, argc, argv);
+    return measure("matmul", work, columns_by_rows, 15, argc, argv);
 }

@@ -1,12 +1,18 @@
-/* What every program here does: a fixed amount of work, checked, between two readings of the clock. */
+/*
+ * What every program here does: a fixed amount of work, checked, between two readings of the clock.
+ * gcc -O2 -static -D_GNU_SOURCE builds each of them from its one file.
+ */
 
 #ifndef MEASURE_H
 #define MEASURE_H
 
+#include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <termios.h>
 #include <time.h>
+#include <unistd.h>
 
 static inline double seconds_now(void)
 {
@@ -15,16 +21,30 @@ static inline double seconds_now(void)
     return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
+/* Stay on one processor, with all children to come: guests have one, and natively it is to be no different. */
+static inline void use_one_processor(void)
+{
+    cpu_set_t here;
+    CPU_ZERO(&here);
+    CPU_SET(sched_getcpu(), &here);
+    if (sched_setaffinity(0, sizeof here, &here) != 0)
+        perror("sched_setaffinity");
+}
+
 /*
- * Call `work` `repetitions` times (or as often as the first argument says), compare each answer with the
- * known one, and print "result NAME SECONDS REPETITIONS". Returns the program's exit code.
+ * Call `work` `repetitions` times (or as often as the first argument says) and compare each answer with the
+ * known one. "start NAME" and "result NAME SECONDS REPETITIONS" stand around it, so that whoever reads the
+ * lines can time it by a clock of their own. Returns the program's exit code.
  */
-static inline int measure(const char *name, uint64_t (*work)(void), uint64_t known, long repetitions,
+static inline int measure_anywhere(const char *name, uint64_t (*work)(void), uint64_t known, long repetitions,
                           int argc, char **argv)
 {
     uint64_t (*volatile opaque)(void) = work; /* or the compiler would do equal work only once */
     if (argc > 1)
         repetitions = atol(argv[1]);
+    printf("start %s\n", name);
+    fflush(stdout);
+    (void)tcdrain(STDOUT_FILENO); /* a serial line sends while we work; an error means it is no terminal */
     double start = seconds_now();
     for (long i = 0; i < repetitions; i++) {
         uint64_t answer = opaque();
@@ -35,6 +55,29 @@ static inline int measure(const char *name, uint64_t (*work)(void), uint64_t kno
     }
     printf("result %s %.6f %ld\n", name, seconds_now() - start, repetitions);
     return 0;
+}
+
+/* The same on one processor. */
+static inline int measure(const char *name, uint64_t (*work)(void), uint64_t known, long repetitions,
+                          int argc, char **argv)
+{
+    use_one_processor();
+    return measure_anywhere(name, work, known, repetitions, argc, argv);
+}
+
+/* Say that this processor lacks what the program is about. Returns the program's exit code. */
+static inline int skip(const char *name, const char *missing)
+{
+    printf("skip %s the processor has no %s\n", name, missing);
+    return 0;
+}
+
+/* Say that a system call failed, and end the program. */
+static inline void fail(const char *what)
+{
+    perror(what);
+    printf("wrong %s failed\n", what);
+    exit(1);
 }
 
 /* A generator of test data: xorshift64 (Marsaglia, 2003). */
