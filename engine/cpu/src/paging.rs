@@ -170,6 +170,15 @@ impl Core<'_> {
     #[inline]
     pub fn translate(&mut self, linear: u64, access: Access, privilege: Privilege) -> Result<Physical, Trap> {
         let mode = self.tlb_mode(privilege);
+        if let Some(host) = self.known(linear, access, mode) {
+            return Ok(Physical { address: self.memory.physical(host), host: Some(host) });
+        }
+        self.translate_missed(linear, access, mode)
+    }
+
+    /// The host address of the byte at `linear`, if the TLB has it for such an access.
+    #[inline]
+    fn known(&self, linear: u64, access: Access, mode: Mode) -> Option<u64> {
         let entry = self.tlb.entry(mode, linear);
         let page = linear & !0xfff;
         let hit = match access {
@@ -177,9 +186,16 @@ impl Core<'_> {
             Access::Write => entry.write == page,
             Access::Execute => entry.exec >> 28 == page << 16 >> 28 && entry.exec != !0,
         };
-        if hit {
-            let host = entry.page | linear & 0xfff;
-            return Ok(Physical { address: self.memory.physical(host), host: Some(host) });
+        hit.then_some(entry.page | linear & 0xfff)
+    }
+
+    fn translate_missed(&mut self, linear: u64, access: Access, mode: Mode) -> Result<Physical, Trap> {
+        let memory = self.memory;
+        let has_code = |host| memory.flags(host).load(Ordering::Acquire) & PAGE_HAS_CODE != 0;
+        if self.tlb.revive(mode, linear, has_code)
+            && let Some(host) = self.known(linear, access, mode)
+        {
+            return Ok(Physical { address: memory.physical(host), host: Some(host) });
         }
         self.translate_by_walk(linear, access, mode)
     }
@@ -216,13 +232,15 @@ impl Core<'_> {
     }
 
     fn fill(&mut self, linear: u64, host: u64, mode: Mode, walk: &Walk, rights: &Rights, write: bool) {
-        let has_code = self.memory.flags(host).load(Ordering::Acquire) & PAGE_HAS_CODE != 0;
+        let flags = self.memory.flags(host);
         let fill = Fill {
             linear,
             page: host & !0xfff,
             physical: walk.physical & !0xfff,
             read: rights.read && rights.key_read,
-            write: rights.write && rights.key_write && (walk.dirty || write) && !has_code,
+            write: rights.write && rights.key_write && (walk.dirty || write),
+            has_code: flags.load(Ordering::Acquire) & PAGE_HAS_CODE != 0,
+            flags: std::ptr::from_ref(flags) as u64,
             execute: rights.execute,
             global: walk.global && self.state.cr4 & cr4::PGE != 0,
             size_shift: walk.size_shift,

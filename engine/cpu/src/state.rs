@@ -201,7 +201,7 @@ pub struct VcpuState {
     /// Debug-trap conditions (DR6 bits) waiting for the end of the current instruction.
     pub pending_debug: u64,
     /// Room for generated code's own values; what lies where is the translator's matter.
-    pub translator: [u64; 32],
+    pub translator: [u64; 64],
     /// x87, SSE, AVX state.
     pub extended: ExtendedState,
 }
@@ -234,7 +234,7 @@ impl VcpuState {
             shadow: Shadow::None,
             nmi_blocked: false,
             pending_debug: 0,
-            translator: [0; 32],
+            translator: [0; 64],
             extended: ExtendedState::initial(),
         };
         state.gpr[gpr::RDX] = u64::from(SIGNATURE);

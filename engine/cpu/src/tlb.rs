@@ -19,7 +19,15 @@ pub enum Mode {
 }
 
 /// Jump entries in a context.
-pub const JUMPS: usize = 2048;
+pub const JUMPS: usize = 1 << JUMP_BITS;
+/// log2 of that.
+pub const JUMP_BITS: u32 = 12;
+/// What the low half of a target is multiplied with: the high bits of the low half of the product number its entry.
+pub const JUMP_HASH: u32 = 0x9e37_79b1;
+
+fn jump_index(target: u64) -> usize {
+    ((target as u32).wrapping_mul(JUMP_HASH) >> (32 - JUMP_BITS)) as usize
+}
 
 const MODES: usize = 3;
 const SPACES: usize = 8;
@@ -52,10 +60,10 @@ impl TlbEntry {
         TlbEntry { read: no_tag(index), write: no_tag(index), exec: NO_KEY, page: 0 }
     }
 
-    /// Two jump entries whose addresses nothing matches that is looked up in them: addresses of other entries.
+    /// Two jump entries whose addresses nothing matches that is looked up in them: 0 and 1 belong elsewhere.
     fn no_jumps(pair: usize) -> TlbEntry {
-        let index = pair as u64 * 2;
-        TlbEntry { read: !index, write: 0, exec: !(index + 1), page: 0 }
+        let elsewhere = u64::from(jump_index(0) / 2 == pair);
+        TlbEntry { read: elsewhere, write: 0, exec: elsewhere, page: 0 }
     }
 }
 
@@ -76,8 +84,12 @@ pub struct Fill {
     pub physical: u64,
     /// Reads are allowed.
     pub read: bool,
-    /// Writes are allowed, the page is dirty and holds no translated code.
+    /// Writes are allowed and the page is dirty.
     pub write: bool,
+    /// Code was translated from the page: writes must not hit.
+    pub has_code: bool,
+    /// Address of the page's flags (`GuestMemory::flags`).
+    pub flags: u64,
     /// Execution is allowed.
     pub execute: bool,
     /// The mapping is global (survives a CR3 write).
@@ -86,80 +98,132 @@ pub struct Fill {
     pub size_shift: u32,
 }
 
-/// The entries of one address space in one mode; behind them, for generated code, where to go on for targets of indirect
-/// jumps: two jump entries (address, host code) in the room of one TLB entry. A jump entry is a translation as well, and
-/// is forgotten when its page is.
+/// What generated code reaches of a context beside its entries, at fixed distances below the first of them.
+pub mod header {
+    /// Bytes below the first entry.
+    pub const SIZE: usize = 64;
+    /// Address of the second level.
+    pub const SECOND_LEVEL: i32 = -64;
+    /// What the low bits of a second-level key must be for a page that is not global.
+    pub const GENERATION: i32 = -56;
+    /// The same for a global page.
+    pub const GLOBAL_GENERATION: i32 = -48;
+    /// Distance of the last entry from the first, in bytes.
+    pub const LAST_ENTRY: i32 = -40;
+}
+
+/// Entries of a second level.
+pub const SECOND_LEVEL_ENTRIES: usize = 1 << SECOND_LEVEL_BITS;
+/// log2 of that: a page's number is folded at this bit to find its entry.
+pub const SECOND_LEVEL_BITS: u32 = 14;
+/// Generations are kept in the bits that a page's address leaves free.
+const LAST_GENERATION: u64 = 0xffe;
+
+/// An entry of the second level: a page's address with its generation in the low bits; the host address of the page with
+/// rights in the low bits; the execute key; where the page's flags are. Zeroes match nothing.
+pub type SecondEntry = [u64; 4];
+
+/// Rights in a second-level entry.
+pub mod right {
+    /// Reads are allowed.
+    pub const READ: u64 = 1;
+    /// Writes are allowed, unless the page's flags say that it has code.
+    pub const WRITE: u64 = 2;
+    /// The page is global.
+    pub const GLOBAL: u64 = 4;
+}
+
+/// The entries of one address space in one mode. Before them are the words of `header`. Behind them, for generated code,
+/// where to go on for targets of indirect jumps: two jump entries (address, host code) in the room of one TLB entry. What a
+/// jump leads to checks how its page is mapped, so jump entries outlive translations.
+///
+/// A second level, direct-mapped as well but larger and by another index, brings back what the entries lost to others or to
+/// a CR3 write that spares global pages. It is never cleared: its keys hold a generation.
 #[derive(Debug, Clone)]
 pub struct TlbContext {
     slots: Box<[TlbEntry]>,
     entries: usize,
-    global: Box<[u64]>,
-    /// A Bloom filter of the large pages that entries came from: INVLPG of one address drops all of its page.
-    large: [u64; 4],
-    /// The same for the pages of jump targets.
-    jump_pages: [u64; 4],
+    second: Box<[SecondEntry]>,
+    /// The large pages that entries came from, ascending: INVLPG of one address drops all of its page.
+    large: Vec<LargePage>,
     /// Something was put here since the last `clear`.
     used: bool,
 }
 
+/// log2 of its size, and its number among pages of that size.
+type LargePage = (u32, u64);
+
+/// `header::SIZE` in entries.
+const HEADER_SLOTS: usize = header::SIZE / size_of::<TlbEntry>();
+
 impl TlbContext {
     fn new(entries: usize) -> TlbContext {
-        TlbContext {
-            slots: (0..entries).map(TlbEntry::empty).chain((0..JUMPS / 2).map(TlbEntry::no_jumps)).collect(),
+        let none = TlbEntry { read: 0, write: 0, exec: 0, page: 0 };
+        let slots = std::iter::repeat_n(none, HEADER_SLOTS)
+            .chain((0..entries).map(TlbEntry::empty))
+            .chain((0..JUMPS / 2).map(TlbEntry::no_jumps));
+        let mut context = TlbContext {
+            slots: slots.collect(),
             entries,
-            global: vec![0; entries.div_ceil(64)].into(),
-            large: [0; 4],
-            jump_pages: [0; 4],
+            second: vec![[0; 4]; SECOND_LEVEL_ENTRIES].into(),
+            large: Vec::new(),
             used: false,
-        }
+        };
+        context.slots[0] = TlbEntry {
+            read: context.second.as_ptr() as u64,
+            write: 2,
+            exec: 1,
+            page: ((entries - 1) * size_of::<TlbEntry>()) as u64,
+        };
+        context
+    }
+
+    fn first_level(&mut self) -> &mut [TlbEntry] {
+        &mut self.slots[HEADER_SLOTS..HEADER_SLOTS + self.entries]
+    }
+
+    fn jump_slot(&mut self, index: usize) -> &mut TlbEntry {
+        &mut self.slots[HEADER_SLOTS + self.entries + index / 2]
+    }
+
+    fn generation(&self) -> u64 {
+        self.slots[0].write
+    }
+
+    fn global_generation(&self) -> u64 {
+        self.slots[0].exec
     }
 
     fn clear(&mut self) {
         if self.used {
-            let entries = self.slots[..self.entries].iter_mut().enumerate();
-            entries.for_each(|(index, entry)| *entry = TlbEntry::empty(index));
-            self.clear_jumps();
-            self.global.fill(0);
-            self.large = [0; 4];
+            self.clear_non_global();
+            self.slots[0].exec += 2;
+            self.large.clear();
             self.used = false;
         }
     }
 
+    /// The first level forgets all; global pages come back from the second.
     fn clear_non_global(&mut self) {
         if !self.used {
             return;
         }
-        for (index, entry) in self.slots[..self.entries].iter_mut().enumerate() {
-            if self.global[index / 64] >> (index % 64) & 1 == 0 {
-                *entry = TlbEntry::empty(index);
-            }
+        self.first_level().iter_mut().enumerate().for_each(|(index, entry)| *entry = TlbEntry::empty(index));
+        self.slots[0].write += 2;
+        if self.generation() > LAST_GENERATION || self.global_generation() + 2 > LAST_GENERATION {
+            self.second.fill([0; 4]);
+            (self.slots[0].write, self.slots[0].exec) = (2, 1);
         }
-        self.clear_jumps();
     }
 
     fn clear_jumps(&mut self) {
-        if self.jump_pages != [0; 4] {
-            let pairs = self.slots[self.entries..].iter_mut().enumerate();
-            pairs.for_each(|(pair, slot)| *slot = TlbEntry::no_jumps(pair));
-            self.jump_pages = [0; 4];
-        }
-    }
-
-    fn filter_bit(linear: u64, shift: u32) -> (usize, u64) {
-        let hash = (linear >> shift).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56;
-        ((hash / 64) as usize, 1 << (hash % 64))
-    }
-
-    /// Where `jump_pages` notes the page of a jump's target, whatever its bits above 47 are marked with.
-    fn jump_page(linear: u64) -> (usize, u64) {
-        Self::filter_bit(linear & 0xffff_ffff_ffff, 12)
+        let first = HEADER_SLOTS + self.entries;
+        let pairs = self.slots[first..].iter_mut().enumerate();
+        pairs.for_each(|(pair, slot)| *slot = TlbEntry::no_jumps(pair));
     }
 
     fn may_hold_large(&self, linear: u64) -> bool {
-        [21, 22, 30].into_iter().any(|shift| {
-            let (word, bit) = Self::filter_bit(linear, shift);
-            self.large[word] & bit != 0
-        })
+        [21, 22, 30].into_iter().any(|shift| self.large.binary_search(&(shift, linear >> shift)).is_ok())
     }
 
     fn invalidate_page(&mut self, linear: u64) {
@@ -168,32 +232,85 @@ impl TlbContext {
             return;
         }
         let index = index_of(linear, self.entries);
-        self.slots[index] = TlbEntry::empty(index);
-        let (word, bit) = Self::jump_page(linear);
-        if self.jump_pages[word] & bit != 0 {
-            self.clear_jumps();
+        self.first_level()[index] = TlbEntry::empty(index);
+        let second = &mut self.second[second_index(linear)];
+        if second[0] >> 12 == linear >> 12 {
+            *second = [0; 4];
         }
     }
 
-    fn insert_jump(&mut self, linear: u64, code: u64) {
-        let index = linear as usize & (JUMPS - 1);
-        let slot = &mut self.slots[self.entries + index / 2];
-        if index % 2 == 0 {
-            (slot.read, slot.write) = (linear, code);
-        } else {
-            (slot.exec, slot.page) = (linear, code);
-        }
-        let (word, bit) = Self::jump_page(linear);
-        self.jump_pages[word] |= bit;
+    fn insert(&mut self, fill: &Fill, user: bool) {
         self.used = true;
+        let tag = fill.linear & !(PAGE_SIZE - 1);
+        let exec = if fill.execute { exec_key(fill.linear, user, fill.physical) } else { NO_KEY };
+        let index = index_of(fill.linear, self.entries);
+        let key = |allowed| if allowed { tag } else { no_tag(index) };
+        self.first_level()[index] = TlbEntry {
+            read: key(fill.read),
+            write: key(fill.write && !fill.has_code),
+            exec,
+            page: fill.page,
+        };
+        let mut rights = 0;
+        for (allowed, bit) in
+            [(fill.read, right::READ), (fill.write, right::WRITE), (fill.global, right::GLOBAL)]
+        {
+            rights |= if allowed { bit } else { 0 };
+        }
+        let generation = if fill.global { self.global_generation() } else { self.generation() };
+        self.second[second_index(fill.linear)] = [tag | generation, fill.page | rights, exec, fill.flags];
+        if fill.size_shift > 12 {
+            let page = (fill.size_shift, fill.linear >> fill.size_shift);
+            if let Err(place) = self.large.binary_search(&page) {
+                self.large.insert(place, page);
+            }
+        }
     }
 
-    fn jump(&self, linear: u64) -> Option<u64> {
-        let index = linear as usize & (JUMPS - 1);
-        let slot = &self.slots[self.entries + index / 2];
-        let (target, code) = if index % 2 == 0 { (slot.read, slot.write) } else { (slot.exec, slot.page) };
-        (target == linear).then_some(code)
+    /// What the second level knows of a page: (host address, rights).
+    fn second(&self, linear: u64) -> Option<SecondEntry> {
+        let entry = self.second[second_index(linear)];
+        let generation = entry[0] ^ linear & !(PAGE_SIZE - 1);
+        (generation == self.generation() || generation == self.global_generation()).then_some(entry)
     }
+
+    /// Bring an entry back from the second level.
+    fn revive(&mut self, linear: u64, entry: &SecondEntry, has_code: bool) {
+        let index = index_of(linear, self.entries);
+        let tag = |allowed| if allowed { linear & !(PAGE_SIZE - 1) } else { no_tag(index) };
+        self.first_level()[index] = TlbEntry {
+            read: tag(entry[1] & right::READ != 0),
+            write: tag(entry[1] & right::WRITE != 0 && !has_code),
+            exec: entry[2],
+            page: entry[1] & !(PAGE_SIZE - 1),
+        };
+    }
+
+    /// A jump entry that is displaced goes to the place beside it.
+    fn insert_jump(&mut self, target: u64, code: u64) {
+        let index = jump_index(target);
+        let slot = self.jump_slot(index);
+        let (first, second) = ((slot.read, slot.write), (slot.exec, slot.page));
+        if index % 2 == 0 {
+            let beside = if first.0 == target { second } else { first };
+            (slot.read, slot.write, slot.exec, slot.page) = (target, code, beside.0, beside.1);
+        } else {
+            let beside = if second.0 == target { first } else { second };
+            (slot.read, slot.write, slot.exec, slot.page) = (beside.0, beside.1, target, code);
+        }
+    }
+
+    fn jump(&self, target: u64) -> Option<u64> {
+        let slot = &self.slots[HEADER_SLOTS + self.entries + jump_index(target) / 2];
+        let entries = [(slot.read, slot.write), (slot.exec, slot.page)];
+        entries.into_iter().find(|&(known, code)| known == target && code != 0).map(|(_, code)| code)
+    }
+}
+
+#[inline]
+fn second_index(linear: u64) -> usize {
+    let page = linear / PAGE_SIZE;
+    (page ^ page >> SECOND_LEVEL_BITS) as usize & (SECOND_LEVEL_ENTRIES - 1)
 }
 
 #[inline]
@@ -241,39 +358,30 @@ impl Tlb {
     /// Address of the first entry of the current space's context for `mode`, for generated code. It stays valid until
     /// the current space changes (`select`).
     pub fn context_address(&self, mode: Mode) -> u64 {
-        self.spaces[self.current].contexts[mode as usize].slots.as_ptr() as u64
+        self.spaces[self.current].contexts[mode as usize].slots[HEADER_SLOTS..].as_ptr() as u64
     }
 
     /// The entry where `linear` would be.
     #[inline]
     pub fn entry(&self, mode: Mode, linear: u64) -> &TlbEntry {
-        &self.spaces[self.current].contexts[mode as usize].slots[index_of(linear, self.entries)]
+        let context = &self.spaces[self.current].contexts[mode as usize];
+        &context.slots[HEADER_SLOTS + index_of(linear, self.entries)]
     }
 
     /// Keep what a walk found, for the current space.
     pub fn insert(&mut self, mode: Mode, fill: &Fill) {
         self.refills += 1;
+        self.spaces[self.current].contexts[mode as usize].insert(fill, mode == Mode::User);
+    }
+
+    /// Bring the entry for `linear` back from the second level; `has_code` says it of a host page. False if it is not
+    /// there.
+    pub fn revive(&mut self, mode: Mode, linear: u64, has_code: impl FnOnce(u64) -> bool) -> bool {
         let context = &mut self.spaces[self.current].contexts[mode as usize];
-        let index = index_of(fill.linear, self.entries);
-        let tag = fill.linear & !(PAGE_SIZE - 1);
-        let key = |allowed: bool, value: u64, none: u64| if allowed { value } else { none };
-        context.used = true;
-        context.slots[index] = TlbEntry {
-            read: key(fill.read, tag, no_tag(index)),
-            write: key(fill.write, tag, no_tag(index)),
-            exec: key(fill.execute, exec_key(fill.linear, mode == Mode::User, fill.physical), NO_KEY),
-            page: fill.page,
-        };
-        let (word, bit) = (index / 64, 1 << (index % 64));
-        if fill.global {
-            context.global[word] |= bit;
-        } else {
-            context.global[word] &= !bit;
-        }
-        if fill.size_shift > 12 {
-            let (word, bit) = TlbContext::filter_bit(fill.linear, fill.size_shift);
-            context.large[word] |= bit;
-        }
+        let Some(entry) = context.second(linear) else { return false };
+        let has_code = has_code(entry[1] & !(PAGE_SIZE - 1));
+        context.revive(linear, &entry, has_code);
+        true
     }
 
     /// Host code for the target `linear` of an indirect jump in the current space, if it is known.
@@ -282,7 +390,7 @@ impl Tlb {
         self.spaces[self.current].contexts[mode as usize].jump(linear)
     }
 
-    /// Remember host code for the target `linear` of indirect jumps, which is mapped as it is now. Bits 62:48 may be
+    /// Remember host code for the target `linear` of indirect jumps. It checks how its page is mapped. Bits 62:48 may be
     /// marked, to tell modes apart.
     pub fn insert_jump(&mut self, mode: Mode, linear: u64, code: u64) {
         self.spaces[self.current].contexts[mode as usize].insert_jump(linear, code);
@@ -339,11 +447,11 @@ impl Tlb {
         }
     }
 
-    /// Code was translated from the page at host address `page`: writes to it must no longer hit.
+    /// Code was translated from the page at host address `page`, and its flags say so: writes to it must no longer hit.
     pub fn forbid_writes(&mut self, page: u64) {
         let contexts = self.spaces.iter_mut().flat_map(|space| &mut space.contexts);
         for context in contexts.filter(|context| context.used) {
-            let entries = context.slots[..context.entries].iter_mut().enumerate();
+            let entries = context.first_level().iter_mut().enumerate();
             for (index, entry) in entries.filter(|(_, entry)| entry.page == page) {
                 entry.write = no_tag(index);
             }
@@ -362,6 +470,8 @@ mod tests {
             physical: 0x5000,
             read: true,
             write: true,
+            has_code: false,
+            flags: 0,
             execute: true,
             global,
             size_shift,
@@ -378,8 +488,8 @@ mod tests {
         tlb.insert(Mode::Supervisor, &fill(0x1000, true, 12));
         tlb.insert(Mode::Supervisor, &fill(0x2000, false, 12));
         tlb.flush_non_global();
-        assert!(holds(&tlb, 0x1000));
-        assert!(!holds(&tlb, 0x2000));
+        assert!(tlb.revive(Mode::Supervisor, 0x1000, |_| false));
+        assert!(!tlb.revive(Mode::Supervisor, 0x2000, |_| false));
         tlb.flush_all();
         assert!(!holds(&tlb, 0x1000));
     }
@@ -429,24 +539,71 @@ mod tests {
     }
 
     #[test]
-    fn a_jump_is_forgotten_with_its_page() {
+    fn a_jump_is_known_by_its_whole_target() {
         let mut tlb = Tlb::new(16);
+        let marked = 0x1234 | 1 << 62;
         tlb.insert_jump(Mode::User, 0x1234, 7);
         tlb.insert_jump(Mode::User, 0x1235, 8);
         assert_eq!(tlb.jump(Mode::User, 0x1234), Some(7));
         assert_eq!(tlb.jump(Mode::User, 0x1235), Some(8));
         assert_eq!(tlb.jump(Mode::Supervisor, 0x1234), None);
-        assert_eq!(tlb.jump(Mode::User, 0x1234 + JUMPS as u64), None);
-        tlb.invalidate_page(0x1fff);
-        assert_eq!(tlb.jump(Mode::User, 0x1234), None);
-        let marked = 0x1234 | 1 << 62;
+        assert_eq!(tlb.jump(Mode::User, 0x1236), None);
         tlb.insert_jump(Mode::User, marked, 9);
-        assert_eq!(tlb.jump(Mode::User, marked), Some(9));
-        tlb.invalidate_page(0x1000);
+        assert_eq!((tlb.jump(Mode::User, marked), tlb.jump(Mode::User, 0x1234)), (Some(9), Some(7)));
+        tlb.clear_jumps();
         assert_eq!(tlb.jump(Mode::User, marked), None);
-        tlb.insert_jump(Mode::User, 0x1234, 7);
+    }
+
+    #[test]
+    fn no_target_is_found_among_empty_jump_entries() {
+        let empty = |target: u64| TlbEntry::no_jumps(jump_index(target) / 2);
+        for target in (0..JUMPS as u64 * 4).chain([1 << 32, 1 << 63, !0, !0 << 32]) {
+            assert!(empty(target).read != target && empty(target).exec != target);
+        }
+    }
+
+    #[test]
+    fn a_displaced_jump_is_found_beside_its_place() {
+        let mut tlb = Tlb::new(16);
+        let other = (2..).find(|&target| jump_index(target) == jump_index(1)).unwrap();
+        tlb.insert_jump(Mode::User, 1, 7);
+        tlb.insert_jump(Mode::User, other, 8);
+        assert_eq!((tlb.jump(Mode::User, 1), tlb.jump(Mode::User, other)), (Some(7), Some(8)));
+        tlb.insert_jump(Mode::User, other, 9);
+        assert_eq!((tlb.jump(Mode::User, 1), tlb.jump(Mode::User, other)), (Some(7), Some(9)));
+    }
+
+    #[test]
+    fn the_second_level_brings_back_what_another_page_displaced() {
+        let mut tlb = Tlb::new(16);
+        tlb.insert(Mode::Supervisor, &fill(0x1000, false, 12));
+        tlb.insert(Mode::Supervisor, &fill(0x1_1000, false, 12));
+        assert!(!holds(&tlb, 0x1000));
+        assert!(tlb.revive(Mode::Supervisor, 0x1000, |_| true));
+        assert!(holds(&tlb, 0x1000));
+        assert_ne!(tlb.entry(Mode::Supervisor, 0x1000).write, 0x1000, "the page has code by now");
+        assert!(!tlb.revive(Mode::Supervisor, 0x2000, |_| false));
+        assert!(!tlb.revive(Mode::User, 0x1000, |_| false));
+        tlb.invalidate_page(0x1000);
+        assert!(!tlb.revive(Mode::Supervisor, 0x1000, |_| false));
+    }
+
+    #[test]
+    fn generations_never_bring_back_what_was_flushed() {
+        let mut tlb = Tlb::new(16);
+        tlb.insert(Mode::User, &fill(0x1000, true, 12));
+        tlb.insert(Mode::User, &fill(0x2000, false, 12));
+        for _ in 0..5000 {
+            tlb.insert(Mode::User, &fill(0x3000, false, 12));
+            tlb.flush_non_global();
+            assert!(!tlb.revive(Mode::User, 0x2000, |_| false));
+            assert!(!tlb.revive(Mode::User, 0x3000, |_| false));
+        }
+        tlb.insert(Mode::User, &fill(0x1000, true, 12));
         tlb.flush_non_global();
-        assert_eq!(tlb.jump(Mode::User, 0x1234), None);
+        assert!(tlb.revive(Mode::User, 0x1000, |_| false));
+        tlb.flush_all();
+        assert!(!tlb.revive(Mode::User, 0x1000, |_| false));
     }
 
     #[test]

@@ -290,6 +290,25 @@ impl Assembler {
         self.byte(count);
     }
 
+    /// `xor register, value` (32 bits).
+    pub fn xor_immediate32(&mut self, register: u8, value: i8) {
+        if register >= 8 {
+            self.byte(0x41);
+        }
+        self.code.extend_from_slice(&[0x83, 0xf0 | register & 7, value as u8]);
+    }
+
+    /// `imul to, from, value` (32 bits).
+    pub fn multiply32(&mut self, to: u8, from: u8, value: i32) {
+        let rex = (to >> 3) << 2 | from >> 3;
+        if rex != 0 {
+            self.byte(0x40 | rex);
+        }
+        self.byte(0x69);
+        self.byte(0xc0 | (to & 7) << 3 | from & 7);
+        self.dword(value);
+    }
+
     /// `and register, value` (32 bits).
     pub fn and32(&mut self, register: u8, value: i32) {
         if register >= 8 {
@@ -440,9 +459,16 @@ impl Assembler {
         self.memory_form(false, &[0xff], 4, memory);
     }
 
-    /// `jmp register`.
-    pub fn jump_register(&mut self, register: u8) {
-        self.register_form(false, 0xff, 4, register);
+    /// `jmp` to any host address, which follows the instruction.
+    pub fn jump_far(&mut self, target: u64) {
+        self.code.extend_from_slice(&[0xff, 0x25, 0, 0, 0, 0]);
+        self.code.extend_from_slice(&target.to_le_bytes());
+    }
+
+    /// `lea register, code` of a host address within reach.
+    pub fn lea_code(&mut self, register: u8, target: u64) {
+        self.code.extend_from_slice(&[0x48 | (register >> 3) << 2, 0x8d, 0x05 | (register & 7) << 3]);
+        self.relative(target);
     }
 
     /// `jmp` to a host address; returns the offset of its displacement, for patching.
@@ -528,6 +554,10 @@ mod tests {
         assert_eq!(text(|a| a.lea(R10, address(Some(13), Some((12, 8)), 0))), "lea r10,[r13+r12*8]");
         assert_eq!(text(|a| a.lea32(R10, address(None, Some((1, 4)), 16))), "lea r10d,[rcx*4+10h]");
         assert_eq!(text(|a| a.rotate_right32(R11, R10, 7)), "rorx r11d,r10d,7");
+        assert_eq!(text(|a| a.multiply32(R11, R10, 0x1234)), "imul r11d,r10d,1234h");
+        assert!(text(|a| a.jump_far(0x1234)).starts_with("jmp qword ptr [1006h]"));
+        assert_eq!(text(|a| a.lea_code(R11, 0x1100)), "lea r11,[1100h]");
+        assert_eq!(text(|a| a.xor_immediate32(R11, 16)), "xor r11d,10h");
         assert_eq!(text(|a| a.and32(R11, 0x7fe0)), "and r11d,7FE0h");
         assert_eq!(text(|a| a.xor(R10, tlb(Some(R11), 8))), "xor r10,fs:[r11+8]");
         assert_eq!(text(|a| a.compare_immediate(R10, 4088)), "cmp r10,0FF8h");

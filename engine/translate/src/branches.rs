@@ -5,7 +5,7 @@ use crate::decode::{Kind, Operation};
 use crate::emit::{Emitter, OutOfLine};
 use crate::site::{Entry, Site};
 use crate::slots;
-use gasang_cpu::tlb::{JUMPS, TlbEntry};
+use gasang_cpu::tlb::{JUMP_BITS, JUMP_HASH, JUMPS, TlbEntry};
 use iced_x86::OpKind;
 use std::mem::size_of;
 
@@ -164,17 +164,34 @@ impl Emitter<'_, '_> {
     /// Jump to the block for the target in R10, by the jump entries of the TLB context.
     fn indirect_exit(&mut self, operation: &Operation, undo_rsp: i64) {
         let site = self.site(Site::Indirect { rip: operation.instruction.ip(), undo_rsp });
-        let jumps = self.origin.tlb_entries as i32 * size_of::<TlbEntry>() as i32;
+        let jumps = self.jump_entries();
         let wide = self.origin.wide;
         let a = &mut *self.assembler;
         if !wide {
             a.set_bit(reg::R10, NARROW.trailing_zeros() as u8);
         }
-        a.rotate_right32(reg::R11, reg::R10, 32 - JUMP_ENTRY_SIZE.trailing_zeros() as u8);
+        a.multiply32(reg::R11, reg::R10, JUMP_HASH as i32);
+        a.shift_right32(reg::R11, (32 - JUMP_BITS - JUMP_ENTRY_SIZE.trailing_zeros()) as u8);
         a.and32(reg::R11, (JUMPS - 1) as i32 * JUMP_ENTRY_SIZE);
         a.compare(reg::R10, tlb(Some(reg::R11), jumps));
         let jump = a.jump_if_forward(Condition::Ne);
         a.jump_memory(tlb(Some(reg::R11), jumps + 8));
         self.out_of_line.push(OutOfLine::Unknown { jump, site });
+    }
+
+    /// The jump entry at R11 is another target's: ask the one beside it, to which an entry goes when it is displaced.
+    pub(crate) fn jump_by_neighbour(&mut self) {
+        let jumps = self.jump_entries();
+        let a = &mut *self.assembler;
+        a.xor_immediate32(reg::R11, JUMP_ENTRY_SIZE as i8);
+        a.compare(reg::R10, tlb(Some(reg::R11), jumps));
+        let jump = a.jump_if_forward(Condition::Ne);
+        a.jump_memory(tlb(Some(reg::R11), jumps + 8));
+        a.close(jump);
+    }
+
+    /// Offset in a TLB context of the jump entries.
+    fn jump_entries(&self) -> i32 {
+        self.origin.tlb_entries as i32 * size_of::<TlbEntry>() as i32
     }
 }

@@ -7,6 +7,7 @@ use crate::assembler::{Assembler, Condition, Memory, address, reg, state, tlb};
 use crate::decode::{Kind, Operation, live_at_start, page_key};
 use crate::entry;
 use crate::plan::Checks;
+use crate::refill;
 use crate::site::{FaultPoint, Site};
 use crate::slots;
 use gasang_cpu::tlb::TlbEntry;
@@ -30,8 +31,12 @@ pub struct Exits {
     pub interpret: u64,
     /// The same with flags in EFLAGS.
     pub interpret_host_flags: u64,
-    /// A TLB miss.
-    pub miss: u64,
+    /// A TLB miss of a read, first to the second level.
+    pub refill_read: u64,
+    /// The same of a write.
+    pub refill_write: u64,
+    /// The same of a block's page.
+    pub refill_execute: u64,
     /// Extended state wanted.
     pub extended: u64,
 }
@@ -41,8 +46,7 @@ impl Exits {
     pub fn emit(assembler: &mut Assembler) -> Exits {
         let mut far = |function: unsafe extern "C" fn()| {
             let at = assembler.address_of(assembler.here());
-            assembler.immediate64(reg::R11, function as usize as u64);
-            assembler.jump_register(reg::R11);
+            assembler.jump_far(function as usize as u64);
             at
         };
         Exits {
@@ -53,7 +57,9 @@ impl Exits {
             link_host_flags: far(entry::exit_link_host_flags),
             interpret: far(entry::exit_interpret),
             interpret_host_flags: far(entry::exit_interpret_host_flags),
-            miss: far(entry::exit_miss),
+            refill_read: far(refill::refill_read),
+            refill_write: far(refill::refill_write),
+            refill_execute: far(refill::refill_execute),
             extended: far(entry::exit_extended),
         }
     }
@@ -107,7 +113,7 @@ pub struct Tables<'a> {
 /// Code after the block's end, reached by a forward jump.
 pub(crate) enum OutOfLine {
     /// A missed memory check.
-    Miss { jump: u32, site: u32, write: bool },
+    Miss { jump: u32, site: u32, write: bool, retry: u64 },
     /// Extended state is not in the registers.
     Extended { jump: u32, site: u32 },
     /// An inline system instruction that turns out to need T0.
@@ -193,6 +199,7 @@ impl Emitter<'_, '_> {
             self.assembler.jump(target);
         }
         self.assembler.close(page_mismatch);
+        self.refill_page(&entries);
         entries.gone = self.assembler.here();
         self.leave_at_start(self.exits.lookup);
         entries.gone_host_flags = self.assembler.here();
@@ -226,6 +233,17 @@ impl Emitter<'_, '_> {
         (Entries { page, slot_flags, host_flags, gone: 0, gone_host_flags: 0 }, page_mismatch)
     }
 
+    /// The TLB does not say that the block's page is mapped as it was.
+    fn refill_page(&mut self, entries: &Entries) {
+        let page = self.assembler.address_of(entries.page);
+        let a = &mut *self.assembler;
+        a.immediate(reg::R10, self.origin.linear);
+        a.store(state(slots::NEXT_RIP), reg::R10);
+        a.store_immediate32(state(slots::SITE), u32::MAX);
+        a.lea_code(reg::R11, page);
+        a.jump(self.exits.refill_execute);
+    }
+
     fn leave_at_start(&mut self, exit: u64) {
         self.assembler.immediate(reg::R11, self.origin.linear);
         self.assembler.store(state(slots::NEXT_RIP), reg::R11);
@@ -235,13 +253,13 @@ impl Emitter<'_, '_> {
 
     fn emit_out_of_line(&mut self, piece: &OutOfLine) {
         match *piece {
-            OutOfLine::Miss { jump, site, write } => {
+            OutOfLine::Miss { jump, site, write, retry } => {
                 let a = &mut *self.assembler;
                 a.close(jump);
                 a.xor(reg::R10, tlb(Some(reg::R11), tag_offset(write)));
-                a.store(state(slots::MISSED_ADDRESS), reg::R10);
                 a.store_immediate32(state(slots::SITE), site);
-                a.jump(self.exits.miss);
+                a.lea_code(reg::R11, retry);
+                a.jump(if write { self.exits.refill_write } else { self.exits.refill_read });
             }
             OutOfLine::Extended { jump, site } => {
                 self.assembler.close(jump);
@@ -250,6 +268,7 @@ impl Emitter<'_, '_> {
             }
             OutOfLine::Unknown { jump, site } => {
                 self.assembler.close(jump);
+                self.jump_by_neighbour();
                 if !self.origin.wide {
                     self.assembler.copy32(reg::R10, reg::R10);
                 }

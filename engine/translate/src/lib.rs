@@ -17,6 +17,7 @@ mod listing;
 mod operations;
 mod options;
 mod plan;
+mod refill;
 mod site;
 mod slots;
 mod system;

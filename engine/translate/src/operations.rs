@@ -390,7 +390,7 @@ impl Emitter<'_, '_> {
         a.compare_immediate(reg::R10, 4096 - size as i32);
         let jump = a.jump_if_forward(Condition::A);
         a.load(reg::R11, tlb(Some(reg::R11), offset_of!(TlbEntry, page) as i32));
-        self.out_of_line.push(OutOfLine::Miss { jump, site, write });
+        self.out_of_line.push(OutOfLine::Miss { jump, site, write, retry });
         self.host_flags = false;
         site
     }

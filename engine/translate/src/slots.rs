@@ -58,6 +58,13 @@ pub const fn shared_check(number: usize) -> i32 {
     slot(20 + number)
 }
 
+/// Where generated code goes on after a refill of the TLB.
+pub const RETRY: i32 = slot(20 + SHARED_CHECKS);
+/// RAX meanwhile.
+pub const KEPT_RAX: i32 = slot(21 + SHARED_CHECKS);
+/// RCX meanwhile.
+pub const KEPT_RCX: i32 = slot(22 + SHARED_CHECKS);
+
 /// Index of a slot's word in `VcpuState::translator`.
 pub const fn word(slot: i32) -> usize {
     (slot as usize - offset_of!(VcpuState, translator)) / 8

@@ -427,9 +427,8 @@ impl Translator {
         let number = self.find_or_translate(core)?;
         let block = self.blocks.get(number);
         let base = self.cache.address(block.offset);
-        let address = base + u64::from(block.entries.slot_flags);
-        core.tlb.insert_jump(mode, jump_key(core.state), address);
-        Some(address)
+        core.tlb.insert_jump(mode, jump_key(core.state), base + u64::from(block.entries.page));
+        Some(base + u64::from(block.entries.slot_flags))
     }
 
     /// The same from the jump entries. A block that is gone leaves again by `Exit::Lookup`, which does not ask here.
