@@ -1,8 +1,9 @@
-//! The code cache: one memfd mapped twice, writable here and executable there, never both in one place.
+//! The code cache: shared memory mapped twice, writable here and executable there, never both in one place.
+//!
+//! The memory has no name. perf takes a mapping of a memfd for a file that it could read, and asks the map of translated
+//! code (/tmp/perf-PID.map) only about memory without one.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd};
 
 /// Room for generated code. Offsets count from the start of the cache.
 #[derive(Debug)]
@@ -21,19 +22,11 @@ impl CodeCache {
     /// Map a cache of `size` bytes.
     ///
     /// # Errors
-    /// What memfd_create, ftruncate or mmap say.
+    /// What mmap, mremap or mprotect say.
     pub fn new(size: u32) -> io::Result<CodeCache> {
-        // SAFETY: the name is a NUL-terminated literal; the result is checked.
-        let descriptor = unsafe { libc::memfd_create(c"gasang-code".as_ptr(), libc::MFD_CLOEXEC) };
-        if descriptor < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: `descriptor` is a fresh descriptor that nothing else owns.
-        let file = unsafe { File::from_raw_fd(descriptor) };
-        file.set_len(u64::from(size))?;
-        let writable = map(&file, size, libc::PROT_READ | libc::PROT_WRITE)?;
-        let executable = map(&file, size, libc::PROT_READ | libc::PROT_EXEC)?;
-        Ok(CodeCache { writable, executable: executable as u64, size, used: 0, start: 0 })
+        let mut cache = CodeCache { writable: map(size)?, executable: 0, size, used: 0, start: 0 };
+        cache.executable = map_again(cache.writable, size)? as u64;
+        Ok(cache)
     }
 
     /// Host address of the byte at `offset`, for execution.
@@ -108,12 +101,31 @@ impl CodeCache {
     }
 }
 
-fn map(file: &File, size: u32, protection: i32) -> io::Result<*mut u8> {
-    // SAFETY: a new shared mapping of our own file at an address of the kernel's choice; the result is checked.
-    let address = unsafe {
-        libc::mmap(std::ptr::null_mut(), size as usize, protection, libc::MAP_SHARED, file.as_raw_fd(), 0)
-    };
+/// Map new memory of `size` bytes, writable.
+fn map(size: u32) -> io::Result<*mut u8> {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+    // SAFETY: a new mapping at an address of the kernel's choice; the result is checked.
+    let address = unsafe { libc::mmap(std::ptr::null_mut(), size as usize, protection, flags, -1, 0) };
     if address == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(address.cast()) }
+}
+
+/// Map the memory of the shared mapping `first` once more, executable.
+fn map_again(first: *mut u8, size: u32) -> io::Result<*mut u8> {
+    // SAFETY: an old size of 0 makes mremap(2) leave the shared mapping `first` as it is and map its pages again at an
+    // address of the kernel's choice. The second mapping belongs to nobody else yet, and goes if it cannot be executed.
+    unsafe {
+        let address = libc::mremap(first.cast(), 0, size as usize, libc::MREMAP_MAYMOVE);
+        if address == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        if libc::mprotect(address, size as usize, libc::PROT_READ | libc::PROT_EXEC) != 0 {
+            let error = io::Error::last_os_error();
+            libc::munmap(address, size as usize);
+            return Err(error);
+        }
+        Ok(address.cast())
+    }
 }
 
 impl Drop for CodeCache {
@@ -121,7 +133,9 @@ impl Drop for CodeCache {
         // SAFETY: unmaps exactly what `new` mapped; no code runs there any more, since running borrows the cache.
         unsafe {
             libc::munmap(self.writable.cast(), self.size as usize);
-            libc::munmap(self.executable as *mut libc::c_void, self.size as usize);
+            if self.executable != 0 {
+                libc::munmap(self.executable as *mut libc::c_void, self.size as usize);
+            }
         }
     }
 }
