@@ -247,6 +247,7 @@ class Vm:
         accel: str = "bt",
         cpu: str = "max",
         trace_blocks: bool = False,
+        log_code: bool = False,
         clock: str = "host",
     ) -> Vm: ...
     def vcpu(self, index: int) -> Vcpu: ...
@@ -273,6 +274,11 @@ class Vm:
 
     def serial_pending(self, index: int) -> int:
         """Bytes queued for serial port `index` that the guest has not read yet."""
+
+    def take_code_log(self) -> list[tuple[int, int, int, int, int]]:
+        """Where the code of each block translated since the last call is, on a Vm made with `log_code=True`:
+        (host address, bytes, guest address, guest instructions, CPL). Safe from any thread.
+        """
 
     def virtual_time(self) -> int:
         """Nanoseconds of the virtual clock since creation."""

@@ -169,6 +169,20 @@ def test_traced_blocks_show_both_sides(boot):
         assert blocks == []
 
 
+def test_the_log_says_where_translated_code_is(boot):
+    guest = boot("inc rax\n cli\n hlt", log_code=True)
+    assert guest.vcpu.run() == Halted()
+    log = guest.vm.take_code_log()
+    if guest.vcpu.statistics().get("blocks_translated"):
+        host, size, address, instructions, cpl = log[0]
+        assert (address, instructions, cpl) == (ENTRY, 3, 0)
+        assert host % 16 == 0
+        assert size >= 16
+    else:
+        assert log == []
+    assert guest.vm.take_code_log() == []
+
+
 INTERRUPTED_BY_SIGINT = """
 import threading, signal, sys
 from gasang import _engine

@@ -21,8 +21,8 @@ fn index(value: &Bound<'_, PyAny>, what: &str) -> PyResult<usize> {
 impl Vm {
     #[new]
     #[pyo3(
-        signature = (*, memory, cpus=None, accel="bt", cpu="max", trace_blocks=false, clock="host"),
-        text_signature = "(*, memory, cpus=1, accel='bt', cpu='max', trace_blocks=False, clock='host')"
+        signature = (*, memory, cpus=None, accel="bt", cpu="max", trace_blocks=false, log_code=false, clock="host"),
+        text_signature = "(*, memory, cpus=1, accel='bt', cpu='max', trace_blocks=False, log_code=False, clock='host')"
     )]
     fn new(
         memory: &Bound<'_, PyAny>,
@@ -30,6 +30,7 @@ impl Vm {
         accel: &str,
         cpu: &str,
         trace_blocks: bool,
+        log_code: bool,
         clock: &str,
     ) -> PyResult<Vm> {
         let options = VmOptions {
@@ -39,6 +40,7 @@ impl Vm {
             cpu: cpu.to_owned(),
             clock: ClockKind::parse(clock).map_err(engine_error)?,
             trace_blocks,
+            log_code,
         };
         Ok(Vm { inner: gasang_vm::Vm::new(&options).map_err(engine_error)? })
     }
@@ -85,6 +87,12 @@ impl Vm {
 
     fn serial_pending(&self, index: &Bound<'_, PyAny>) -> PyResult<usize> {
         self.inner.serial_pending(self::index(index, "index")?).map_err(engine_error)
+    }
+
+    fn take_code_log(&self) -> Vec<(u64, u32, u64, u32, u8)> {
+        let cpl = |user| if user { 3 } else { 0 };
+        let records = self.inner.take_code_log().into_iter();
+        records.map(|each| (each.host, each.size, each.linear, each.instructions, cpl(each.user))).collect()
     }
 
     fn virtual_time(&self) -> u64 {

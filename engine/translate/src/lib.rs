@@ -8,6 +8,7 @@ mod assembler;
 mod blocks;
 mod branches;
 mod cache;
+mod code_log;
 mod code_writes;
 mod decode;
 mod emit;
@@ -23,6 +24,7 @@ mod slots;
 mod system;
 mod translator;
 
+pub use code_log::{CodeLog, CodeRecord};
 pub use code_writes::CodeWrites;
 pub use host_state::check_host;
 pub use listing::BlockListing;

@@ -4,6 +4,7 @@ use crate::assembler::Assembler;
 use crate::blocks::{Block, Blocks};
 use crate::branches::NARROW;
 use crate::cache::CodeCache;
+use crate::code_log::{CodeLog, CodeRecord};
 use crate::code_writes::CodeWrites;
 use crate::decode::{BLOCK_LIMIT, Classifier, decode_block, extended};
 use crate::emit::{Exits, Origin, Tables, emit_block};
@@ -76,6 +77,7 @@ pub struct Translator {
     memory: Arc<GuestMemory>,
     options: Options,
     listings: Vec<BlockListing>,
+    log: Option<Arc<CodeLog>>,
     /// Host addresses of the blocks that are translated without shared checks.
     unshared: HashSet<u64>,
     classifier: Classifier,
@@ -131,6 +133,7 @@ impl Translator {
             memory: Arc::clone(memory),
             options,
             listings: Vec::new(),
+            log: None,
             unshared: HashSet::new(),
             classifier: Classifier::new(model),
             copied: Box::new(Copied([0; 128])),
@@ -148,6 +151,11 @@ impl Translator {
     /// The blocks translated since the last call, if `Options::trace` is set.
     pub fn take_blocks(&mut self) -> Vec<BlockListing> {
         std::mem::take(&mut self.listings)
+    }
+
+    /// From now on note in `log` where each block's code is.
+    pub fn log_code(&mut self, log: Arc<CodeLog>) {
+        self.log = Some(log);
     }
 
     /// Execute about `budget` instructions. Asynchronous signals must be blocked in this thread.
@@ -501,6 +509,15 @@ impl Translator {
         });
         self.statistics.blocks += 1;
         self.statistics.translated += operations.len() as u64;
+        if let Some(log) = &self.log {
+            log.add(CodeRecord {
+                host: self.cache.address(offset),
+                size: self.cache.next() - offset,
+                linear,
+                instructions: operations.len() as u32,
+                user,
+            });
+        }
         if self.options.trace {
             let guest_code = &bytes[..length as usize];
             let host_code = self.assembler.code();

@@ -4,7 +4,7 @@ use crate::error::Error;
 use crate::shared::Shared;
 use gasang_cpu::{Core, Shadow, VcpuState};
 use gasang_exec::{Interpreter, Step};
-use gasang_translate::{BlockListing, Options, Statistics, Translator};
+use gasang_translate::{BlockListing, CodeLog, Options, Statistics, Translator};
 use gasang_x86::rflags;
 use std::sync::Arc;
 
@@ -86,6 +86,13 @@ impl Accelerator {
     /// Execute the one instruction that waited for an answer.
     pub(crate) fn step(&mut self, core: &mut Core<'_>) -> Step {
         self.interpreter.step(core)
+    }
+
+    /// Note in `log` where each block's code is, if anything is translated.
+    pub(crate) fn log_code(&mut self, log: &Arc<CodeLog>) {
+        if let Some(translator) = &mut self.translator {
+            translator.log_code(Arc::clone(log));
+        }
     }
 
     /// The blocks translated since the last call, if they are traced.

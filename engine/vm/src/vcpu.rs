@@ -165,6 +165,7 @@ mod tests {
             cpu: "max".to_owned(),
             clock: ClockKind::Host,
             trace_blocks: false,
+            log_code: false,
         };
         let vm = Vm::new(&options).unwrap();
         let vcpu = vm.vcpu(0).unwrap();

@@ -10,7 +10,7 @@ use crate::vcpu::Vcpu;
 use gasang_chipset::UART_COUNT;
 use gasang_cpu::CpuModel;
 use gasang_memory::{GuestMemory, PAGE_SIZE};
-use gasang_translate::CodeWrites;
+use gasang_translate::{CodeLog, CodeRecord, CodeWrites};
 use std::sync::Arc;
 
 /// More processors than APIC ids of 8 bits can name make no machine.
@@ -33,12 +33,15 @@ pub struct VmOptions {
     pub clock: ClockKind,
     /// Keep listings of translated blocks.
     pub trace_blocks: bool,
+    /// Note where the code of each block is.
+    pub log_code: bool,
 }
 
 /// A virtual machine.
 pub struct Vm {
     shared: Arc<Shared>,
     vcpus: Vec<Arc<Vcpu>>,
+    code_log: Option<Arc<CodeLog>>,
 }
 
 impl Vm {
@@ -59,13 +62,17 @@ impl Vm {
         };
         let clock = Clock::new(options.clock);
         let shared = Arc::new(Shared::new(Arc::new(memory), model, clock, options.vcpus, code_writes));
+        let code_log = options.log_code.then(Arc::<CodeLog>::default);
         let vcpu = |index| {
-            let accelerator = Accelerator::new(&shared, index, options.trace_blocks)?;
+            let mut accelerator = Accelerator::new(&shared, index, options.trace_blocks)?;
+            if let Some(log) = &code_log {
+                accelerator.log_code(log);
+            }
             let processor = Processor::new(index, Arc::clone(&shared), accelerator);
             Ok(Arc::new(Vcpu::new(index, Arc::clone(&shared), processor)))
         };
         let vcpus = (0..options.vcpus).map(vcpu).collect::<Result<_, Error>>()?;
-        Ok(Vm { shared, vcpus })
+        Ok(Vm { shared, vcpus, code_log })
     }
 
     /// Processor `index`.
@@ -141,6 +148,11 @@ impl Vm {
     pub fn serial_pending(&self, index: usize) -> Result<usize, Error> {
         serial_port(index)?;
         Ok(self.shared.with_chipset(None, |chipset, _| chipset.serial_pending(index)).0)
+    }
+
+    /// Where the code of each block translated since the last call is; none on a machine that does not log it.
+    pub fn take_code_log(&self) -> Vec<CodeRecord> {
+        self.code_log.as_ref().map(|log| log.take()).unwrap_or_default()
     }
 
     /// Nanoseconds of virtual time since creation.

@@ -136,7 +136,7 @@ class Vm:
     script = ((),)
     queue_size = 1 << 16
 
-    def __init__(self, *, memory, cpus=1, accel="bt", cpu="max", trace_blocks=False):
+    def __init__(self, *, memory, cpus=1, accel="bt", cpu="max", trace_blocks=False, log_code=False):
         if cpu == "nonesuch":
             raise EngineError("no processor model 'nonesuch'")
         self.options = {"memory": memory, "cpus": cpus, "accel": accel, "cpu": cpu}
