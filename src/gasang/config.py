@@ -54,6 +54,13 @@ class MachineConfig:
     trace_blocks: bool = False
     """Keep each translated block, guest code beside host code, for `Machine.translated_blocks`."""
 
+    perf_map: bool = False
+    """Name translated code for the host's perf, by guest symbol, in /tmp/perf-PID.map."""
+
+    symbols: tuple[str, ...] = ()
+    """Programs of the guest, as ELF files "FILE" or "FILE@ADDRESS" (where a position-independent one lies in
+    memory), whose symbols name addresses. A Linux kernel brings its own."""
+
     def __post_init__(self) -> None:
         self._check_memory()
         self._check_processors()

@@ -81,6 +81,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trace", choices=["blocks"], help="show guest code beside the host code that it became"
     )
+    parser.add_argument(
+        "--perf-map",
+        action="store_true",
+        help="name translated code for the host's perf, in /tmp/perf-PID.map",
+    )
+    parser.add_argument(
+        "--symbols",
+        metavar="FILE[@ADDR]",
+        action="append",
+        default=[],
+        help="a program of the guest, whose symbols name addresses; may be repeated",
+    )
     parser.add_argument("--trace-file", metavar="FILE", help="where the trace goes (default: stderr)")
 
 
@@ -133,6 +145,8 @@ def _configuration(options: argparse.Namespace) -> MachineConfig:
         cpu=options.cpu,
         accel=options.accel,
         trace_blocks=options.trace is not None,
+        perf_map=options.perf_map,
+        symbols=tuple(options.symbols),
     )
 
 

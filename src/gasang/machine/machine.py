@@ -15,11 +15,14 @@ from gasang.config import Accelerator, MachineConfig
 from gasang.errors import GuestCommandFailed, GuestTimeout
 from gasang.machine.boot_files import open_boot_files
 from gasang.machine.channel import Channel
+from gasang.machine.code_log import CodeLogReader
 from gasang.machine.ending import Ending
 from gasang.machine.outcome import Outcome, Stopped
 from gasang.machine.pc import Pc, new_vm
 from gasang.machine.run_loop import RunLoop
 from gasang.machine.serial_ports import SerialPorts
+from gasang.machine.symbols import guest_symbols
+from gasang.profile import PerfMap, Symbols
 from gasang.units import format_size, parse_size
 
 if TYPE_CHECKING:
@@ -45,13 +48,16 @@ class Machine:
         self._debug_console = Channel("the debug console", lambda _: 0)
         self._ending = Ending(self._ports.judge)
         self._pc = Pc(vm, self.config, self._ending, self._debug_console.deliver)
-        self._load_kernel()
+        self._symbols = self._load_kernel()
         self._loop = RunLoop(self._pc.vcpus, self._pc.bus, self._ending, self._ports.deliver)
         self._ending.watch(self._ports.close)
         self._ending.watch(_closer(self._debug_console))
         # Stops a machine that nobody refers to any more, and every machine before the interpreter exits:
         # its threads must be gone by then.
-        self._finalizer = weakref.finalize(self, _stop, self._ending, self._loop, Stopped())
+        self._reader = self._code_log_reader()
+        self._finalizer = weakref.finalize(self, _stop, self._ending, self._loop, self._reader, Stopped())
+        if self._reader is not None:
+            self._reader.start()
         self._loop.start()
 
     @classmethod
@@ -67,6 +73,8 @@ class Machine:
         cpu: str = "max",
         accel: Accelerator = "auto",
         trace_blocks: bool = False,
+        perf_map: bool = False,
+        symbols: Sequence[str] = (),
     ) -> Self:
         """Start a machine; with no kernel named, the default guest.
 
@@ -84,6 +92,8 @@ class Machine:
                 cpu=cpu,
                 accel=accel,
                 trace_blocks=trace_blocks,
+                perf_map=perf_map,
+                symbols=tuple(symbols),
             )
         )
 
@@ -162,7 +172,7 @@ class Machine:
 
     def stop(self, outcome: Outcome = Stopped()) -> None:  # noqa: B008 - an immutable value
         """End the machine, if it runs, with `outcome`; wait until its processors have left the guest."""
-        _stop(self._ending, self._loop, outcome)
+        _stop(self._ending, self._loop, self._reader, outcome)
 
     def press_power_button(self) -> None:
         """Ask the guest to shut down, as the power button of a PC does."""
@@ -187,8 +197,11 @@ class Machine:
         with self._loop.paused():
             return self._pc.vcpus[cpu].translated_blocks()
 
-    def _load_kernel(self) -> None:
-        """Load what the configuration names; the host's copy of it is gone when this returns."""
+    def _load_kernel(self) -> Symbols:
+        """Load what the configuration names; the host's copy of it is gone when this returns.
+
+        Its symbols, if they are of use.
+        """
         assert self.config.kernel is not None, "the default guest names one"
         request = open_boot_files(
             self.config, self.config.kernel, self._pc.memory_map, self._pc.tables.rsdp_address
@@ -196,6 +209,12 @@ class Machine:
         image = loaders.load(request)
         self.protocol = image.protocol
         self._pc.load(image)
+        return guest_symbols(self.config, request.kernel, image) if self.config.perf_map else Symbols()
+
+    def _code_log_reader(self) -> CodeLogReader | None:
+        if not self.config.perf_map:
+            return None
+        return CodeLogReader(self._pc.vm.take_code_log, PerfMap(self._symbols).add, self._ending)
 
 
 def _with_default_guest(config: MachineConfig) -> MachineConfig:
@@ -215,6 +234,8 @@ def _closer(channel: Channel) -> Callable[[Outcome], None]:
     return lambda outcome: channel.close(outcome.reason, "")
 
 
-def _stop(ending: Ending, loop: RunLoop, outcome: Outcome) -> None:
+def _stop(ending: Ending, loop: RunLoop, reader: CodeLogReader | None, outcome: Outcome) -> None:
     ending.end(outcome)
     loop.join()
+    if reader is not None:
+        reader.join()

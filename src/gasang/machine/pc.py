@@ -115,6 +115,7 @@ def new_vm(config: MachineConfig) -> _engine.Vm:
             accel=config.engine_accel,
             cpu=config.cpu,
             trace_blocks=config.trace_blocks,
+            log_code=config.perf_map,
         )
     except _engine.EngineError as error:
         raise ConfigError(str(error)) from error
