@@ -50,7 +50,7 @@ impl Core<'_> {
     }
 
     /// Host address of `size` bytes at `linear`, for an access straight to RAM; None if they cross a page or are not
-    /// RAM. A write may follow at once: code translated from the bytes is gone.
+    /// RAM. A write may follow within this instruction: whoever translated code from the bytes will hear of it.
     ///
     /// # Errors
     /// #PF.

@@ -5,7 +5,7 @@ use crate::core::Core;
 use crate::exception::{Exception, Trap};
 use crate::state::VcpuState;
 use crate::tlb::{Fill, Mode};
-use gasang_memory::{GuestMemory, PAGE_HAS_CODE};
+use gasang_memory::{GuestMemory, PAGE_HAS_CODE, PAGE_WRITABLE_IN_TLB};
 use gasang_x86::control::{cr0, cr4, efer};
 use gasang_x86::exception::page_fault;
 use gasang_x86::{paging, rflags};
@@ -222,6 +222,7 @@ impl Core<'_> {
             let rights = self.check_rights(linear, access, mode, &walk)?;
             let write = access == Access::Write;
             if walk.mark(self.memory, write) {
+                self.tell_marks(&walk);
                 let host = self.memory.host(walk.physical);
                 if let Some(host) = host {
                     self.fill(linear, host, mode, &walk, &rights, write);
@@ -231,21 +232,41 @@ impl Core<'_> {
         }
     }
 
+    /// Tell of marks set in pages that hold translated code.
+    fn tell_marks(&mut self, walk: &Walk) {
+        for &(host, _) in &walk.used[..walk.levels] {
+            if self.memory.flags(host).load(Ordering::Acquire) & PAGE_HAS_CODE != 0 {
+                self.platform.code_written(host, walk.entry_size as u64);
+            }
+        }
+    }
+
     fn fill(&mut self, linear: u64, host: u64, mode: Mode, walk: &Walk, rights: &Rights, write: bool) {
-        let flags = self.memory.flags(host);
+        let may_write = rights.write && rights.key_write && (walk.dirty || write);
         let fill = Fill {
             linear,
             page: host & !0xfff,
             physical: walk.physical & !0xfff,
             read: rights.read && rights.key_read,
-            write: rights.write && rights.key_write && (walk.dirty || write),
-            has_code: flags.load(Ordering::Acquire) & PAGE_HAS_CODE != 0,
-            flags: std::ptr::from_ref(flags) as u64,
+            write: may_write,
+            has_code: may_write && self.has_code_before_write(host),
+            flags: std::ptr::from_ref(self.memory.flags(host)) as u64,
             execute: rights.execute,
             global: walk.global && self.state.cr4 & cr4::PGE != 0,
             size_shift: walk.size_shift,
         };
         self.tlb.insert(mode, &fill);
+    }
+
+    /// Whether the page at `host`, for which the TLB gets an entry that lets writes go unnoticed as long as it holds no
+    /// code, holds code now. Whoever translates code from it later knows by its flags that there is such an entry.
+    fn has_code_before_write(&self, host: u64) -> bool {
+        let flags = self.memory.flags(host);
+        let mut seen = flags.load(Ordering::SeqCst);
+        if seen & PAGE_WRITABLE_IN_TLB == 0 {
+            seen = flags.fetch_or(PAGE_WRITABLE_IN_TLB, Ordering::SeqCst);
+        }
+        seen & PAGE_HAS_CODE != 0
     }
 
     fn check_rights(&self, linear: u64, access: Access, mode: Mode, walk: &Walk) -> Result<Rights, Trap> {

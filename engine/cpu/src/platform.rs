@@ -43,8 +43,8 @@ pub trait Platform {
     }
     /// Entropy for RDRAND and RDSEED.
     fn random(&mut self) -> u64;
-    /// RAM at `host` (host address) is about to be written and its page holds translated code: on return, none of the
-    /// code made from those bytes may run again.
+    /// RAM at `host` (host address) is written by this instruction and its page holds translated code: none of the code
+    /// made from the old bytes may run after it.
     fn code_written(&mut self, host: u64, length: u64);
     /// An instruction is about to be executed, after `retired` others: answers given to the one before are spent, and a
     /// clock that counts instructions stands there. Whoever executes instructions one at a time, or calls the platform

@@ -97,6 +97,8 @@ fn install() -> io::Result<()> {
                 action.sa_sigaction = entry as usize;
                 action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
                 libc::sigemptyset(&mut action.sa_mask);
+                // A kick takes R9 for the guest's while the FS base is: it waits until the handler is done.
+                libc::sigaddset(&mut action.sa_mask, libc::SIGURG);
                 libc::sigaction(*signal, std::ptr::null(), previous.get().cast());
                 libc::sigaction(*signal, &action, std::ptr::null_mut());
             }

@@ -18,8 +18,11 @@ pub const PAGE_SIZE: u64 = 4096;
 
 /// Flag of a page: it was written since the flag was last cleared.
 pub const PAGE_DIRTY: u8 = 1 << 0;
-/// Flag of a page: translated code was made from its bytes; writes must invalidate that code first.
+/// Flag of a page: translated code was made from its bytes; writes must be told to the translators.
 pub const PAGE_HAS_CODE: u8 = 1 << 1;
+/// Flag of a page: some processor's TLB may have an entry that lets translated code write it unnoticed. Set, for good, by
+/// whoever makes the first such entry, before looking at `PAGE_HAS_CODE`.
+pub const PAGE_WRITABLE_IN_TLB: u8 = 1 << 2;
 
 /// A physical range that is not, or not wholly, RAM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

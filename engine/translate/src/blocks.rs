@@ -49,7 +49,7 @@ struct Key {
 
 /// A multiplicative hash: keys are addresses, not chosen against us in any way that costs more than time.
 #[derive(Debug, Default)]
-struct AddressHasher(u64);
+pub(crate) struct AddressHasher(u64);
 
 impl Hasher for AddressHasher {
     fn finish(&self) -> u64 {
@@ -69,7 +69,7 @@ impl Hasher for AddressHasher {
     }
 }
 
-type AddressMap<K, V> = HashMap<K, V, BuildHasherDefault<AddressHasher>>;
+pub(crate) type AddressMap<K, V> = HashMap<K, V, BuildHasherDefault<AddressHasher>>;
 
 #[derive(Debug, Default)]
 struct PageCode {
@@ -126,16 +126,24 @@ impl Blocks {
         block.crossings
     }
 
-    /// Keep a block. True if it is the first from its page.
-    pub fn insert(&mut self, block: Block) -> bool {
+    /// Whether there is a block from the page that holds `host`.
+    pub fn has_page(&self, host: u64) -> bool {
+        self.pages.contains_key(&(host & !0xfff))
+    }
+
+    /// The pages (host addresses) that there are blocks from.
+    pub fn pages(&self) -> impl Iterator<Item = u64> {
+        self.pages.keys().copied()
+    }
+
+    /// Keep a block.
+    pub fn insert(&mut self, block: Block) {
         let number = self.next_number();
         let page = self.pages.entry(block.host & !0xfff).or_default();
-        let first = page.blocks.is_empty();
         page.blocks.push(number);
         page.granules |= granules(block.host, u64::from(block.length));
         self.by_key.insert(block.key(), number);
         self.blocks.push(block);
-        first
     }
 
     /// The site numbered `site` now jumps to block `to`.
@@ -205,14 +213,16 @@ mod tests {
     #[test]
     fn a_write_takes_out_the_blocks_that_it_overlaps_and_no_others() {
         let mut blocks = Blocks::default();
-        assert!(blocks.insert(block(0x1000, 0x7000, 16)));
-        assert!(!blocks.insert(block(0x1010, 0x7010, 16)));
+        blocks.insert(block(0x1000, 0x7000, 16));
+        blocks.insert(block(0x1010, 0x7010, 16));
+        assert!(blocks.has_page(0x7fff));
         assert_eq!(blocks.take_overlapping(0x7400, 8), (vec![], false));
         assert_eq!(blocks.take_overlapping(0x7020, 8), (vec![], false), "same granule, other bytes");
         assert_eq!(blocks.take_overlapping(0x700f, 1), (vec![0], false));
         assert_eq!(blocks.find(0x1000, 0x7000, false, true), None);
         assert_eq!(blocks.find(0x1010, 0x7010, false, true), Some(1));
         assert_eq!(blocks.take_overlapping(0x701f, 1), (vec![1], true));
+        assert!(!blocks.has_page(0x7000));
     }
 
     #[test]

@@ -100,8 +100,7 @@ pub unsafe extern "C" fn enter(state: *mut VcpuState) -> u64 {
         "push r14",
         "push r15",
         "mov gs:[{host_rsp}], rsp",
-        "rdfsbase rax",
-        "mov gs:[{host_fs}], rax",
+        "xor r9d, r9d",
         "mov rax, gs:[{tlb}]",
         "wrfsbase rax",
         "mov rax, gs:[{wanted}]",
@@ -112,7 +111,6 @@ pub unsafe extern "C" fn enter(state: *mut VcpuState) -> u64 {
         "mov edx, gs:[{mask} + 4]",
         "xrstor64 gs:[{extended}]",
         "2:",
-        "mov r9, gs:[{counter}]",
         "xor r10d, r10d",
         "mov r11, gs:[{place}]",
         "mov rax, gs:[{gpr} + 0]",
@@ -128,9 +126,9 @@ pub unsafe extern "C" fn enter(state: *mut VcpuState) -> u64 {
         "mov r13, gs:[{gpr} + 104]",
         "mov r14, gs:[{gpr} + 112]",
         "mov r15, gs:[{gpr} + 120]",
-        "jmp gs:[{entry}]",
+        "mov r9, gs:[{counter}]",
+        "jmp {start}",
         host_rsp = const slots::HOST_RSP,
-        host_fs = const slots::HOST_FS,
         tlb = const slots::TLB_CONTEXT,
         wanted = const slots::EXTENDED_WANTED,
         live = const slots::EXTENDED_LIVE,
@@ -138,8 +136,19 @@ pub unsafe extern "C" fn enter(state: *mut VcpuState) -> u64 {
         extended = const slots::EXTENDED,
         counter = const slots::COUNTER,
         gpr = const slots::gpr(0),
-        entry = const slots::ENTRY,
         place = const slots::PLACE,
+        start = sym start,
+    )
+}
+
+/// The end of `enter`: the counter is in R9, and from here on no longer in its slot (`kick` knows the first instruction).
+#[unsafe(naked)]
+pub(crate) unsafe extern "C" fn start() {
+    naked_asm!(
+        "mov dword ptr gs:[{counter}], 0",
+        "jmp gs:[{entry}]",
+        counter = const slots::COUNTER,
+        entry = const slots::ENTRY,
     )
 }
 
@@ -149,7 +158,6 @@ pub unsafe extern "C" fn enter(state: *mut VcpuState) -> u64 {
 #[unsafe(naked)]
 unsafe extern "C" fn leave() {
     naked_asm!(
-        "mov gs:[{counter}], r9",
         "mov gs:[{gpr} + 0], rax",
         "mov gs:[{gpr} + 8], rcx",
         "mov gs:[{gpr} + 16], rdx",
@@ -166,6 +174,8 @@ unsafe extern "C" fn leave() {
         "mov rsp, gs:[{host_rsp}]",
         "mov rax, gs:[{host_fs}]",
         "wrfsbase rax",
+        // Not before: until here a kick takes away what is in R9.
+        "mov gs:[{remaining}], r9",
         "mov rax, gs:[{live}]",
         "mov gs:[{wanted}], rax",
         "test eax, eax",
@@ -192,7 +202,7 @@ unsafe extern "C" fn leave() {
         live = const slots::EXTENDED_LIVE,
         mask = const slots::EXTENDED_MASK,
         extended = const slots::EXTENDED,
-        counter = const slots::COUNTER,
+        remaining = const slots::REMAINING,
         gpr = const slots::gpr(0),
     )
 }

@@ -6,7 +6,7 @@ use gasang_cpu::VcpuState;
 use std::arch::asm;
 use std::io;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, compiler_fence};
 
 /// HWCAP2 bit: the kernel lets user mode write FS and GS bases (Linux, arch/x86 ABI).
 const HWCAP2_FSGSBASE: u64 = 1 << 1;
@@ -53,10 +53,14 @@ pub struct Saved {
     gs_base: u64,
 }
 
-/// Point the GS base at the state.
+/// Point the GS base at the state, which remembers this thread's FS base.
 pub fn enter_state(state: &mut VcpuState) -> Saved {
     FAULT_EXIT.store(entry::exit_fault as unsafe extern "C" fn() as usize as u64, Ordering::Relaxed);
-    let gs_base: u64;
+    let (gs_base, fs_base): (u64, u64);
+    // SAFETY: as below.
+    unsafe { asm!("rdfsbase {}", out(reg) fs_base, options(nomem, nostack, preserves_flags)) };
+    state.translator[slots::word(slots::HOST_FS)] = fs_base;
+    state.translator[slots::word(slots::COUNTER)] = 0;
     // SAFETY: `check_host` found FSGSBASE; nothing of ours uses GS on x86-64 Linux.
     unsafe {
         asm!("rdgsbase {}", out(reg) gs_base, options(nomem, nostack, preserves_flags));
@@ -74,16 +78,41 @@ pub fn leave_state(saved: Saved) {
     }
 }
 
-/// Run generated code from the slot ENTRY until it leaves.
-pub fn run_generated(state: &mut VcpuState) -> Exit {
+/// Run generated code from the slot ENTRY until it leaves, for `budget` instructions unless a kick comes. Returns with
+/// how many were counted.
+pub fn run_generated(state: &mut VcpuState, budget: u64) -> (Exit, u64) {
+    let word = |state: &mut VcpuState, slot| &raw mut state.translator[slots::word(slot)];
     let number: u64;
-    // SAFETY: the GS base is `state` (`enter_state`), the dispatcher filled the slots, signals are blocked. `enter`
+    // SAFETY: the GS base is `state` (`enter_state`), the dispatcher filled the slots, signals are blocked but for the
+    // kick, whose handler leaves what `kick` says. Volatile, because it may run between any two of these. `enter`
     // follows the C calling convention and preserves what it says; generated code reaches guest RAM only through TLB
     // entries, and the state only at the offsets of its slots and registers.
     unsafe {
+        word(state, slots::BUDGET).write_volatile(budget);
+        word(state, slots::COUNTER).write_volatile(budget);
+        if word(state, slots::KICKED).read_volatile() != 0 {
+            // It came before the counter could be taken away.
+            word(state, slots::COUNTER).write_volatile(0);
+            word(state, slots::BUDGET).write_volatile(0);
+        }
         number = entry::enter(std::ptr::from_mut(state));
+        let budget = word(state, slots::BUDGET).read_volatile();
+        let remaining = word(state, slots::REMAINING).read_volatile();
+        (Exit::from_number(number), budget.wrapping_sub(remaining))
     }
-    Exit::from_number(number)
+}
+
+/// Whether a kick has come since `clear_kick`.
+pub fn is_kicked(state: &VcpuState) -> bool {
+    // SAFETY: reads a word of the state; volatile, because the signal's handler writes it.
+    unsafe { (&raw const state.translator[slots::word(slots::KICKED)]).read_volatile() != 0 }
+}
+
+/// A kick that has come is seen to: whatever it was for is looked at after this.
+pub fn clear_kick(state: &mut VcpuState) {
+    // SAFETY: as in `is_kicked`.
+    unsafe { (&raw mut state.translator[slots::word(slots::KICKED)]).write_volatile(0) }
+    compiler_fence(Ordering::SeqCst);
 }
 
 /// A host fault in generated code: note where, and continue at the fault exit. Runs on the alternate stack with the

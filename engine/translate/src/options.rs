@@ -12,21 +12,13 @@ pub struct Options {
     pub strict_flags: bool,
     /// Keep a listing of each block.
     pub trace: bool,
-    /// No other processor shares the memory: a page without code left is written freely again.
-    pub alone: bool,
     /// Throw everything away whenever translated code is written.
     pub flush_on_write: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options {
-            cache_bytes: 64 << 20,
-            strict_flags: false,
-            trace: false,
-            alone: true,
-            flush_on_write: false,
-        }
+        Options { cache_bytes: 64 << 20, strict_flags: false, trace: false, flush_on_write: false }
     }
 }
 

@@ -15,7 +15,7 @@ pub const HOST_RSP: i32 = slot(0);
 pub const HOST_FS: i32 = slot(1);
 /// Address of the current TLB context.
 pub const TLB_CONTEXT: i32 = slot(2);
-/// Instructions left until the next poll; in R9 while generated code runs.
+/// Instructions left until the next poll, on entry; then in R9, and 0 here.
 pub const COUNTER: i32 = slot(3);
 /// Saved status flags as LAHF and SETO leave them: AL is OF, AH the others.
 pub const FLAGS: i32 = slot(4);
@@ -23,6 +23,8 @@ pub const FLAGS: i32 = slot(4);
 pub const NEXT_RIP: i32 = slot(5);
 /// Which site of which block leaves.
 pub const SITE: i32 = slot(6);
+/// What was left in R9 on leaving.
+pub const REMAINING: i32 = slot(7);
 /// RAX while flags pass through it; or a value between two memory checks of one instruction.
 pub const TEMPORARY: i32 = slot(8);
 /// Linear address of the access that missed.
@@ -64,6 +66,10 @@ pub const RETRY: i32 = slot(20 + SHARED_CHECKS);
 pub const KEPT_RAX: i32 = slot(21 + SHARED_CHECKS);
 /// RCX meanwhile.
 pub const KEPT_RCX: i32 = slot(22 + SHARED_CHECKS);
+/// What COUNTER was on entry, less what a kick took away since.
+pub const BUDGET: i32 = slot(23 + SHARED_CHECKS);
+/// Not zero once a kick has come.
+pub const KICKED: i32 = slot(24 + SHARED_CHECKS);
 
 /// Index of a slot's word in `VcpuState::translator`.
 pub const fn word(slot: i32) -> usize {

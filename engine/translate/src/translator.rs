@@ -5,11 +5,12 @@ use crate::blocks::{Block, Blocks};
 use crate::branches::NARROW;
 use crate::cache::CodeCache;
 use crate::code_log::{CodeLog, CodeRecord};
-use crate::code_writes::CodeWrites;
+use crate::code_pages::CodePages;
 use crate::decode::{BLOCK_LIMIT, Classifier, decode_block, extended};
 use crate::emit::{Exits, Origin, Tables, emit_block};
 use crate::entry::Exit;
 use crate::host_state;
+use crate::kick;
 use crate::listing::{BlockListing, list_block};
 use crate::options::Options;
 use crate::plan;
@@ -18,14 +19,13 @@ use crate::slots;
 use gasang_cpu::tlb::Mode;
 use gasang_cpu::{Access, Core, CpuModel, SegmentRegister, Shadow, VcpuState};
 use gasang_exec::{Interpreter, Step, host_fault};
-use gasang_memory::{GuestMemory, PAGE_HAS_CODE};
+use gasang_memory::GuestMemory;
 use gasang_x86::control::{cr0, cr4, debug, xcr0};
 use gasang_x86::descriptor::access::{self, READABLE};
 use gasang_x86::{rflags, segment};
 use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// More than any block takes: 64 instructions, each with its checks and stubs.
 const BLOCK_ROOM: u32 = 64 * 512;
@@ -73,7 +73,9 @@ pub struct Translator {
     blocks: Blocks,
     sites: Vec<Site>,
     faults: Vec<FaultPoint>,
-    writes: Arc<CodeWrites>,
+    pages: Arc<CodePages>,
+    /// The number of the processor among those of `pages`.
+    processor: usize,
     memory: Arc<GuestMemory>,
     options: Options,
     listings: Vec<BlockListing>,
@@ -95,8 +97,10 @@ struct Copied([u8; 128]);
 enum Next {
     /// Look up the block at the state's RIP.
     Dispatch,
-    /// Enter the cache at this address.
+    /// Enter the cache at this address, a block's start; the state's RIP is there.
     Enter(u64),
+    /// Go on in the midst of a block at this address.
+    Resume(u64),
     /// T0 executes the instruction at the state's RIP.
     Interpret,
     /// The budget is spent.
@@ -104,17 +108,19 @@ enum Next {
 }
 
 impl Translator {
-    /// A translator for one processor of `model` over `memory`, which hears of writes through `writes`.
+    /// A translator for processor number `processor` of `model` over `memory`, which shares `pages` with the others.
     ///
     /// # Errors
     /// If the code cache cannot be mapped, the fault handler cannot be installed, or the host lacks FSGSBASE or BMI2.
     pub fn new(
         options: Options,
-        writes: Arc<CodeWrites>,
+        pages: Arc<CodePages>,
+        processor: usize,
         memory: &Arc<GuestMemory>,
         model: &CpuModel,
     ) -> io::Result<Translator> {
         host_state::check_host()?;
+        kick::install()?;
         let mut cache = CodeCache::new(options.cache_bytes.max(4 * BLOCK_ROOM))?;
         let mut assembler = Assembler::new(cache.address(0));
         let exits = Exits::emit(&mut assembler);
@@ -129,7 +135,8 @@ impl Translator {
             blocks: Blocks::with_room(),
             sites: Vec::with_capacity(SITES_ROOM),
             faults: Vec::new(),
-            writes,
+            pages,
+            processor,
             memory: Arc::clone(memory),
             options,
             listings: Vec::new(),
@@ -170,9 +177,11 @@ impl Translator {
         interrupt_waiting: bool,
     ) -> Step {
         core.state.translator[slots::word(slots::INTERRUPT_WAITING)] = u64::from(interrupt_waiting);
+        self.pages.thread_begins(self.processor);
         let saved = host_state::enter_state(core.state);
         let step = self.run_inside(core, interpreter, budget);
         host_state::leave_state(saved);
+        self.pages.thread_ends(self.processor);
         step
     }
 
@@ -180,11 +189,15 @@ impl Translator {
         let end = core.state.instructions.saturating_add(budget.min(i32::MAX as u64));
         let mut next = Next::Dispatch;
         loop {
-            self.drain_writes(core);
+            if !matches!(next, Next::Resume(_)) && self.safepoint(core) && matches!(next, Next::Enter(_)) {
+                // The block may be gone.
+                next = Next::Dispatch;
+            }
             let address = match next {
-                Next::Enter(address) => address,
+                Next::Enter(address) | Next::Resume(address) => address,
                 Next::Stop => return Step::Retired,
                 Next::Dispatch if core.state.instructions >= end => return Step::Retired,
+                Next::Dispatch if core.platform.wants_attention() => return Step::Retired,
                 Next::Dispatch if translatable(core.state) => {
                     match self.known(core).or_else(|| self.lookup(core)) {
                         Some(address) => address,
@@ -231,7 +244,6 @@ impl Translator {
         slots[slots::word(slots::TLB_CONTEXT)] = core.tlb.context_address(mode);
         slots[slots::word(slots::TLB_SUPERVISOR)] = core.tlb.context_address(Mode::Supervisor);
         slots[slots::word(slots::TLB_SUPERVISOR_AC)] = core.tlb.context_address(with_ac);
-        slots[slots::word(slots::COUNTER)] = left as u64;
         slots[slots::word(slots::EXTENDED_MASK)] = self.extended_mask;
         slots[slots::word(slots::ENTRY)] = address;
         // Whatever happened since may have taken the extended state away from the guest.
@@ -240,11 +252,10 @@ impl Translator {
         }
         slots[slots::word(slots::FLAGS)] = flags_to_slot(state.rflags);
         self.statistics.entries += 1;
-        let exit = host_state::run_generated(state);
+        let (exit, executed) = host_state::run_generated(state, left as u64);
         let slots = &state.translator;
         state.rflags = state.rflags & !rflags::STATUS | flags_from_slot(slots[slots::word(slots::FLAGS)]);
-        state.instructions =
-            state.instructions.wrapping_add((left - slots[slots::word(slots::COUNTER)] as i64) as u64);
+        state.instructions = state.instructions.wrapping_add(executed);
         self.after_exit(core, exit)
     }
 
@@ -257,7 +268,8 @@ impl Translator {
         match exit {
             Exit::Poll => {
                 core.state.rip = next_rip;
-                Next::Stop
+                // After a kick it depends on what the dispatcher finds.
+                if host_state::is_kicked(core.state) { Next::Dispatch } else { Next::Stop }
             }
             Exit::Lookup => {
                 core.state.rip = next_rip;
@@ -332,14 +344,18 @@ impl Translator {
         };
         self.statistics.misses += 1;
         let address = core.state.translator[slots::word(slots::MISSED_ADDRESS)];
+        if self.pages.is_asked(self.processor) {
+            // What the block has checked may not hold any more: it cannot go on from its midst.
+            return self.return_to_site(core, site);
+        }
         if self.fill(core, address, size, write) {
-            return Next::Enter(retry);
+            return Next::Resume(retry);
         }
         if address & 0xfff > 4096 - u64::from(size) {
             if resume != 0 && self.copy(core, address, size) {
-                return Next::Enter(resume);
+                return Next::Resume(resume);
             }
-            self.crossed(block);
+            self.crossed(core, block);
         }
         self.return_to_site(core, site)
     }
@@ -387,11 +403,11 @@ impl Translator {
     }
 
     /// A check in the block found that its span crosses a page. After some of these, checks are shared there no longer.
-    fn crossed(&mut self, block: u32) {
+    fn crossed(&mut self, core: &mut Core<'_>, block: u32) {
         if self.blocks.count_crossing(block) == CROSSINGS {
             let host = self.blocks.get(block).host;
             if self.unshared.insert(host) {
-                self.invalidate(host, 1);
+                self.invalidate(core, host, 1);
             }
         }
     }
@@ -402,11 +418,11 @@ impl Translator {
         };
         self.statistics.extended += 1;
         let usable = usable_extended(core.state);
-        if usable & wanted != wanted {
+        if usable & wanted != wanted || self.pages.is_asked(self.processor) {
             return self.return_to_site(core, site);
         }
         core.state.translator[slots::word(slots::EXTENDED_WANTED)] = u64::from(usable);
-        Next::Enter(retry)
+        Next::Resume(retry)
     }
 
     fn after_fault(&mut self, core: &mut Core<'_>) -> Next {
@@ -473,7 +489,12 @@ impl Translator {
         let bits = if wide { 64 } else { 32 };
         let operations =
             decode_block(linear, bytes, bits, user, self.options.strict_flags, &mut self.classifier);
-        let last = operations.last()?;
+        let Some(last) = operations.last() else {
+            if !self.blocks.has_page(host) {
+                self.pages.release(self.processor, core.tlb, host);
+            }
+            return None;
+        };
         let length = last.instruction.next_ip().wrapping_sub(linear) as u32;
         let origin = Origin {
             block: self.blocks.next_number(),
@@ -527,37 +548,43 @@ impl Translator {
         Some(origin.block)
     }
 
-    /// From now on writes to the page at `host` are noticed. Before its bytes are read: a write in between is not lost.
+    /// From now on writes to the page at `host` are told. Before its bytes are read: no write in between is lost.
     fn protect(&self, core: &mut Core<'_>, host: u64) {
-        let flags = self.memory.flags(host);
-        if flags.fetch_or(PAGE_HAS_CODE, Ordering::AcqRel) & PAGE_HAS_CODE == 0 {
-            core.tlb.forbid_writes(host & !0xfff);
+        if !self.blocks.has_page(host) {
+            self.pages.protect(self.processor, core.tlb, host);
         }
     }
 
-    /// Throw away the blocks made from bytes that were written.
-    fn drain_writes(&mut self, core: &mut Core<'_>) {
-        if !self.writes.is_pending() {
-            return;
+    /// Between two instructions: deal with what others ask for, and throw away the blocks made from bytes that were
+    /// written. True if anything was to be done, or may be for our caller.
+    fn safepoint(&mut self, core: &mut Core<'_>) -> bool {
+        let kicked = host_state::is_kicked(core.state);
+        if kicked {
+            host_state::clear_kick(core.state);
         }
-        for (host, length) in self.writes.drain() {
+        if !self.pages.waits(self.processor) {
+            return kicked;
+        }
+        let written = self.pages.safepoint(self.processor, core.tlb);
+        for &(host, length) in &written {
             let end = host + length;
             let mut at = host;
             while at < end {
                 let next = (at | 0xfff) + 1;
-                self.invalidate(at, next.min(end) - at);
+                self.invalidate(core, at, next.min(end) - at);
                 at = next;
             }
         }
-        if self.options.flush_on_write {
+        if self.options.flush_on_write && !written.is_empty() {
             self.flush(core);
         }
+        true
     }
 
-    fn invalidate(&mut self, host: u64, length: u64) {
+    fn invalidate(&mut self, core: &mut Core<'_>, host: u64, length: u64) {
         let (gone, empty) = self.blocks.take_overlapping(host, length);
-        if empty && self.options.alone {
-            self.memory.flags(host).fetch_and(!PAGE_HAS_CODE, Ordering::AcqRel);
+        if empty {
+            self.pages.release(self.processor, core.tlb, host);
         }
         for number in gone {
             self.statistics.invalidated += 1;
@@ -589,6 +616,7 @@ impl Translator {
     /// Throw the whole cache away.
     fn flush(&mut self, core: &mut Core<'_>) {
         self.statistics.cache_flushes += 1;
+        self.blocks.pages().for_each(|page| self.pages.release(self.processor, core.tlb, page));
         self.blocks.clear();
         self.sites.clear();
         self.unshared.clear();

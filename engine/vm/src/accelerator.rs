@@ -42,15 +42,15 @@ pub(crate) struct Accelerator {
 const INTERPRETER_STEPS: u32 = 256;
 
 impl Accelerator {
-    /// The engine of processor `index`; it translates if the machine has a queue of code writes for it.
+    /// The engine of processor `index`; it translates if the machine has what translators share.
     pub(crate) fn new(shared: &Shared, index: usize, trace_blocks: bool) -> Result<Accelerator, Error> {
         let host = |attempt: &str, source| Error::Host { attempt: attempt.to_owned(), source };
         let interpreter = Interpreter::new().map_err(|error| host("cannot set up the interpreter", error))?;
-        let translator = match shared.code_writes.get(index) {
-            Some(writes) => {
-                let alone = shared.code_writes.len() == 1;
-                let options = Options { trace: trace_blocks, alone, ..Options::from_environment() };
-                let translator = Translator::new(options, Arc::clone(writes), &shared.memory, &shared.model);
+        let translator = match &shared.code_pages {
+            Some(pages) => {
+                let options = Options { trace: trace_blocks, ..Options::from_environment() };
+                let pages = Arc::clone(pages);
+                let translator = Translator::new(options, pages, index, &shared.memory, &shared.model);
                 Some(Box::new(translator.map_err(|error| host("cannot set up the translator", error))?))
             }
             None => None,

@@ -18,12 +18,14 @@ pub(crate) struct Attention {
 }
 
 impl Attention {
-    /// Ask for attention; a sleeper wakes.
-    pub(crate) fn raise(&self, request: u32) {
-        self.word.fetch_or(request, Ordering::Release);
+    /// Ask for attention; a sleeper wakes. True if the request was not there yet: who is awake may want a kick.
+    pub(crate) fn raise(&self, request: u32) -> bool {
+        // Sequentially consistent with what a kick looks at.
+        let before = self.word.fetch_or(request, Ordering::SeqCst);
         // With the lock held the sleeper is either before its check of the word or asleep already.
         drop(self.sleep.lock().unwrap_or_else(PoisonError::into_inner));
         self.raised.notify_all();
+        before & request == 0
     }
 
     /// As `raise`, by the processor itself, which does not sleep.
@@ -35,7 +37,7 @@ impl Attention {
     /// Whether anything waits. Cheap enough for every instruction.
     #[inline]
     pub(crate) fn is_raised(&self) -> bool {
-        self.word.load(Ordering::Relaxed) != 0
+        self.word.load(Ordering::SeqCst) != 0
     }
 
     /// Take one request; whether it was there.

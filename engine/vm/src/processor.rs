@@ -159,6 +159,8 @@ impl Processor {
     /// Use the processor as those that execute see it.
     fn with_core<T>(&mut self, act: impl FnOnce(&mut Core<'_>, &mut Accelerator) -> T) -> T {
         let shared = Arc::clone(&self.surroundings.shared);
+        let pages = shared.code_pages.as_deref();
+        let _inside = pages.map(|pages| pages.enter(self.surroundings.index, &mut self.tlb));
         let mut core = Core {
             state: &mut self.state,
             tlb: &mut self.tlb,

@@ -5,8 +5,8 @@ use crate::clock::Clock;
 use crate::error::Error;
 use gasang_chipset::{Chipset, Pending, UART_COUNT};
 use gasang_cpu::CpuModel;
-use gasang_memory::{GuestMemory, PAGE_HAS_CODE, PAGE_SIZE};
-use gasang_translate::CodeWrites;
+use gasang_memory::GuestMemory;
+use gasang_translate::CodePages;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -21,8 +21,8 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     /// One for each processor.
     pub(crate) attention: Vec<Attention>,
-    /// One for each processor; empty when nothing is translated.
-    pub(crate) code_writes: Vec<Arc<CodeWrites>>,
+    /// What the translators share; None when nothing is translated.
+    pub(crate) code_pages: Option<Arc<CodePages>>,
     chipset: Mutex<Chipset>,
     /// What is read without the chipset's lock: the next timer, bytes of serial output and since when they wait.
     next_deadline: AtomicU64,
@@ -37,14 +37,14 @@ impl Shared {
         model: CpuModel,
         clock: Clock,
         vcpus: usize,
-        code_writes: Vec<Arc<CodeWrites>>,
+        code_pages: Option<Arc<CodePages>>,
     ) -> Shared {
         Shared {
             memory,
             model,
             clock,
             attention: (0..vcpus).map(|_| Attention::default()).collect(),
-            code_writes,
+            code_pages,
             chipset: Mutex::new(Chipset::new(vcpus)),
             next_deadline: AtomicU64::new(NEVER),
             output_bytes: AtomicUsize::new(0),
@@ -72,9 +72,7 @@ impl Shared {
         let wakeups = chipset.take_wakeups();
         drop(chipset);
         for index in wakeups.into_iter().filter(|&index| Some(index) != by) {
-            if let Some(attention) = self.attention.get(index) {
-                attention.raise(CHIPSET);
-            }
+            self.raise(index, CHIPSET);
         }
         (result, pending)
     }
@@ -91,10 +89,20 @@ impl Shared {
         (self.output_bytes.load(Ordering::Relaxed), self.output_since.load(Ordering::Relaxed))
     }
 
-    /// Code translated from RAM at host addresses `host` to `host + length`, if there is any, is void.
-    pub(crate) fn code_written(&self, host: u64, length: u64) {
-        for queue in &self.code_writes {
-            queue.push(host, length);
+    /// Ask for a processor's attention.
+    pub(crate) fn raise(&self, processor: usize, request: u32) {
+        let Some(attention) = self.attention.get(processor) else { return };
+        if attention.raise(request)
+            && let Some(pages) = &self.code_pages
+        {
+            pages.kick(processor);
+        }
+    }
+
+    /// Processor `processor` writes bytes of a page that holds translated code.
+    pub(crate) fn code_written(&self, processor: usize, host: u64, length: u64) {
+        if let Some(pages) = &self.code_pages {
+            pages.note(processor, host, length);
         }
     }
 
@@ -103,19 +111,10 @@ impl Shared {
     /// # Errors
     /// If any of it is not RAM.
     pub(crate) fn write_memory(&self, address: u64, bytes: &[u8]) -> Result<(), Error> {
-        self.memory.map().check(address, bytes.len() as u64)?;
-        let mut done = 0;
-        while done < bytes.len() {
-            let at = address + done as u64;
-            let length = (bytes.len() - done).min((PAGE_SIZE - at % PAGE_SIZE) as usize);
-            if let Some(host) = self.memory.host(at)
-                && self.memory.flags(host).load(Ordering::Acquire) & PAGE_HAS_CODE != 0
-            {
-                self.code_written(host, length as u64);
-            }
-            done += length;
+        match &self.code_pages {
+            Some(pages) => Ok(pages.write_physical(address, bytes)?),
+            None => Ok(self.memory.write_physical(address, bytes)?),
         }
-        Ok(self.memory.write_physical(address, bytes)?)
     }
 
     /// Remember that the engine broke down.

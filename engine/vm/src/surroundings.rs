@@ -139,7 +139,7 @@ impl Platform for Surroundings {
     }
 
     fn code_written(&mut self, host: u64, length: u64) {
-        self.shared.code_written(host, length);
+        self.shared.code_written(self.index, host, length);
     }
 
     fn instruction_begins(&mut self, retired: u64) {

@@ -47,9 +47,7 @@ impl Vcpu {
 
     /// Make the current or the next run return `Interrupted` soon.
     pub fn kick(&self) {
-        if let Some(attention) = self.shared.attention.get(self.index) {
-            attention.raise(KICK);
-        }
+        self.shared.raise(self.index, KICK);
     }
 
     /// Every register by name.

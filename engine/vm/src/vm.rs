@@ -10,7 +10,7 @@ use crate::vcpu::Vcpu;
 use gasang_chipset::UART_COUNT;
 use gasang_cpu::CpuModel;
 use gasang_memory::{GuestMemory, PAGE_SIZE};
-use gasang_translate::{CodeLog, CodeRecord, CodeWrites};
+use gasang_translate::{CodeLog, CodePages, CodeRecord};
 use std::sync::Arc;
 
 /// More processors than APIC ids of 8 bits can name make no machine.
@@ -56,12 +56,13 @@ impl Vm {
             attempt: format!("cannot map {} bytes of guest memory", options.memory),
             source,
         })?;
-        let code_writes = match options.accelerator {
-            AcceleratorKind::Translator => (0..options.vcpus).map(|_| Arc::default()).collect(),
-            AcceleratorKind::Interpreter => Vec::<Arc<CodeWrites>>::new(),
+        let memory = Arc::new(memory);
+        let code_pages = match options.accelerator {
+            AcceleratorKind::Translator => Some(Arc::new(CodePages::new(&memory, options.vcpus))),
+            AcceleratorKind::Interpreter => None,
         };
         let clock = Clock::new(options.clock);
-        let shared = Arc::new(Shared::new(Arc::new(memory), model, clock, options.vcpus, code_writes));
+        let shared = Arc::new(Shared::new(memory, model, clock, options.vcpus, code_pages));
         let code_log = options.log_code.then(Arc::<CodeLog>::default);
         let vcpu = |index| {
             let mut accelerator = Accelerator::new(&shared, index, options.trace_blocks)?;

@@ -8,7 +8,7 @@ use gasang_cpu::{
 };
 use gasang_exec::{Interpreter, Step};
 use gasang_memory::GuestMemory;
-use gasang_translate::{CodeWrites, Options, Translator};
+use gasang_translate::{CodePages, Options, Translator};
 use gasang_x86::control::{cr0, cr4, debug, efer, xcr0};
 use gasang_x86::descriptor::access;
 use gasang_x86::{gpr, rflags, segment};
@@ -36,7 +36,7 @@ const TLB_ENTRIES: usize = 16;
 /// Surroundings that answer anything, now and then only when asked again.
 struct Surroundings {
     random: Random,
-    writes: Arc<CodeWrites>,
+    pages: Arc<CodePages>,
     /// Whether the next access has to ask outside.
     asks: bool,
     task_priority: u8,
@@ -90,7 +90,7 @@ impl Platform for Surroundings {
     }
 
     fn code_written(&mut self, host: u64, length: u64) {
-        self.writes.push(host, length);
+        self.pages.note(0, host, length);
     }
 
     fn iteration_committed(&mut self) {}
@@ -117,18 +117,16 @@ pub struct Summary {
 pub fn run(seed: u64, model: &CpuModel) -> io::Result<Summary> {
     let random = &mut Random::of(seed, 0);
     let memory = Arc::new(GuestMemory::new(RAM)?);
-    let writes = Arc::new(CodeWrites::new());
+    let pages = Arc::new(CodePages::new(&memory, 1));
     let options = Options {
         cache_bytes: if random.one_in(4) { 0 } else { 1 << 20 },
         strict_flags: random.one_in(2),
         flush_on_write: random.one_in(4),
-        alone: random.one_in(2),
         ..Options::default()
     };
-    let mut translator = Translator::new(options, Arc::clone(&writes), &memory, model)?;
+    let mut translator = Translator::new(options, Arc::clone(&pages), 0, &memory, model)?;
     let mut interpreter = Interpreter::new()?;
-    let mut surroundings =
-        Surroundings { random: Random::of(seed, 1), writes, asks: false, task_priority: 0 };
+    let mut surroundings = Surroundings { random: Random::of(seed, 1), pages, asks: false, task_priority: 0 };
     let mut tlb = Tlb::new(TLB_ENTRIES);
     fill_memory(&memory, random);
     let mut state = random_state(random);

@@ -9,7 +9,7 @@ use crate::platform::Surroundings;
 use gasang_cpu::{Core, CpuModel, DescriptorTable, SegmentRegister, Tlb, VcpuState};
 use gasang_exec::{Interpreter, Step};
 use gasang_memory::GuestMemory;
-use gasang_translate::{CodeWrites, Options, Statistics, Translator};
+use gasang_translate::{CodePages, Options, Statistics, Translator};
 use gasang_x86::control::{cr0, cr4, efer, xcr0};
 use gasang_x86::{gpr, rflags, segment};
 use std::io;
@@ -70,7 +70,7 @@ pub struct Guest {
     tier: Tier,
     interpreter: Interpreter,
     memory: Arc<GuestMemory>,
-    writes: Arc<CodeWrites>,
+    pages: Arc<CodePages>,
     state: Box<VcpuState>,
     kernel_state: Box<VcpuState>,
     tlb: Tlb,
@@ -87,12 +87,12 @@ impl Guest {
     /// If memory runs out or the host lacks what the engine needs.
     pub fn new(translator: Option<Options>, backgrounds: &[[u8; DATA_BYTES]]) -> io::Result<Guest> {
         let memory = Arc::new(GuestMemory::new(RAM)?);
-        let writes = Arc::new(CodeWrites::new());
+        let pages = Arc::new(CodePages::new(&memory, 1));
         let model = CpuModel::parse("max").map_err(io::Error::other)?;
         let tier = match translator {
             None => Tier::Interpreter,
             Some(options) => {
-                Tier::Translator(Box::new(Translator::new(options, Arc::clone(&writes), &memory, &model)?))
+                Tier::Translator(Box::new(Translator::new(options, Arc::clone(&pages), 0, &memory, &model)?))
             }
         };
         let kernel_state = Box::new(initial_state());
@@ -102,9 +102,9 @@ impl Guest {
             state: kernel_state.clone(),
             kernel_state,
             tlb: Tlb::new(64),
-            surroundings: Surroundings::new(Arc::clone(&writes)),
+            surroundings: Surroundings::new(Arc::clone(&pages)),
             memory,
-            writes,
+            pages,
             model,
             backgrounds: backgrounds.to_vec(),
             code_before: (0, CODE_BYTES as u64),
@@ -203,10 +203,7 @@ impl Guest {
         while !rest.is_empty() {
             let (part, tail) = rest.split_at(rest.len().min((PAGE - offset % PAGE) as usize));
             let physical = CODE_FRAMES[(offset / PAGE) as usize] + offset % PAGE;
-            self.write(physical, part);
-            if let Some(host) = self.memory.host(physical) {
-                self.writes.push(host, part.len() as u64);
-            }
+            self.pages.write_physical(physical, part).expect("code pages are RAM");
             offset += part.len() as u64;
             rest = tail;
         }

@@ -1,21 +1,21 @@
 //! Surroundings without devices: ports and addresses outside RAM read as ones, nothing is ever pending.
 
 use gasang_cpu::{Platform, Trap};
-use gasang_translate::CodeWrites;
+use gasang_translate::CodePages;
 use std::sync::Arc;
 
 /// The surroundings of a processor under test.
 #[derive(Debug)]
 pub struct Surroundings {
-    writes: Arc<CodeWrites>,
+    pages: Arc<CodePages>,
     clock: u64,
     task_priority: u8,
 }
 
 impl Surroundings {
     /// Surroundings that pass on which code was written.
-    pub fn new(writes: Arc<CodeWrites>) -> Surroundings {
-        Surroundings { writes, clock: 0, task_priority: 0 }
+    pub fn new(pages: Arc<CodePages>) -> Surroundings {
+        Surroundings { pages, clock: 0, task_priority: 0 }
     }
 }
 
@@ -63,7 +63,7 @@ impl Platform for Surroundings {
     }
 
     fn code_written(&mut self, host: u64, length: u64) {
-        self.writes.push(host, length);
+        self.pages.note(0, host, length);
     }
 
     fn iteration_committed(&mut self) {}

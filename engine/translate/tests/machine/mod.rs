@@ -3,7 +3,7 @@
 use gasang_cpu::{Core, CpuModel, ExtendedState, Platform, SegmentRegister, Tlb, Trap, VcpuState};
 use gasang_exec::{Interpreter, Step};
 use gasang_memory::GuestMemory;
-use gasang_translate::{CodeWrites, Options, Translator};
+use gasang_translate::{CodePages, Options, Translator};
 use gasang_x86::control::{cr0, cr4, efer, xcr0};
 use gasang_x86::descriptor::access;
 use gasang_x86::{gpr, segment};
@@ -20,7 +20,7 @@ pub const STACK: u64 = 0x30_0000;
 pub const UNCLAIMED: u64 = 0xd000_0000;
 
 pub struct Surroundings {
-    writes: Arc<CodeWrites>,
+    pages: Arc<CodePages>,
 }
 
 impl Platform for Surroundings {
@@ -53,7 +53,7 @@ impl Platform for Surroundings {
         4
     }
     fn code_written(&mut self, host: u64, length: u64) {
-        self.writes.push(host, length);
+        self.pages.note(0, host, length);
     }
     fn iteration_committed(&mut self) {}
 }
@@ -107,15 +107,15 @@ impl Machine {
         state.rip = CODE;
         state.gpr[gpr::RSP] = STACK;
         state.gpr[gpr::RSI] = DATA;
-        let writes = Arc::new(CodeWrites::new());
+        let pages = Arc::new(CodePages::new(&memory, 1));
         let model = CpuModel::parse("max").unwrap();
         let translator =
-            options.map(|options| Translator::new(options, Arc::clone(&writes), &memory, &model).unwrap());
+            options.map(|options| Translator::new(options, Arc::clone(&pages), 0, &memory, &model).unwrap());
         Machine {
             memory,
             state,
             tlb: Tlb::new(64),
-            surroundings: Surroundings { writes },
+            surroundings: Surroundings { pages },
             model,
             interpreter: Interpreter::new().unwrap(),
             translator,
