@@ -32,8 +32,9 @@ test: $(ENGINE) | test-tools  ## every test: the engine's, then Python's; PYTEST
 	cargo test $(CRATES) --release --quiet
 	$(BIN)/pytest $(PYTEST)
 
-bench: $(ENGINE)  ## the benchmarks; ARGS are theirs
+bench: $(ENGINE)  ## the benchmarks beside native and QEMU; ARGS="--picture" and others of benches/run.py
 	$(call need,qemu-system-x86_64,qemu-system-x86)
+	$(if $(findstring --picture,$(ARGS)),@$(BIN)/pip install -q --group bench)
 	$(BIN)/python benches/run.py $(ARGS)
 
 lint: lint-rust lint-python  ## formatting, types, floors

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from figures import Figure
 
@@ -19,20 +18,18 @@ TOLERANCE = 1.25
 
 @dataclass(frozen=True)
 class Baseline:
-    """Earlier figures by name, and the processor that they were measured on."""
+    """Earlier medians by the figure's name, and the processor that they were measured on."""
 
     date: str
     processor: str
-    figures: dict[str, Figure]
+    medians: dict[str, float]
 
     @classmethod
     def load(cls) -> Baseline:
         """The baseline in the tree; without figures if there is none yet."""
         if not FILE.exists():
             return cls.empty()
-        stored = json.loads(FILE.read_text())
-        figures = {name: Figure(name=name, **values) for name, values in stored["figures"].items()}
-        return cls(stored["date"], stored["processor"], figures)
+        return cls(**json.loads(FILE.read_text()))
 
     @classmethod
     def empty(cls) -> Baseline:
@@ -40,15 +37,18 @@ class Baseline:
         return cls("", processor_model(), {})
 
     def with_figures(self, figures: Sequence[Figure]) -> Baseline:
-        """This baseline with today's figures in place of those of the same name."""
-        merged = self.figures if self.comparable else {}
+        """This baseline with today's figures in place of those of the same name, with four digits."""
+        medians = {figure.name: float(f"{figure.spread.median:.4g}") for figure in figures}
         today = datetime.now(UTC).date().isoformat()
-        return Baseline(today, processor_model(), merged | {figure.name: figure for figure in figures})
+        return Baseline(today, processor_model(), (self.medians if self.comparable else {}) | medians)
 
     def save(self) -> None:
-        """Write it to the tree, numbers with four digits."""
-        figures = {name: _values(figure) for name, figure in sorted(self.figures.items())}
-        content = {"date": self.date, "processor": self.processor, "figures": figures}
+        """Write it to the tree."""
+        content = {
+            "date": self.date,
+            "processor": self.processor,
+            "medians": dict(sorted(self.medians.items())),
+        }
         FILE.write_text(json.dumps(content, indent=1) + "\n")
 
     @property
@@ -58,8 +58,13 @@ class Baseline:
 
     def change(self, figure: Figure) -> float | None:
         """Today's median over the baseline's; None if there is nothing to compare with."""
-        earlier = self.figures.get(figure.name)
-        return figure.median / earlier.median if earlier and earlier.median and self.comparable else None
+        earlier = self.medians.get(figure.name)
+        return figure.spread.median / earlier if earlier and self.comparable else None
+
+    def worse(self, figures: Sequence[Figure]) -> list[tuple[Figure, float]]:
+        """The figures that are worse by more than measuring errs, with how many times."""
+        changes = [(figure, self.change(figure)) for figure in figures]
+        return [(figure, change) for figure, change in changes if change is not None and change > TOLERANCE]
 
 
 def processor_model() -> str:
@@ -67,11 +72,3 @@ def processor_model() -> str:
     lines = Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
     fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     return f"{fields['model name']}, family {fields['cpu family']}, model {fields['model']}"
-
-
-def _values(figure: Figure) -> dict[str, Any]:
-    values = asdict(figure)
-    del values["name"]
-    for name in ("median", "low", "high"):
-        values[name] = float(f"{values[name]:.4g}")
-    return values

@@ -15,7 +15,7 @@ from boot import PROMPT
 from console import Console
 from figures import Figure
 from peers import GASANG, NATIVE, Guest, command, guest_of
-from request import Request
+from request import Findings, Request
 
 from gasang.guest import default_guest
 
@@ -26,10 +26,10 @@ _MEMORY_NAME = "gasang-ram"
 _MIB = 1 << 20
 
 
-def measure(request: Request) -> list[Figure]:
+def measure(request: Request) -> Findings:
     """Boot each peer once a round and watch it idle. Raises `BenchmarkError`."""
     default = default_guest()
-    figures = []
+    figures: list[Figure] = []
     with guest_of(default.kernel, default.initrd, default.append) as guest:
         for peer in request.peers:
             if peer == NATIVE:
@@ -42,7 +42,7 @@ def measure(request: Request) -> list[Figure]:
             figures.append(Figure.of(f"idle: {peer}: resident", "MiB", resident))
             if peer == GASANG:
                 figures.append(Figure.of(f"idle: {peer}: beyond guest memory", "MiB", beyond, 150.0))
-    return figures
+    return Findings(figures=figures)
 
 
 def _watch(peer: str, guest: Guest) -> tuple[float, float, float]:

@@ -25,14 +25,23 @@ class Guest:
     initrd: Path
     append: str
     memory: int = 512
+    cpus: int = 1
 
 
-def command(peer: str, guest: Guest, cpu: str = "max") -> list[str]:
+@dataclass(frozen=True)
+class Model:
+    """What QEMU is to be: its machine and its processor."""
+
+    machine: str = "pc"
+    cpu: str = "max"
+
+
+def command(peer: str, guest: Guest, model: Model | None = None) -> list[str]:
     """The command that boots `guest` in a peer, console on standard input and output.
 
     Raises `BenchmarkError` if the peer is not installed.
     """
-    return _gasang(guest) if peer == GASANG else _qemu(guest, cpu)
+    return _gasang(guest) if peer == GASANG else _qemu(guest, model or Model())
 
 
 @contextmanager
@@ -49,17 +58,18 @@ def _gasang(guest: Guest) -> list[str]:
     if not program.exists():
         raise BenchmarkError(f"gasang is not installed beside {sys.executable}: run `make build`")
     return [
-        str(program), "run", "-m", f"{guest.memory}M",
+        str(program), "run", "-m", f"{guest.memory}M", "-c", str(guest.cpus),
         "--kernel", str(guest.kernel), "--initrd", str(guest.initrd), "--append", guest.append,
     ]  # fmt: skip
 
 
-def _qemu(guest: Guest, cpu: str) -> list[str]:
+def _qemu(guest: Guest, model: Model) -> list[str]:
     program = shutil.which("qemu-system-x86_64")
     if program is None:
         raise BenchmarkError("qemu-system-x86_64 was not found: install QEMU, or leave it out with --peers")
     return [
-        program, "-M", "pc", "-cpu", cpu, "-accel", "tcg", "-m", str(guest.memory),
-        "-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio", "-serial", "null",
+        program, "-M", model.machine, "-cpu", model.cpu, "-accel", "tcg",
+        "-m", str(guest.memory), "-smp", str(guest.cpus),
+        "-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio",
         "-kernel", str(guest.kernel), "-initrd", str(guest.initrd), "-append", guest.append,
     ]  # fmt: skip

@@ -83,5 +83,5 @@ TARGET int main(int argc, char **argv)
     if (!__builtin_cpu_supports("aes"))
         return skip("aes", "AES instructions");
     expand(_mm_loadu_si128((const __m128i *)key));
-    return measure("aes", work, 1, 50, argc, argv);
+    return measure("aes", work, 1, 40, argc, argv);
 }

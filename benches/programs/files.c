@@ -53,7 +53,7 @@ int main(int argc, char **argv)
 {
     if (mkdtemp(directory) == NULL)
         fail("mkdtemp");
-    int code = measure("files", work, FILES, 100, argc, argv);
+    int code = measure("files", work, FILES, 50, argc, argv);
     rmdir(directory);
     return code;
 }

@@ -31,5 +31,5 @@ static uint64_t work(void)
 
 int main(int argc, char **argv)
 {
-    return measure("mandelbrot", work, STEPS_IN_ALL, 30, argc, argv);
+    return measure("mandelbrot", work, STEPS_IN_ALL, 15, argc, argv);
 }

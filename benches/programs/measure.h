@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <termios.h>
 #include <time.h>
 #include <unistd.h>
@@ -19,6 +20,19 @@ static inline double seconds_now(void)
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
+/* Of this process and its children that were waited for. */
+static inline double processor_seconds_now(void)
+{
+    struct rusage self, children;
+    getrusage(RUSAGE_SELF, &self);
+    getrusage(RUSAGE_CHILDREN, &children);
+    struct timeval parts[] = {self.ru_utime, self.ru_stime, children.ru_utime, children.ru_stime};
+    double seconds = 0;
+    for (int i = 0; i < 4; i++)
+        seconds += (double)parts[i].tv_sec + (double)parts[i].tv_usec * 1e-6;
+    return seconds;
 }
 
 /* Stay on one processor, with all children to come: guests have one, and natively it is to be no different. */
@@ -33,8 +47,8 @@ static inline void use_one_processor(void)
 
 /*
  * Call `work` `repetitions` times (or as often as the first argument says) and compare each answer with the
- * known one. "start NAME" and "result NAME SECONDS REPETITIONS" stand around it, so that whoever reads the
- * lines can time it by a clock of their own. Returns the program's exit code.
+ * known one. "start NAME" and "result NAME SECONDS PROCESSOR_SECONDS REPETITIONS" stand around it, so that
+ * whoever reads the lines can time it by a clock of their own. Returns the program's exit code.
  */
 static inline int measure_anywhere(const char *name, uint64_t (*work)(void), uint64_t known, long repetitions,
                           int argc, char **argv)
@@ -45,7 +59,7 @@ static inline int measure_anywhere(const char *name, uint64_t (*work)(void), uin
     printf("start %s\n", name);
     fflush(stdout);
     (void)tcdrain(STDOUT_FILENO); /* a serial line sends while we work; an error means it is no terminal */
-    double start = seconds_now();
+    double start = seconds_now(), processor_start = processor_seconds_now();
     for (long i = 0; i < repetitions; i++) {
         uint64_t answer = opaque();
         if (answer != known) {
@@ -53,7 +67,8 @@ static inline int measure_anywhere(const char *name, uint64_t (*work)(void), uin
             return 1;
         }
     }
-    printf("result %s %.6f %ld\n", name, seconds_now() - start, repetitions);
+    double seconds = seconds_now() - start, processor_seconds = processor_seconds_now() - processor_start;
+    printf("result %s %.6f %.6f %ld\n", name, seconds, processor_seconds, repetitions);
     return 0;
 }
 

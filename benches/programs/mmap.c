@@ -27,5 +27,5 @@ static uint64_t work(void)
 
 int main(int argc, char **argv)
 {
-    return measure("mmap", work, MAPPINGS, 6, argc, argv);
+    return measure("mmap", work, MAPPINGS, 5, argc, argv);
 }

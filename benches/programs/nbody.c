@@ -65,5 +65,5 @@ static uint64_t work(void)
 
 int main(int argc, char **argv)
 {
-    return measure("nbody", work, BITS_AT_END, 40, argc, argv);
+    return measure("nbody", work, BITS_AT_END, 20, argc, argv);
 }

@@ -42,7 +42,7 @@ int main(int argc, char **argv)
     pid_t child = fork();
     if (child == 0)
         answer();
-    int code = measure("pipe", work, TURNS, 20, argc, argv);
+    int code = measure("pipe", work, TURNS, 10, argc, argv);
     close(there[1]);
     waitpid(child, NULL, 0);
     return code;

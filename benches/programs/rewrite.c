@@ -21,5 +21,5 @@ int main(int argc, char **argv)
 {
     code = map_code(PAGE, PROT_READ | PROT_WRITE | PROT_EXEC);
     write_function(code, 0);
-    return measure("rewrite", work, CALLS, 25, argc, argv);
+    return measure("rewrite", work, CALLS, 20, argc, argv);
 }

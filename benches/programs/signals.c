@@ -31,5 +31,5 @@ int main(int argc, char **argv)
     action.sa_handler = count;
     if (sigaction(SIGUSR1, &action, NULL) != 0)
         fail("sigaction");
-    return measure("signals", work, SIGNALS, 5, argc, argv);
+    return measure("signals", work, SIGNALS, 3, argc, argv);
 }

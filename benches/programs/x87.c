@@ -35,5 +35,5 @@ static uint64_t work(void)
 
 int main(int argc, char **argv)
 {
-    return measure("x87", work, MANTISSAS_AT_END, 60, argc, argv);
+    return measure("x87", work, MANTISSAS_AT_END, 30, argc, argv);
 }
