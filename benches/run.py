@@ -42,7 +42,7 @@ def _measure_exit(request: Request) -> Findings:
 
 # Each with its rounds when none are asked for.
 _BENCHMARKS: dict[str, tuple[Measure, int]] = {
-    "boot": (boot.measure, 5),
+    "boot": (boot.measure, 3),
     "user": (user.measure, 3),
     "parallel": (parallel.measure, 3),
     "translation": (translation.measure, 1),

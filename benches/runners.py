@@ -89,9 +89,8 @@ class GuestRunner:
 
     def run(self, name: str) -> float | None:
         """The host's time between the lines of the program's start and end, or its own if that is more."""
-        console = self._console or self._boot()
         try:
-            return self._run(console, name)
+            return self._run(self._console or self._boot(), name)
         except BenchmarkError as error:
             self._running.close()
             self._console = None
