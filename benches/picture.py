@@ -21,6 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from request import Findings
 from rows import ALL_ROWS, SETS
+from table import number
 
 _DOCS = Path(__file__).parent.parent / "docs"
 _BAR = 0.38
@@ -62,6 +63,7 @@ def _draw_slowdowns(axes: Axes, rows: Sequence[Comparison]) -> None:
     _draw_bars(axes, ours, _OURS, -_BAR / 2, "gasang")
     _draw_bars(axes, qemus, _QEMU, _BAR / 2, "QEMU TCG")
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}x")
     axes.set_xlim(left=0.8)
     axes.axvline(1, color=_INK, linewidth=0.8)
     axes.set_xlabel("time over native, logarithmic: less is better; whiskers: least and greatest")
@@ -72,7 +74,7 @@ def _draw_slowdowns(axes: Axes, rows: Sequence[Comparison]) -> None:
     for place, (above, below) in enumerate(pairwise(rows)):
         if above.kind != below.kind:
             axes.axhline(place + 0.5, color=_GRID, linewidth=0.8)
-    axes.legend(loc="lower right", frameon=True)
+    axes.legend(loc="upper right", frameon=True)
     _tidy(axes, len(rows))
 
 
@@ -97,7 +99,7 @@ def _draw_bars(axes: Axes, spreads: Sequence[Spread | None], colour: str, offset
             place + offset, spread.median, _BAR, color=colour, label=label, xerr=beyond,
             error_kw={"elinewidth": 0.7, "ecolor": _INK},
         )  # fmt: skip
-        axes.text(spread.high * 1.05, place + offset, f"{spread.median:.3g}", va="center", fontsize=7)
+        axes.text(spread.high * 1.05, place + offset, number(spread.median), va="center", fontsize=7)
         label = "_nolegend_"
 
 

@@ -34,12 +34,10 @@ def _cells(comparison: Comparison) -> tuple[str, ...]:
 
 
 def _ratio(spread: Spread | None) -> str:
-    return (
-        "" if spread is None else f"{_number(spread.median)} ({_number(spread.low)}-{_number(spread.high)})"
-    )
+    return "" if spread is None else f"{number(spread.median)} ({number(spread.low)}-{number(spread.high)})"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """Three digits, and never an exponent."""
     return f"{value:.0f}" if value >= 99.95 else f"{value:.3g}"
 
