@@ -198,12 +198,6 @@ impl Core<'_> {
         Ok(())
     }
 
-    /// Which components are not in their initial configuration (XINUSE).
-    pub(crate) fn components_in_use(&self) -> u64 {
-        let image = self.state.extended.in_use() & !xcr0::PKRU;
-        image | if self.state.pkru != 0 { xcr0::PKRU } else { 0 }
-    }
-
     /// XGETBV with ECX.
     ///
     /// # Errors
