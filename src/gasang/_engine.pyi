@@ -233,8 +233,8 @@ class Vm:
     `accel` is "bt" (translator) or "interp" (T0 only). `cpu` is MODEL[,+feature,-feature]…
 
     `clock` is "host", or "instructions": virtual time is then one nanosecond for each instruction, HLT
-    skips to the next timer, RDRAND's numbers are always the same, and so two runs of the same guest are the
-    same. One vCPU only.
+    skips to the next timer, interrupts come after exact numbers of instructions, RDRAND's numbers are chosen
+    by `seed`, and so two runs of the same guest are the same. One vCPU only.
 
     Raises `EngineError` for a bad model or feature name, or memory that cannot be mapped.
     """
@@ -249,6 +249,7 @@ class Vm:
         trace_blocks: bool = False,
         log_code: bool = False,
         clock: str = "host",
+        seed: int = 0,
     ) -> Vm: ...
     def vcpu(self, index: int) -> Vcpu: ...
     def memory_regions(self) -> list[tuple[int, int]]:
@@ -265,6 +266,12 @@ class Vm:
 
     def memory_digest(self) -> int:
         """64 bits that tell the contents of RAM from other contents; equal for equal contents."""
+
+    def state_digest(self) -> int:
+        """64 bits that tell this state from others: processors, RAM, chipset, virtual time.
+
+        Raises `EngineError` while a thread is inside a processor.
+        """
 
     def set_interrupt_line(self, gsi: int, level: bool) -> None:
         """Drive a global system interrupt line (0-23) high or low. Safe from any thread."""

@@ -16,7 +16,7 @@ pub const UART_COUNT: usize = 4;
 pub(crate) const NEVER: u64 = u64::MAX;
 
 /// What waits for a vCPU.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Pending {
     /// Take it with [`Chipset::take_nmi`].
     pub nmi: bool,
@@ -48,7 +48,7 @@ impl Pending {
 ///
 /// `now` is virtual time in nanoseconds. It should never decrease; an access that comes with an older time than
 /// another (two vCPUs) is treated as if it came at the newest time seen.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Chipset {
     // Devices.
     pub(crate) pic: Pic,

@@ -28,7 +28,7 @@ const TIMER_WRITABLE: u64 = LEVEL | INTERRUPT_ENABLE | PERIODIC | SET_VALUE | MO
 const ROUTES: u64 = 0x00f0_0000;
 const TIMER_CAPABILITIES: u64 = ROUTES << 32 | 1 << 5 | 1 << 4;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Timer {
     // Volatile state.
     config: u64,
@@ -93,7 +93,7 @@ impl Timer {
 }
 
 /// The timer block.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Hpet {
     // Volatile state.
     config: u64,

@@ -15,7 +15,7 @@ const MASKED: u64 = 1 << 16;
 const WRITABLE: u64 = 0xff00_0000_0001_afff;
 
 /// The I/O APIC. Lines are given as asserted or not: the polarity bit is the guest's description of the board.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct IoApic {
     // Wiring.
     lines: u32,

@@ -5,7 +5,7 @@
 const CASCADE: u8 = 1 << 2;
 
 /// Which command word the next write to the data port is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Expects {
     Mask,
     VectorBase,
@@ -13,7 +13,7 @@ enum Expects {
     Mode,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Chip {
     // Static configuration.
     elcr_writable: u8,
@@ -222,7 +222,7 @@ impl Chip {
 }
 
 /// Master and slave, the slave on the master's input 2.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Pic {
     master: Chip,
     slave: Chip,

@@ -16,7 +16,7 @@ const REFRESH: u8 = 1 << 4;
 const OUT_2: u8 = 1 << 5;
 
 /// The timer: channel 0 drives IRQ 0, channel 2 the speaker; channel 1 (refresh) counts for nobody.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Pit {
     // Volatile state.
     channels: [Channel; 3],

@@ -9,14 +9,14 @@ use crate::time::next_boundary;
 const SHORTEST_PERIOD: u64 = 12;
 
 /// Bytes that a read or write of the counter moves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Access {
     Low,
     High,
     LowThenHigh,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Run {
     /// Waiting for a count, or for the gate in modes 1, 2, 3 and 5.
     Idle,
@@ -26,7 +26,7 @@ enum Run {
     Paused { elapsed: u64 },
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) struct Channel {
     // Wiring.
     gate: bool,

@@ -6,7 +6,7 @@ use crate::time::ticks;
 pub const PM_TIMER_HZ: u64 = 3_579_545;
 
 /// Width of the counter, as FADT flag `TMR_VAL_EXT` announces it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Width {
     /// Flag clear.
     Bits24,
@@ -15,7 +15,7 @@ pub enum Width {
 }
 
 /// The timer. It has no volatile state: the counter is a function of virtual time.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct PmTimer {
     // Static configuration.
     width: Width,

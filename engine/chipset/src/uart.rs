@@ -53,7 +53,7 @@ const MSR_RI: u8 = 1 << 6;
 const MSR_DCD: u8 = 1 << 7;
 
 /// One serial port.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Uart {
     // Wiring.
     /// From the host, not yet in the FIFO.

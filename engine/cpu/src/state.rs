@@ -4,10 +4,11 @@ use crate::cpuid::SIGNATURE;
 use gasang_x86::control::{cr0, debug, efer, xcr0};
 use gasang_x86::descriptor::access;
 use gasang_x86::{gpr, rflags, segment};
+use std::hash::{Hash, Hasher};
 
 /// A segment register: the selector and its hidden part.
 #[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub struct SegmentRegister {
     /// Base linear address.
     pub base: u64,
@@ -43,7 +44,7 @@ impl SegmentRegister {
 
 /// GDTR or IDTR.
 #[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub struct DescriptorTable {
     /// Linear address of the table.
     pub base: u64,
@@ -52,7 +53,7 @@ pub struct DescriptorTable {
 }
 
 /// What the processor does between instructions (SDM vol. 3, 25.4.2, "activity state").
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 #[repr(u8)]
 pub enum Activity {
     /// It executes instructions.
@@ -67,7 +68,7 @@ pub enum Activity {
 }
 
 /// Interruptibility left behind by the instruction before (SDM vol. 3, 6.8.3; vol. 2, STI and MOV).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 #[repr(u8)]
 pub enum Shadow {
     /// Nothing is held back.
@@ -81,7 +82,7 @@ pub enum Shadow {
 
 /// MSRs that are plain storage or feed instructions directly.
 #[repr(C)]
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, Hash)]
 #[allow(missing_docs)]
 pub struct MsrState {
     pub star: u64,
@@ -110,7 +111,7 @@ pub struct MsrState {
 /// x87, SSE, AVX (and AVX-512) state in the host's standard XSAVE format (SDM vol. 1, 13.4): legacy region, header,
 /// then the components at the host's offsets. PKRU is kept apart in `VcpuState::pkru`.
 #[repr(C, align(64))]
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub struct ExtendedState {
     /// The image.
     pub bytes: [u8; 4096],
@@ -204,6 +205,42 @@ pub struct VcpuState {
     pub translator: [u64; 64],
     /// x87, SSE, AVX state.
     pub extended: ExtendedState,
+}
+
+impl Hash for VcpuState {
+    /// Of all that the guest could find out, but for the extended state, of which `CpuModel::settled` has the one image.
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        let VcpuState {
+            gpr,
+            rip,
+            rflags,
+            cr0,
+            cr2,
+            cr3,
+            cr4,
+            efer,
+            xcr0,
+            instructions,
+            segment,
+            ldtr,
+            tr,
+            gdtr,
+            idtr,
+            dr,
+            msr,
+            pdpte,
+            pkru,
+            activity,
+            shadow,
+            nmi_blocked,
+            pending_debug,
+            translator: _,
+            extended: _,
+        } = self;
+        (gpr, rip, rflags, cr0, cr2, cr3, cr4, efer, xcr0, instructions).hash(hasher);
+        (segment, ldtr, tr, gdtr, idtr, dr, msr, pdpte, pkru).hash(hasher);
+        (activity, shadow, nmi_blocked, pending_debug).hash(hasher);
+    }
 }
 
 impl VcpuState {

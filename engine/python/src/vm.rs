@@ -21,9 +21,12 @@ fn index(value: &Bound<'_, PyAny>, what: &str) -> PyResult<usize> {
 impl Vm {
     #[new]
     #[pyo3(
-        signature = (*, memory, cpus=None, accel="bt", cpu="max", trace_blocks=false, log_code=false, clock="host"),
-        text_signature = "(*, memory, cpus=1, accel='bt', cpu='max', trace_blocks=False, log_code=False, clock='host')"
+        signature = (*, memory, cpus=None, accel="bt", cpu="max", trace_blocks=false, log_code=false, clock="host",
+            seed=None),
+        text_signature = "(*, memory, cpus=1, accel='bt', cpu='max', trace_blocks=False, log_code=False, \
+            clock='host', seed=0)"
     )]
+    #[expect(clippy::too_many_arguments, reason = "Python names them")]
     fn new(
         memory: &Bound<'_, PyAny>,
         cpus: Option<&Bound<'_, PyAny>>,
@@ -32,6 +35,7 @@ impl Vm {
         trace_blocks: bool,
         log_code: bool,
         clock: &str,
+        seed: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Vm> {
         let options = VmOptions {
             memory: unsigned(memory, "memory", u64::MAX)?,
@@ -39,6 +43,7 @@ impl Vm {
             accelerator: AcceleratorKind::parse(accel).map_err(engine_error)?,
             cpu: cpu.to_owned(),
             clock: ClockKind::parse(clock).map_err(engine_error)?,
+            seed: seed.map_or(Ok(0), |seed| unsigned(seed, "seed", u64::MAX))?,
             trace_blocks,
             log_code,
         };
@@ -73,6 +78,10 @@ impl Vm {
 
     fn memory_digest(&self, python: Python<'_>) -> PyResult<u64> {
         python.detach(|| self.inner.memory_digest()).map_err(engine_error)
+    }
+
+    fn state_digest(&self, python: Python<'_>) -> PyResult<u64> {
+        python.detach(|| self.inner.state_digest()).map_err(engine_error)
     }
 
     fn set_interrupt_line(&self, gsi: &Bound<'_, PyAny>, level: bool) -> PyResult<()> {

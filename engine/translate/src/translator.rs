@@ -93,6 +93,28 @@ pub struct Translator {
 #[repr(align(64))]
 struct Copied([u8; 128]);
 
+/// How far to execute, as counts of instructions retired.
+#[derive(Debug, Clone, Copy)]
+struct Stretch {
+    /// Where to stop, or a little later.
+    end: u64,
+    /// Where to stop at the latest.
+    last: u64,
+}
+
+impl Stretch {
+    /// Whether any block may run; otherwise T0 goes on, which stops after every instruction.
+    fn has_room(self, state: &VcpuState) -> bool {
+        self.last.saturating_sub(state.instructions) >= BLOCK_LIMIT as u64
+    }
+
+    /// The down-counter. A block runs only if the counter covers it: see that one does, if there is room.
+    fn left(self, instructions: u64) -> i64 {
+        let wanted = self.end.saturating_sub(instructions).max(BLOCK_LIMIT as u64);
+        wanted.min(self.last.saturating_sub(instructions)) as i64
+    }
+}
+
 /// What to do after an exit was dealt with.
 enum Next {
     /// Look up the block at the state's RIP.
@@ -165,7 +187,7 @@ impl Translator {
         self.log = Some(log);
     }
 
-    /// Execute about `budget` instructions. Asynchronous signals must be blocked in this thread.
+    /// Execute about `budget` instructions, never more than `most`. Asynchronous signals must be blocked in this thread.
     ///
     /// `interrupt_waiting` says that an interrupt waits for IF. Returns `Retired` when the budget is spent or it may have
     /// become deliverable; otherwise what T0 said.
@@ -174,19 +196,21 @@ impl Translator {
         core: &mut Core<'_>,
         interpreter: &mut Interpreter,
         budget: u64,
+        most: u64,
         interrupt_waiting: bool,
     ) -> Step {
         core.state.translator[slots::word(slots::INTERRUPT_WAITING)] = u64::from(interrupt_waiting);
         self.pages.thread_begins(self.processor);
         let saved = host_state::enter_state(core.state);
-        let step = self.run_inside(core, interpreter, budget);
+        let end = core.state.instructions.saturating_add(budget.min(most).min(i32::MAX as u64));
+        let last = core.state.instructions.saturating_add(most);
+        let step = self.run_inside(core, interpreter, Stretch { end, last });
         host_state::leave_state(saved);
         self.pages.thread_ends(self.processor);
         step
     }
 
-    fn run_inside(&mut self, core: &mut Core<'_>, interpreter: &mut Interpreter, budget: u64) -> Step {
-        let end = core.state.instructions.saturating_add(budget.min(i32::MAX as u64));
+    fn run_inside(&mut self, core: &mut Core<'_>, interpreter: &mut Interpreter, stretch: Stretch) -> Step {
         let mut next = Next::Dispatch;
         loop {
             if !matches!(next, Next::Resume(_)) && self.safepoint(core) && matches!(next, Next::Enter(_)) {
@@ -196,9 +220,9 @@ impl Translator {
             let address = match next {
                 Next::Enter(address) | Next::Resume(address) => address,
                 Next::Stop => return Step::Retired,
-                Next::Dispatch if core.state.instructions >= end => return Step::Retired,
+                Next::Dispatch if core.state.instructions >= stretch.end => return Step::Retired,
                 Next::Dispatch if core.platform.wants_attention() => return Step::Retired,
-                Next::Dispatch if translatable(core.state) => {
+                Next::Dispatch if stretch.has_room(core.state) && translatable(core.state) => {
                     match self.known(core).or_else(|| self.lookup(core)) {
                         Some(address) => address,
                         None => match self.interpret(core, interpreter) {
@@ -215,7 +239,7 @@ impl Translator {
                     continue;
                 }
             };
-            next = self.enter(core, address, end);
+            next = self.enter(core, address, stretch);
         }
     }
 
@@ -233,12 +257,11 @@ impl Translator {
 
     // Entering and leaving.
 
-    fn enter(&mut self, core: &mut Core<'_>, address: u64, end: u64) -> Next {
+    fn enter(&mut self, core: &mut Core<'_>, address: u64, stretch: Stretch) -> Next {
         let mode = core.tlb_mode(core.privilege());
         let state = &mut *core.state;
         let with_ac = if state.cr4 & cr4::SMAP != 0 { Mode::SupervisorAc } else { Mode::Supervisor };
-        // A block runs only if the counter covers it: see that one does.
-        let left = end.saturating_sub(state.instructions).max(BLOCK_LIMIT as u64) as i64;
+        let left = stretch.left(state.instructions);
         let usable = u64::from(usable_extended(state));
         let slots = &mut state.translator;
         slots[slots::word(slots::TLB_CONTEXT)] = core.tlb.context_address(mode);

@@ -1,5 +1,6 @@
 //! What executes instructions.
 
+use crate::clock::ClockKind;
 use crate::error::Error;
 use crate::shared::Shared;
 use gasang_cpu::{Core, Shadow, VcpuState};
@@ -48,7 +49,9 @@ impl Accelerator {
         let interpreter = Interpreter::new().map_err(|error| host("cannot set up the interpreter", error))?;
         let translator = match &shared.code_pages {
             Some(pages) => {
-                let options = Options { trace: trace_blocks, ..Options::from_environment() };
+                let mut options = Options { trace: trace_blocks, ..Options::from_environment() };
+                // So that a machine that counts instructions is the same machine with either accelerator.
+                options.strict_flags |= shared.clock.kind() == ClockKind::Instructions;
                 let pages = Arc::clone(pages);
                 let translator = Translator::new(options, pages, index, &shared.memory, &shared.model);
                 Some(Box::new(translator.map_err(|error| host("cannot set up the translator", error))?))
@@ -58,7 +61,7 @@ impl Accelerator {
         Ok(Accelerator { interpreter, translator })
     }
 
-    /// Execute about `budget` instructions, fewer if attention is wanted, or if an interrupt that waits (`waiting`)
+    /// Execute about `budget` instructions, never more than `most`, fewer if attention is wanted, or if an interrupt that waits (`waiting`)
     /// can be delivered; at least one unless it is pending.
     pub(crate) fn run(
         &mut self,
@@ -66,12 +69,13 @@ impl Accelerator {
         shared: &Shared,
         index: usize,
         budget: u64,
+        most: u64,
         waiting: bool,
     ) -> Step {
         if let Some(translator) = &mut self.translator {
-            return translator.run(core, &mut self.interpreter, budget, waiting);
+            return translator.run(core, &mut self.interpreter, budget, most, waiting);
         }
-        let limit = core.state.instructions.saturating_add(budget);
+        let limit = core.state.instructions.saturating_add(budget.min(most));
         for _ in 0..INTERPRETER_STEPS {
             let step = self.interpreter.step(core);
             let raised = shared.attention.get(index).is_none_or(|attention| attention.is_raised());

@@ -1,10 +1,34 @@
-//! A digest of guest RAM, to compare two machines.
+//! Digests of RAM and of everything else, to compare two machines.
 
 use gasang_memory::{GuestMemory, PAGE_SIZE};
 use nix::unistd::{Whence, lseek};
+use std::hash::{Hash, Hasher};
 
 fn mix(hash: u64, word: u64) -> u64 {
     (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
+}
+
+/// A hasher that gives the same number in every process, unlike the standard library's.
+struct Stable(u64);
+
+impl Hasher for Stable {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let word = chunk.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte));
+            self.0 = mix(self.0, word);
+        }
+    }
+}
+
+/// The digest of a value.
+pub(crate) fn of(value: &impl Hash) -> u64 {
+    let mut hasher = Stable(1);
+    value.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Hash of a page at its place; 0 for a page of zeros, which is the same as one never touched.
@@ -67,6 +91,14 @@ mod tests {
         two.write_physical(0x9000, &[0; 100]).unwrap();
         two.write_physical(0x5123, b"gasang").unwrap();
         assert_eq!(memory(&one).unwrap(), memory(&two).unwrap());
+    }
+
+    #[test]
+    fn digests_of_values_depend_on_every_byte_and_on_nothing_else() {
+        let value = |byte: u8| ([1u64, 2, 3], vec![0u8, byte], Some(7u32));
+        assert_eq!(of(&value(9)), of(&value(9)));
+        assert_ne!(of(&value(9)), of(&value(8)));
+        assert_eq!(of(&1u64), mix(1, 1));
     }
 
     #[test]

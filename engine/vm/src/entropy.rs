@@ -7,15 +7,16 @@ use crate::clock::ClockKind;
 pub(crate) enum Entropy {
     /// The host's generator, a buffer at a time.
     Host { buffer: Box<[u8; 256]>, left: usize },
-    /// The same numbers in every run (splitmix64), for machines whose time is deterministic too.
+    /// The same numbers in every run with the same seed (splitmix64), for machines whose time is deterministic too.
     Fixed(u64),
 }
 
 impl Entropy {
-    pub(crate) fn new(clock: ClockKind, vcpu: usize) -> Entropy {
+    /// For processor `vcpu`. `seed` chooses the numbers of a machine whose time is deterministic.
+    pub(crate) fn new(clock: ClockKind, seed: u64, vcpu: usize) -> Entropy {
         match clock {
             ClockKind::Host => Entropy::Host { buffer: Box::new([0; 256]), left: 0 },
-            ClockKind::Instructions => Entropy::Fixed(vcpu as u64),
+            ClockKind::Instructions => Entropy::Fixed(seed ^ (vcpu as u64).rotate_right(8)),
         }
     }
 
@@ -49,17 +50,18 @@ mod tests {
 
     #[test]
     fn deterministic_machines_see_the_same_numbers() {
-        let numbers = |vcpu| {
-            let mut entropy = Entropy::new(ClockKind::Instructions, vcpu);
+        let numbers = |seed, vcpu| {
+            let mut entropy = Entropy::new(ClockKind::Instructions, seed, vcpu);
             [entropy.next(), entropy.next()]
         };
-        assert_eq!(numbers(0), numbers(0));
-        assert_ne!(numbers(0), numbers(1));
+        assert_eq!(numbers(3, 0), numbers(3, 0));
+        assert_ne!(numbers(3, 0), numbers(3, 1));
+        assert_ne!(numbers(3, 0), numbers(4, 0));
     }
 
     #[test]
     fn the_hosts_numbers_do_not_repeat() {
-        let mut entropy = Entropy::new(ClockKind::Host, 0);
+        let mut entropy = Entropy::new(ClockKind::Host, 0, 0);
         let mut seen: Vec<u64> = (0..100).map(|_| entropy.next()).collect();
         seen.sort_unstable();
         seen.dedup();

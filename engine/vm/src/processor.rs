@@ -19,8 +19,7 @@ use std::time::Duration;
 
 /// Instructions between two looks at the clock.
 const POLL_INSTRUCTIONS: u64 = 32_768;
-/// Serial output waits at most so long (virtual nanoseconds), and at most so many bytes of it, while the guest runs.
-const OUTPUT_AGE: u64 = 1_000_000;
+/// At most so many bytes of serial output wait while the guest runs.
 const OUTPUT_BYTES: usize = 4096;
 /// Counters are made public so often (virtual nanoseconds) while the guest runs.
 const COUNTS_AGE: u64 = 100_000_000;
@@ -121,12 +120,14 @@ impl Processor {
         if now >= shared.next_deadline() || attention.take(CHIPSET) {
             self.surroundings.chipset(|chipset, now| chipset.advance(now));
         }
-        let (bytes, since) = shared.output_waiting();
-        if bytes >= OUTPUT_BYTES || bytes != 0 && now.saturating_sub(since) >= OUTPUT_AGE {
+        if shared.output_bytes() >= OUTPUT_BYTES || now >= shared.output_deadline() {
             return self.output();
         }
         if attention.is_raised() {
-            if let Some(output) = self.output() {
+            // Where time is deterministic, output comes when it would come without the kick.
+            if shared.clock.kind() == ClockKind::Host
+                && let Some(output) = self.output()
+            {
                 return Some(output);
             }
             if attention.take(KICK) {
@@ -147,7 +148,7 @@ impl Processor {
 
     /// The output of the first serial port that has some.
     fn output(&mut self) -> Option<Exit> {
-        if self.surroundings.shared.output_waiting().0 == 0 {
+        if self.surroundings.shared.output_bytes() == 0 {
             return None;
         }
         self.surroundings.chipset(|chipset, _| {
@@ -174,15 +175,11 @@ impl Processor {
     fn execute(&mut self, limit: u64) -> Option<Exit> {
         let shared = Arc::clone(&self.surroundings.shared);
         let index = self.surroundings.index;
-        let mut budget = POLL_INSTRUCTIONS.min(limit.saturating_sub(self.state.instructions));
-        if shared.clock.kind() == ClockKind::Instructions {
-            budget = budget.min(shared.next_deadline().saturating_sub(shared.clock.now())).max(1);
-        }
-        if let Some(event) = self.events.next() {
-            budget = budget.min(event.instructions.saturating_sub(self.state.instructions)).max(1);
-        }
+        let budget = POLL_INSTRUCTIONS.min(limit.saturating_sub(self.state.instructions));
+        let most = self.until_next_event();
         let waiting = self.surroundings.pending.interrupt && !self.events.is_replayed();
-        let step = self.with_core(|core, accelerator| accelerator.run(core, &shared, index, budget, waiting));
+        let step =
+            self.with_core(|core, accelerator| accelerator.run(core, &shared, index, budget, most, waiting));
         match step {
             Step::Retired | Step::Shutdown => None,
             Step::Halted => {
@@ -194,6 +191,20 @@ impl Processor {
                 Some(self.report_access())
             }
         }
+    }
+
+    /// Instructions until something is to happen that must come after an exact number of them: on the host's clock
+    /// there is no such thing.
+    fn until_next_event(&self) -> u64 {
+        let shared = &self.surroundings.shared;
+        let mut most = u64::MAX;
+        if shared.clock.kind() == ClockKind::Instructions {
+            most = shared.next_deadline().min(shared.output_deadline()).saturating_sub(shared.clock.now());
+        }
+        if let Some(event) = self.events.next() {
+            most = most.min(event.instructions.saturating_sub(self.state.instructions));
+        }
+        most.max(1)
     }
 
     /// Go on with what was waiting for the answer that has come.

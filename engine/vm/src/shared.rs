@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// No timer is running.
 pub(crate) const NEVER: u64 = u64::MAX;
+/// Serial output waits at most so long (virtual nanoseconds) while the guest runs.
+const OUTPUT_AGE: u64 = 1_000_000;
 
 /// Shared by all processors and by the threads that feed the machine.
 #[derive(Debug)]
@@ -19,6 +21,8 @@ pub(crate) struct Shared {
     pub(crate) memory: Arc<GuestMemory>,
     pub(crate) model: CpuModel,
     pub(crate) clock: Clock,
+    /// Chooses the random numbers of a deterministic machine.
+    pub(crate) seed: u64,
     /// One for each processor.
     pub(crate) attention: Vec<Attention>,
     /// What the translators share; None when nothing is translated.
@@ -36,6 +40,7 @@ impl Shared {
         memory: Arc<GuestMemory>,
         model: CpuModel,
         clock: Clock,
+        seed: u64,
         vcpus: usize,
         code_pages: Option<Arc<CodePages>>,
     ) -> Shared {
@@ -43,6 +48,7 @@ impl Shared {
             memory,
             model,
             clock,
+            seed,
             attention: (0..vcpus).map(|_| Attention::default()).collect(),
             code_pages,
             chipset: Mutex::new(Chipset::new(vcpus)),
@@ -83,10 +89,19 @@ impl Shared {
         self.next_deadline.load(Ordering::Relaxed)
     }
 
-    /// How many bytes of serial output wait, and since when.
+    /// How many bytes of serial output wait.
     #[inline]
-    pub(crate) fn output_waiting(&self) -> (usize, u64) {
-        (self.output_bytes.load(Ordering::Relaxed), self.output_since.load(Ordering::Relaxed))
+    pub(crate) fn output_bytes(&self) -> usize {
+        self.output_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Virtual time at which the output that waits is to be passed on, or `NEVER`.
+    #[inline]
+    pub(crate) fn output_deadline(&self) -> u64 {
+        match self.output_bytes() {
+            0 => NEVER,
+            _ => self.output_since.load(Ordering::Relaxed).saturating_add(OUTPUT_AGE),
+        }
     }
 
     /// Ask for a processor's attention.

@@ -2,7 +2,7 @@
 
 use crate::answers::{Access, Answers};
 use crate::attention::CHIPSET;
-use crate::clock::{ClockKind, TSC_HZ};
+use crate::clock::TSC_HZ;
 use crate::entropy::Entropy;
 use crate::shared::Shared;
 use gasang_chipset::{Chipset, GeneralProtection, Pending};
@@ -33,14 +33,8 @@ fn platform_time(tsc: u64, tsc_offset: u64) -> u64 {
 
 impl Surroundings {
     pub(crate) fn new(index: usize, shared: Arc<Shared>) -> Surroundings {
-        let clock: ClockKind = shared.clock.kind();
-        Surroundings {
-            index,
-            shared,
-            answers: Answers::default(),
-            pending: Pending::default(),
-            entropy: Entropy::new(clock, index),
-        }
+        let entropy = Entropy::new(shared.clock.kind(), shared.seed, index);
+        Surroundings { index, shared, answers: Answers::default(), pending: Pending::default(), entropy }
     }
 
     /// Use the chipset as this processor. The run loop looks at it before the next instruction.

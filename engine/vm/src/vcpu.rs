@@ -2,6 +2,7 @@
 
 use crate::attention::KICK;
 use crate::counts::Counts;
+use crate::digest;
 use crate::error::Error;
 use crate::events::Event;
 use crate::exit::Exit;
@@ -90,7 +91,20 @@ impl Vcpu {
     /// # Errors
     /// If another thread is inside.
     pub fn extended_state(&self) -> Result<Vec<u8>, Error> {
-        self.use_processor(|processor| Ok(processor.state.extended.bytes.to_vec()))
+        self.use_processor(|processor| {
+            Ok(self.shared.model.settled(&processor.state.extended).bytes.to_vec())
+        })
+    }
+
+    /// A number that tells the processor's state from other states.
+    ///
+    /// # Errors
+    /// If another thread is inside.
+    pub(crate) fn state_digest(&self) -> Result<u64, Error> {
+        self.use_processor(|processor| {
+            let settled = self.shared.model.settled(&processor.state.extended);
+            Ok(digest::of(&(&*processor.state, settled)))
+        })
     }
 
     /// Counters by name; while the processor runs, those of a moment ago.
@@ -162,6 +176,7 @@ mod tests {
             accelerator: AcceleratorKind::Interpreter,
             cpu: "max".to_owned(),
             clock: ClockKind::Host,
+            seed: 0,
             trace_blocks: false,
             log_code: false,
         };

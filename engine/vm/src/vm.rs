@@ -31,6 +31,8 @@ pub struct VmOptions {
     pub cpu: String,
     /// What makes time pass.
     pub clock: ClockKind,
+    /// Chooses the random numbers of a machine whose clock counts instructions; others have the host's.
+    pub seed: u64,
     /// Keep listings of translated blocks.
     pub trace_blocks: bool,
     /// Note where the code of each block is.
@@ -62,7 +64,8 @@ impl Vm {
             AcceleratorKind::Interpreter => None,
         };
         let clock = Clock::new(options.clock);
-        let shared = Arc::new(Shared::new(memory, model, clock, options.vcpus, code_pages));
+        let seed = options.seed;
+        let shared = Arc::new(Shared::new(memory, model, clock, seed, options.vcpus, code_pages));
         let code_log = options.log_code.then(Arc::<CodeLog>::default);
         let vcpu = |index| {
             let mut accelerator = Accelerator::new(&shared, index, options.trace_blocks)?;
@@ -117,6 +120,21 @@ impl Vm {
     pub fn memory_digest(&self) -> Result<u64, Error> {
         digest::memory(&self.shared.memory)
             .map_err(|source| Error::Host { attempt: "cannot read guest memory".to_owned(), source })
+    }
+
+    /// A number that tells the machine's state from other states: processors, RAM, chipset, time.
+    ///
+    /// # Errors
+    /// If a thread is inside a processor; what the host says.
+    pub fn state_digest(&self) -> Result<u64, Error> {
+        let processors: Vec<u64> =
+            self.vcpus.iter().map(|vcpu| vcpu.state_digest()).collect::<Result<_, Error>>()?;
+        let chipset = self.shared.with_chipset(None, |chipset, now| {
+            // Timers that are due have run, and all that is derived from the time is up to date.
+            chipset.advance(now);
+            digest::of(&(&*chipset, now))
+        });
+        Ok(digest::of(&(processors, chipset.0, self.memory_digest()?)))
     }
 
     /// Drive a global system interrupt line.

@@ -138,7 +138,12 @@ pub fn run(seed: u64, model: &CpuModel) -> io::Result<Summary> {
         let step = if only_t0 {
             step_some(&mut core, &mut interpreter)
         } else {
-            translator.run(&mut core, &mut interpreter, 1 + random.below(BUDGET), random.one_in(2))
+            let most = if random.one_in(3) { 1 + random.below(BUDGET) } else { u64::MAX };
+            let last = core.state.instructions.saturating_add(most);
+            let step =
+                translator.run(&mut core, &mut interpreter, 1 + random.below(BUDGET), most, random.one_in(2));
+            assert!(core.state.instructions <= last, "{} after {last}", core.state.instructions);
+            step
         };
         match step {
             Step::Shutdown => break,

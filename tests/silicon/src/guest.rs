@@ -240,7 +240,7 @@ impl Guest {
             step = match &mut self.tier {
                 Tier::Interpreter => self.interpreter.step(&mut core),
                 Tier::Translator(translator) => {
-                    translator.run(&mut core, &mut self.interpreter, LIMIT, false)
+                    translator.run(&mut core, &mut self.interpreter, LIMIT, u64::MAX, false)
                 }
             };
         }

@@ -38,7 +38,7 @@ const ERROR_RECEIVE_VECTOR: u32 = 1 << 6;
 const ERROR_REGISTER: u32 = 1 << 7;
 
 /// Entries of the local vector table, in the order of their registers (0x320 to 0x370).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Lvt {
     Timer,
     Lint0 = 3,
@@ -47,7 +47,7 @@ enum Lvt {
 }
 
 /// One local APIC.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct LocalApic {
     // Static configuration.
     id: u32,

@@ -11,7 +11,7 @@ const SHORTEST_PERIOD: u64 = 10_000;
 const NEVER: u64 = u64::MAX;
 
 /// Bits 17-18 of the timer's LVT entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Mode {
     OneShot,
     Periodic,
@@ -30,7 +30,7 @@ impl Mode {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Timer {
     // Volatile state.
     initial: u32,

@@ -1,7 +1,7 @@
 //! The 256-bit registers IRR, ISR and TMR.
 
 /// One bit for each vector, in the eight 32-bit words that the guest reads.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(super) struct Vectors([u32; 8]);
 
 impl Vectors {

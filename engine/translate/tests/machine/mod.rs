@@ -141,7 +141,7 @@ impl Machine {
                 model: &self.model,
             };
             let step = match &mut self.translator {
-                Some(translator) => translator.run(&mut core, &mut self.interpreter, 10_000, false),
+                Some(translator) => translator.run(&mut core, &mut self.interpreter, 10_000, u64::MAX, false),
                 None => self.interpreter.step(&mut core),
             };
             match step {
