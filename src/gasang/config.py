@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -16,6 +17,9 @@ ACCELERATORS: tuple[str, ...] = get_args(Accelerator)
 MINIMUM_MEMORY = 32 * MIB
 MAXIMUM_CPUS = 64
 _PAGE = 4096
+_SEEDS = 1 << 64
+_FIRST_DATE, _LAST_DATE = datetime(1970, 1, 1, tzinfo=UTC), datetime(2099, 12, 31, tzinfo=UTC)
+_DETERMINISTIC_DATE = datetime(2026, 1, 1, tzinfo=UTC)
 _CPU_NAME = re.compile(r"[\w.-]+(,[+-][\w.-]+)*", re.ASCII)
 
 
@@ -61,15 +65,35 @@ class MachineConfig:
     """Programs of the guest, as ELF files "FILE" or "FILE@ADDRESS" (where a position-independent one lies in
     memory), whose symbols name addresses. A Linux kernel brings its own."""
 
+    date: datetime | None = None
+    """What the real-time clock shows at first, with its time zone; None is the host's date, or of a
+    deterministic machine the first of January 2026."""
+
+    deterministic: bool = False
+    """Time is a function of the instructions executed, and random numbers one of `seed`: two runs are the
+    same run. Serial ports 1 to 3 are the agent's from the start, and the machine stands still while the agent
+    waits for a command or for input. For one processor."""
+
+    seed: int = 0
+    """Chooses a deterministic machine's random numbers; 64 bits."""
+
     def __post_init__(self) -> None:
         self._check_memory()
         self._check_processors()
+        self._check_time()
         self._check_boot()
 
     @property
     def engine_accel(self) -> Literal["bt", "interp"]:
         """The accelerator by the engine's name: "auto" resolved."""
         return "bt" if self.accel == "auto" else self.accel
+
+    @property
+    def first_date(self) -> datetime:
+        """What the real-time clock shows at first."""
+        if self.date is not None:
+            return self.date
+        return _DETERMINISTIC_DATE if self.deterministic else datetime.now(UTC)
 
     def _check_memory(self) -> None:
         if self.memory < MINIMUM_MEMORY:
@@ -87,6 +111,21 @@ class MachineConfig:
             raise ConfigError(f"cpu {self.cpu!r} is not MODEL[,+feature,-feature]..., such as max,-avx512f")
         if self.accel not in ACCELERATORS:
             raise ConfigError(f"accel {self.accel!r} is not one of {', '.join(ACCELERATORS)}")
+
+    def _check_time(self) -> None:
+        if self.deterministic and self.cpus != 1:
+            raise ConfigError(
+                f"a deterministic machine has one processor, not {self.cpus}: "
+                "in which order several execute is up to the host"
+            )
+        if self.seed and not self.deterministic:
+            raise ConfigError("a seed is for a deterministic machine (--deterministic)")
+        if not 0 <= self.seed < _SEEDS:
+            raise ConfigError(f"seed {self.seed} is not from 0 to {_SEEDS - 1}")
+        if self.date is not None and self.date.tzinfo is None:
+            raise ConfigError(f"date {self.date} has no time zone")
+        if self.date is not None and not _FIRST_DATE <= self.date <= _LAST_DATE:
+            raise ConfigError(f"date {self.date} is not from 1970 to 2099")
 
     def _check_boot(self) -> None:
         if self.modules and self.kernel is None:

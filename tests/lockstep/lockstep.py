@@ -16,7 +16,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from gasang import _engine, loaders
@@ -52,11 +52,12 @@ class Side:
 
     def __init__(self, config: MachineConfig, accel: str) -> None:
         assert config.kernel is not None
+        config = replace(config, date=MADE)
         with _strict_flags():
             self.vm = _engine.Vm(memory=config.memory, accel=accel, cpu=config.cpu, clock="instructions")
         self.ending = Ending(lambda outcome: outcome)
         self.console = bytearray()
-        self.pc = Pc(self.vm, config, self.ending, lambda _: None, made=MADE)
+        self.pc = Pc(self.vm, config, self.ending, lambda _: None)
         request = open_boot_files(config, config.kernel, self.pc.memory_map, self.pc.tables.rsdp_address)
         self.pc.load(loaders.load(request))
         self.vcpu = self.pc.vcpus[0]

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from gasang.cli.arguments import UsageError
@@ -74,10 +75,23 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="bt translates the guest's code, interp interprets it (default: auto, the faster)",
     )
+    time = parser.add_argument_group("time")
+    time.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="time counts instructions: two runs are the same run",
+    )
+    time.add_argument(
+        "--seed", metavar="N", type=int, default=0, help="chooses a deterministic guest's random numbers"
+    )
+    time.add_argument("--date", metavar="DATE", help="what the real-time clock shows at first, as ISO 8601")
     parser.add_argument(
         "--timeout", metavar="SECONDS", type=float, help="stop the machine then, with code 124"
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
+    parser.add_argument(
+        "--state-hash", action="store_true", help="say a hash of the machine's last state at the end"
+    )
     parser.add_argument(
         "--trace", choices=["blocks"], help="show guest code beside the host code that it became"
     )
@@ -110,8 +124,11 @@ def main(options: argparse.Namespace) -> int:
             stack.enter_context(trace.following(machine, config.cpus))
         stack.enter_context(_limited(machine, options.timeout))
         session = Session(machine)
+        if options.state_hash:
+            stack.callback(_say_state_hash, machine)
         if options.command is not None:
-            return session.run_command(options.command)
+            # What is typed is never the same twice.
+            return session.run_command(options.command, typing=not options.deterministic)
         if on_terminal:
             return session.on_terminal(has_shell=options.kernel is None)
         return session.in_pipe(has_shell=options.kernel is None)
@@ -147,7 +164,26 @@ def _configuration(options: argparse.Namespace) -> MachineConfig:
         trace_blocks=options.trace is not None,
         perf_map=options.perf_map,
         symbols=tuple(options.symbols),
+        date=_date(options.date),
+        deterministic=options.deterministic,
+        seed=options.seed,
     )
+
+
+def _date(text: str | None) -> datetime | None:
+    """A date as users write it; without a time zone it is UTC's. Raises `UsageError`."""
+    if text is None:
+        return None
+    try:
+        date = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise UsageError(f"--date {text}: write it as in 2026-01-31T12:00:00") from error
+    return date if date.tzinfo else date.replace(tzinfo=UTC)
+
+
+def _say_state_hash(machine: Machine) -> None:
+    machine.stop()
+    say(f"state hash {machine.state_hash()}")
 
 
 def _with_default_guest(

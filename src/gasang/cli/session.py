@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -27,13 +28,17 @@ class Session:
         self._code: int | None = None
         self._failure: BaseException | None = None
 
-    def run_command(self, command: Sequence[str]) -> int:
-        """Run a command by the guest's agent, our streams being its streams; return its exit code."""
+    def run_command(self, command: Sequence[str], *, typing: bool = True) -> int:
+        """Run a command by the guest's agent, our streams being its streams; return its exit code.
+
+        Without `typing`, a terminal is no input for it.
+        """
+        has_input = may_read(_STDIN) and (typing or not os.isatty(_STDIN))
 
         def work() -> None:
             self._code = self._agent.stream(
                 command,
-                stdin=Descriptor(_STDIN) if may_read(_STDIN) else None,
+                stdin=Descriptor(_STDIN) if has_input else None,
                 stdout=writer(_STDOUT),
                 stderr=writer(_STDERR),
             )
@@ -45,6 +50,7 @@ class Session:
 
     def on_terminal(self, *, has_shell: bool) -> int:
         """The console on our terminal, in raw mode; return the exit code of its shell, or of the machine."""
+        self._agent.dismiss()
         console, show = self._machine.console, writer(_STDOUT)
         with raw_mode(_STDIN):
             in_background(partial(pass_keys, console, Descriptor(_STDIN), self._machine.stop, show))
@@ -57,6 +63,7 @@ class Session:
         `has_shell`: the default guest's shell is on the console. It gets input only once it takes some, and
         is told of its end.
         """
+        self._agent.dismiss()
         console, ended = self._machine.console, threading.Event()
 
         def feed() -> None:

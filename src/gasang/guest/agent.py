@@ -7,6 +7,8 @@ may be any bytes and is complete when the marker is there.
 
 from __future__ import annotations
 
+import hashlib
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,10 +45,16 @@ class Agent:
     `send(port, data)` queues bytes for a serial port, without waiting. Whoever drives the machine calls
     `receive` with what the guest wrote, from any thread, and `close` when the machine has ended. One command
     runs at a time; a second caller waits for its turn.
+
+    With a `seed`, what the guest sees does not depend on when: markers come from the seed, input in full
+    chunks. `until_answered` then is for the thread that runs the guest.
     """
 
-    def __init__(self, send: Callable[[int, bytes], object]) -> None:
+    def __init__(self, send: Callable[[int, bytes], object], seed: int | None = None) -> None:
         self._send = send
+        self._seed = seed
+        self._commands = 0
+        self._dismissed = False
         self._turn = threading.Lock()
         self._changed = threading.Condition()
         self._line = b""
@@ -82,6 +90,17 @@ class Agent:
         """The machine has ended: every call that waits, and every later one, raises `error`."""
         with self._changed:
             self._ended = error
+            self._changed.notify_all()
+
+    def until_answered(self) -> None:
+        """Wait while the guest's half waits for us: for the next command, or for a command's input."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._awaited())
+
+    def dismiss(self) -> None:
+        """Commands will come when they come, if any: `until_answered` does not wait for them any more."""
+        with self._changed:
+            self._dismissed = True
             self._changed.notify_all()
 
     def wait_ready(self, timeout: float | None = None) -> None:
@@ -151,10 +170,13 @@ class Agent:
         deadline = _deadline(timeout)
         with self._turn:
             self.wait_ready(timeout)
-            running = Command(stdout, stderr, has_input=stdin is not None)
+            running = Command(self._marker(), stdout, stderr, has_input=stdin is not None)
             with self._current(running):
                 words = ["run", running.marker, code] + (["input"] if stdin else [])
                 self._send(CONTROL, " ".join(words).encode("ascii") + b"\n")
+                with self._changed:
+                    running.sent = True
+                    self._changed.notify_all()
                 if stdin:
                     threading.Thread(target=self._feed, args=(running, stdin), daemon=True).start()
                 in_time = self._pass_on(running, deadline)
@@ -220,17 +242,40 @@ class Agent:
     def _feed(self, command: Command, source: Source) -> None:
         """Answer each request for standard input, until there is none or the command has ended."""
         try:
-            while data := source.read(CHUNK):
+            while data := self._chunk(source):
                 with self._changed:
                     self._wait(lambda: command.wants_input or command.input_over, None)
                     if command.input_over:
                         return
                     command.wants_input = False
                     self._send(OUTPUT, b"%d\n" % len(data) + data)
+                    self._changed.notify_all()
         except (OSError, ValueError, GasangError):
             pass  # A source that broke has ended; of a machine that ended, the caller of `stream` is told.
         with self._changed:
             self._end_input(command)
+
+    def _chunk(self, source: Source) -> bytes:
+        data = source.read(CHUNK)
+        while self._seed is not None and data and len(data) < CHUNK:
+            more = source.read(CHUNK - len(data))
+            if not more:
+                break
+            data += more
+        return data
+
+    def _marker(self) -> str:
+        self._commands += 1
+        if self._seed is None:
+            return secrets.token_hex(16)
+        return hashlib.sha256(b"%d %d" % (self._seed, self._commands)).hexdigest()[:32]
+
+    def _awaited(self) -> bool:
+        """Whether the guest's half waits for us, the lock being held."""
+        if self._dismissed or self._ended is not None or not self._ready:
+            return False
+        command = self._command
+        return command is None or not command.sent or command.complete or command.wants_input
 
     def _end_input(self, command: Command) -> None:
         """Answer the present or the next request for input with an empty chunk, which is the last."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 
 Sink = Callable[[bytes], object]
@@ -11,13 +10,15 @@ Sink = Callable[[bytes], object]
 class Command:
     """What the guest has said about a command so far. The agent holds its lock around every use."""
 
-    def __init__(self, output: Sink, errors: Sink, *, has_input: bool) -> None:
-        self.marker = secrets.token_hex(16)
+    def __init__(self, marker: str, output: Sink, errors: Sink, *, has_input: bool) -> None:
+        self.marker = marker
         end = self.marker.encode("ascii") + b"\n"
         self.output = Stream(end, output)
         self.errors = Stream(end, errors)
         self.processes: list[int] = []
         """The command's process, which is its session too, and the two that copy its output."""
+        self.sent = False
+        """The guest has been asked to run it."""
         self.code: int | None = None
         self.wants_input = False
         self.input_over = not has_input

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from subprocess import CompletedProcess
 from types import TracebackType
@@ -44,12 +45,19 @@ class Machine:
         """
         self.config = config if config.kernel else _with_default_guest(config)
         vm = new_vm(self.config)
-        self._ports = SerialPorts(vm.serial_input)
+        seed = self.config.seed if self.config.deterministic else None
+        self._ports = SerialPorts(vm.serial_input, seed)
         self._debug_console = Channel("the debug console", lambda _: 0)
         self._ending = Ending(self._ports.judge)
         self._pc = Pc(vm, self.config, self._ending, self._debug_console.deliver)
         self._symbols = self._load_kernel()
-        self._loop = RunLoop(self._pc.vcpus, self._pc.bus, self._ending, self._ports.deliver)
+        self._loop = RunLoop(
+            self._pc.vcpus,
+            self._pc.bus,
+            self._ending,
+            self._ports.deliver,
+            self._ports.until_answered if self.config.deterministic else None,
+        )
         self._ending.watch(self._ports.close)
         self._ending.watch(_closer(self._debug_console))
         # Stops a machine that nobody refers to any more, and every machine before the interpreter exits:
@@ -75,6 +83,9 @@ class Machine:
         trace_blocks: bool = False,
         perf_map: bool = False,
         symbols: Sequence[str] = (),
+        date: datetime | None = None,
+        deterministic: bool = False,
+        seed: int = 0,
     ) -> Self:
         """Start a machine; with no kernel named, the default guest.
 
@@ -94,6 +105,9 @@ class Machine:
                 trace_blocks=trace_blocks,
                 perf_map=perf_map,
                 symbols=tuple(symbols),
+                date=date,
+                deterministic=deterministic,
+                seed=seed,
             )
         )
 
@@ -191,6 +205,15 @@ class Machine:
             for name, count in vcpu.statistics().items():
                 total[name] = total.get(name, 0) + count
         return total
+
+    def state_hash(self) -> str:
+        """64 bits in hexadecimal that tell this state of the engine from others.
+
+        That is processors, memory, chipset and virtual time. A running machine is held meanwhile; where, is
+        up to the host, unless the machine is deterministic and its agent waits for a command.
+        """
+        with self._loop.paused():
+            return f"{self._pc.vm.state_digest():016x}"
 
     def translated_blocks(self, cpu: int = 0) -> list[TranslatedBlock]:
         """The blocks translated since the last call, if the machine was made with `trace_blocks`."""

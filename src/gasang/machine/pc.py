@@ -11,7 +11,6 @@ The engine has RAM, processors, interrupt controllers, timers and serial ports. 
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 from gasang import _engine
 from gasang.bus import Bus
@@ -45,12 +44,8 @@ class Pc:
         config: MachineConfig,
         ending: Ending,
         debug_output: Callable[[bytes], None],
-        *,
-        made: datetime | None = None,
     ) -> None:
-        """`made` is what the real-time clock starts from: now, unless two machines must agree."""
         self.vm = vm
-        self._made = made or datetime.now(UTC)
         self.vcpus = [self.vm.vcpu(index) for index in range(config.cpus)]
         self.memory_map = memory_map(config.memory)
         self.tables = acpi_tables(config.cpus)
@@ -95,7 +90,7 @@ class Pc:
 
     def _clock(self, config: MachineConfig) -> RealTimeClock:
         memory = memory_size_bytes(config.memory, config.cpus)
-        return RealTimeClock(self.vm.virtual_time, self._made, memory)
+        return RealTimeClock(self.vm.virtual_time, config.first_date, memory)
 
     def _firmware_configuration(self, config: MachineConfig) -> FirmwareConfiguration:
         return FirmwareConfiguration(_Ram(self.vm), config.memory, config.cpus, files={})
@@ -116,6 +111,8 @@ def new_vm(config: MachineConfig) -> _engine.Vm:
             cpu=config.cpu,
             trace_blocks=config.trace_blocks,
             log_code=config.perf_map,
+            clock="instructions" if config.deterministic else "host",
+            seed=config.seed,
         )
     except _engine.EngineError as error:
         raise ConfigError(str(error)) from error

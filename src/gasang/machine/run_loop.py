@@ -32,16 +32,23 @@ _HALTED_POLL_SECONDS = 0.01
 class RunLoop:
     """The threads of a machine's processors, from `start` until its `ending` has an outcome.
 
-    Devices are called by one thread at a time. `serial_output` receives what a serial port sent.
+    Devices are called by one thread at a time. `serial_output` receives what a serial port sent; after each
+    time the guest stands still until `until_answered` returns.
     """
 
     def __init__(
-        self, vcpus: Sequence[Vcpu], bus: Bus, ending: Ending, serial_output: Callable[[int, bytes], None]
+        self,
+        vcpus: Sequence[Vcpu],
+        bus: Bus,
+        ending: Ending,
+        serial_output: Callable[[int, bytes], None],
+        until_answered: Callable[[], None] | None = None,
     ) -> None:
         self._vcpus = vcpus
         self._bus = bus
         self._ending = ending
         self._serial_output = serial_output
+        self._until_answered = until_answered
         self._devices = threading.Lock()
         self._gate = threading.Condition()
         self._pauses = 0
@@ -109,8 +116,10 @@ class RunLoop:
             case SerialOutput():
                 with self._devices:
                     self._serial_output(exit.index, exit.data)
+                if self._until_answered is not None:
+                    self._stay_outside(self._until_answered)
             case Interrupted():
-                self._pass_gate()
+                self._stay_outside()
             case Halted():
                 self._halt(vcpu.index)
             case Shutdown():
@@ -119,11 +128,13 @@ class RunLoop:
                 assert_never(exit)
         return None
 
-    def _pass_gate(self) -> None:
-        """Stay here while the machine is paused."""
+    def _stay_outside(self, wait: Callable[[], None] = lambda: None) -> None:
+        """Stay here until `wait` returns, and while the machine is paused."""
         with self._gate:
             self._running -= 1
             self._gate.notify_all()
+        wait()
+        with self._gate:
             self._gate.wait_for(lambda: self._pauses == 0 or self._ending.outcome is not None)
             self._running += 1
 

@@ -19,12 +19,18 @@ _JUDGED = 1 << 16
 
 
 class SerialPorts:
-    """`offer(index, data)` hands bytes to a port of the engine and returns how many it took."""
+    """`offer(index, data)` hands bytes to a port of the engine and returns how many it took.
 
-    def __init__(self, offer: Callable[[int, bytes], int]) -> None:
+    A deterministic machine has a `seed`; its agent is there from the start.
+    """
+
+    def __init__(self, offer: Callable[[int, bytes], int], seed: int | None) -> None:
         self.channels = tuple(Channel(name, partial(offer, index)) for index, name in enumerate(_NAMES))
+        self._seed = seed
         self._agent: Agent | None = None
         self._death: MachineDied | None = None
+        if seed is not None:
+            _ = self.agent
 
     @property
     def console(self) -> Channel:
@@ -36,12 +42,17 @@ class SerialPorts:
         if self._agent is None:
             from gasang.guest.agent import Agent  # noqa: PLC0415 - guest is above machine
 
-            agent = self._agent = Agent(lambda port, data: self.channels[port].write(data))
+            agent = self._agent = Agent(lambda port, data: self.channels[port].write(data), self._seed)
             for index in range(1, len(self.channels)):
                 self.channels[index].listen(partial(agent.receive, index))
             if self._death is not None:
                 agent.close(self._death)
         return self._agent
+
+    def until_answered(self) -> None:
+        """Wait while the guest's agent waits for us."""
+        if self._agent is not None:
+            self._agent.until_answered()
 
     def deliver(self, index: int, data: bytes) -> None:
         """What the guest sent through port `index`."""

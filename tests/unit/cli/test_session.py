@@ -42,6 +42,9 @@ class FakeAgent:
         self.shell = None
         self.ready = False
 
+    def dismiss(self):
+        pass
+
     def wait_ready(self, timeout=None):
         if self.command is None:
             raise GuestTimeout("no agent")

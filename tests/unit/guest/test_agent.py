@@ -17,9 +17,9 @@ RUN = re.compile(r"run ([0-9a-f]{32}) (.*?)( input)?\n", re.DOTALL)
 class Guest:
     """Plays the guest: what the host sends is noted; `play` runs in a thread, as a machine would."""
 
-    def __init__(self):
+    def __init__(self, seed=None):
         self.sent = queue.Queue()
-        self.agent = Agent(lambda port, data: self.sent.put((port, data)))
+        self.agent = Agent(lambda port, data: self.sent.put((port, data)), seed)
         self.failure = None
 
     def say(self, *lines):
@@ -288,3 +288,90 @@ def test_command_that_cannot_be_sent_does_not_block_the_agent(guest):
         guest.agent.run(["a\0b"])
     assert guest.agent.run("x").returncode == 0
     guest.finish()
+
+
+def test_markers_are_chosen_by_the_seed_and_never_repeat():
+    def markers(seed):
+        found = []
+
+        def script(guest):
+            for _ in range(2):
+                marker, _ = guest.next_run()
+                found.append(marker)
+                guest.say("started 1 2 3")
+                guest.end(marker)
+
+        guest = Guest(seed)
+        guest.play(script)
+        for _ in range(2):
+            guest.agent.run("x")
+        guest.finish()
+        return found
+
+    assert markers(1) == markers(1)
+    assert len(set(markers(1) + markers(2))) == 4
+
+
+def test_the_guest_stands_still_while_it_waits_for_us():
+    """The thread that runs the guest never sees an unanswered request for a command or for input."""
+    guest = Guest(seed=0)
+    log = []
+
+    def script(guest):
+        agent = guest.agent
+        agent.until_answered()
+        marker, _ = RUN.fullmatch(guest.sent.get_nowait()[1].decode()).group(1, 2)
+        agent.receive(CONTROL, b"started 1 2 3\n")
+        agent.until_answered()
+        for _ in range(3):
+            agent.receive(CONTROL, b"want\n")
+            agent.until_answered()
+            log.append(guest.sent.get_nowait())
+        guest.end(marker.encode() + b"\n")
+        agent.until_answered()
+        log.append(guest.sent.get_nowait()[1].startswith(b"run "))
+        agent.dismiss()
+        agent.close(MachineDied("done"))
+
+    guest.play(script)
+    guest.agent.run("x", input=b"a" * (agent_module.CHUNK + 3))
+    with pytest.raises(MachineDied):
+        guest.agent.run("y")
+    guest.finish()
+    full = b"%d\n" % agent_module.CHUNK + b"a" * agent_module.CHUNK
+    assert log == [(OUTPUT, full), (OUTPUT, b"3\naaa"), (OUTPUT, b"0\n"), True]
+
+
+def test_the_guest_does_not_wait_for_an_agent_that_is_dismissed_or_not_there_yet():
+    guest = Guest(seed=0)
+    guest.agent.until_answered()
+    guest.say("ready")
+    guest.agent.dismiss()
+    guest.agent.until_answered()
+
+
+def test_input_comes_in_full_chunks_if_there_is_a_seed():
+    class Drop:
+        """Gives a byte at a time."""
+
+        left = 70_000
+
+        def read(self, size):
+            self.left -= 1
+            return b"x" if self.left >= 0 else b""
+
+    sizes = []
+
+    def script(guest):
+        marker, _ = guest.next_run()
+        guest.say("started 1 2 3")
+        while not sizes or sizes[-1]:
+            guest.say("want")
+            sizes.append(int(guest.next(OUTPUT).split(b"\n")[0]))
+        guest.end(marker)
+
+    guest = Guest(seed=0)
+    guest.play(script)
+    guest.agent.stream("x", stdin=Drop(), stdout=lambda _: None, stderr=lambda _: None)
+    guest.finish()
+    assert sizes == [32768, 32768, 70_000 - 65536, 0]

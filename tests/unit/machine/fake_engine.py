@@ -136,10 +136,28 @@ class Vm:
     script = ((),)
     queue_size = 1 << 16
 
-    def __init__(self, *, memory, cpus=1, accel="bt", cpu="max", trace_blocks=False, log_code=False):
+    def __init__(
+        self,
+        *,
+        memory,
+        cpus=1,
+        accel="bt",
+        cpu="max",
+        trace_blocks=False,
+        log_code=False,
+        clock="host",
+        seed=0,
+    ):
         if cpu == "nonesuch":
             raise EngineError("no processor model 'nonesuch'")
-        self.options = {"memory": memory, "cpus": cpus, "accel": accel, "cpu": cpu}
+        self.options = {
+            "memory": memory,
+            "cpus": cpus,
+            "accel": accel,
+            "cpu": cpu,
+            "clock": clock,
+            "seed": seed,
+        }
         self.memory = {}
         self.lines = {}
         self.input = {index: bytearray() for index in range(4)}
@@ -171,6 +189,11 @@ class Vm:
 
     def serial_pending(self, index):
         return len(self.input[index])
+
+    def state_digest(self):
+        if any(vcpu.inside for vcpu in self._vcpus):
+            raise EngineError("a thread is inside")
+        return 0xABC
 
     def virtual_time(self):
         return 0

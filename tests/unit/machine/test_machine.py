@@ -43,7 +43,19 @@ def test_the_kernel_and_the_tables_are_in_memory(boot):
 
 def test_options_reach_the_engine(boot):
     vm = boot([], memory="64M", cpu="max,-avx512f", accel="interp")
-    assert vm._pc.vm.options == {"memory": 64 << 20, "cpus": 1, "accel": "interp", "cpu": "max,-avx512f"}
+    assert vm._pc.vm.options == {
+        "memory": 64 << 20,
+        "cpus": 1,
+        "accel": "interp",
+        "cpu": "max,-avx512f",
+        "clock": "host",
+        "seed": 0,
+    }
+
+
+def test_deterministic_machines_count_instructions(boot):
+    options = boot([], deterministic=True, seed=7)._pc.vm.options
+    assert (options["clock"], options["seed"]) == ("instructions", 7)
 
 
 def test_memory_may_be_a_number_of_bytes(boot):
@@ -129,7 +141,7 @@ def test_repr_tells_what_runs(boot, kernel):
 class FakeAgent:
     """What `Machine.run` needs of the agent."""
 
-    def __init__(self, send):
+    def __init__(self, send, seed):
         self.send = send
 
     def receive(self, port, data): ...

@@ -1,8 +1,11 @@
 """Exits become accesses to devices, and the answers travel with the next entry."""
 
+import contextlib
 import threading
 
 from fake_engine import MmioRead, MmioWrite, PioRead, PioWrite, SerialOutput
+
+from gasang.errors import MachineDied
 
 POWER_OFF = PioWrite(0x604, 2, 5 << 10 | 1 << 13)
 
@@ -95,3 +98,26 @@ def test_the_power_button_raises_the_system_control_interrupt(boot):
     enabled.wait(10)
     vm.press_power_button()
     assert vm._pc.vm.lines == {9: True}
+
+
+def test_a_deterministic_machine_stands_still_until_its_agent_is_answered(boot):
+    first = threading.Event()
+    after = []
+
+    def note(vm):
+        after.append(bytes(vm.input[1]))
+
+    script = [SerialOutput(1, b"ready\n"), note, POWER_OFF]
+    vm = boot(script, deterministic=True)
+    vm._ports.agent.wait_ready(timeout=10)
+    assert vm.state_hash() == "0000000000000abc"
+    assert vm.registers()["rax"] == 0x2BADB002
+    assert not after
+    threading.Thread(target=lambda: (first.set(), _run_until_the_end(vm))).start()
+    vm.wait(timeout=10)
+    assert after[0].startswith(b"run ")
+
+
+def _run_until_the_end(vm):
+    with contextlib.suppress(MachineDied):
+        vm.run("true")
