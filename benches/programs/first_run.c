@@ -128,6 +128,7 @@ int main(int argc, char **argv)
 {
     uint64_t seed = 2024;
     code = map_code(LENGTH, PROT_READ | PROT_WRITE | PROT_EXEC);
+    touch(entries, sizeof entries);
     for (int i = 0; i < TEMPLATES; i++)
         make(&templates[i], &seed);
     return measure("first_run", work, expected(), 1, argc, argv);

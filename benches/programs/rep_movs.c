@@ -54,5 +54,6 @@ static uint64_t expected(void)
 
 int main(int argc, char **argv)
 {
+    touch(blocks, sizeof blocks);
     return measure("rep_movs", work, expected(), 15, argc, argv);
 }

@@ -50,6 +50,7 @@ static uint64_t work(void)
 int main(int argc, char **argv)
 {
     uint64_t sum = 0;
+    touch(&arrays, sizeof arrays);
     for (uint64_t i = 0; i < COUNT; i++)
         sum += i & 1023;
     /* A pass: c = a, b = 2c, a = b - c. At the end c = a + 3b. */
