@@ -118,6 +118,11 @@ impl DecodeCache {
         }
     }
 
+    /// The instruction at `rip`, if it was decoded and nothing has taken its place.
+    pub(crate) fn decoded(&self, rip: u64) -> Option<&Instruction> {
+        self.entries[slot(rip)].as_ref().filter(|entry| entry.rip == rip).map(|entry| &entry.instruction)
+    }
+
     fn decode(
         &mut self,
         core: &mut Core<'_>,

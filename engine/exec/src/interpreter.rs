@@ -5,6 +5,7 @@ use crate::flow::Flow;
 use gasang_cpu::{Activity, Core, Exception, Shadow, Trap};
 use gasang_x86::control::debug;
 use gasang_x86::rflags;
+use iced_x86::Instruction;
 use std::io;
 
 /// What a step came to.
@@ -59,6 +60,11 @@ impl Interpreter {
             Ok(flow) => before.retire(core, flow),
             Err(trap) => before.abandon(core, trap),
         }
+    }
+
+    /// The instruction at `rip` as it was decoded last, if it still is in the cache.
+    pub fn decoded(&self, rip: u64) -> Option<&Instruction> {
+        self.cache.decoded(rip)
     }
 
     fn execute(&mut self, core: &mut Core<'_>, shadow: Shadow) -> Result<Flow, Trap> {

@@ -13,6 +13,7 @@ mod flow;
 mod gather;
 mod host;
 pub mod host_fault;
+pub mod host_sampling;
 pub mod host_time;
 mod interpreter;
 mod legacy;
