@@ -13,6 +13,7 @@ __all__ = [
     "Exit",
     "Halted",
     "Interrupted",
+    "Measurements",
     "MmioRead",
     "MmioWrite",
     "PioRead",
@@ -164,6 +165,34 @@ class TranslatedBlock:
     def host(self) -> list[tuple[int, bytes, str]]: ...
 
 @final
+class Measurements:
+    """What was measured of one processor. Times are in nanoseconds of the host's.
+
+    `phases`: what its thread did, as {name: (times begun, time)}: outside (the caller of `run`), idle,
+    machine, code, dispatch, translate, interpret; and what followed when translated code left: poll, lookup,
+    link, leave, user_miss, supervisor_miss, extended, fault. They add up to all of the time.
+
+    `interpreted`: instructions that T0 executed, as (guest address, form, times, time).
+
+    `samples`: (guest address, phase, samples); in translated code the address is a block's, 0 where none is
+    known. `lost` is how many there was no room for.
+
+    `exits`: what the callers of `run` answered, as (exit by its name in `statistics`, port or address, times,
+    time).
+    """
+
+    @property
+    def phases(self) -> dict[str, tuple[int, int]]: ...
+    @property
+    def interpreted(self) -> list[tuple[int, str, int, int]]: ...
+    @property
+    def samples(self) -> list[tuple[int, str, int]]: ...
+    @property
+    def exits(self) -> list[tuple[str, int, int, int]]: ...
+    @property
+    def lost(self) -> int: ...
+
+@final
 class Vcpu:
     """A virtual processor. One thread runs it; `kick` may come from any thread."""
 
@@ -203,6 +232,19 @@ class Vcpu:
 
     def translated_blocks(self) -> list[TranslatedBlock]:
         """The blocks translated since the last call, when the Vm was made with `trace_blocks=True`."""
+
+    def set_profile(self, hertz: int | None) -> None:
+        """Measure from now on, from nothing, with `hertz` samples a second; or, with None, no longer.
+
+        Raises `EngineError` if another thread is inside `run`, or the host refuses what sampling needs: a
+        timer, and its highest real-time signal.
+        """
+
+    def profile(self) -> Measurements | None:
+        """What was measured since `set_profile`; None if nothing is.
+
+        Raises `EngineError` if another thread is inside `run`.
+        """
 
     def extended_state(self) -> bytes:
         """The x87, SSE and AVX registers as XSAVE's standard format has them (SDM vol. 1, 13.4)."""

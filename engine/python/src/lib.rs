@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod exits;
+mod measurements;
 mod numbers;
 mod registers;
 mod vcpu;
@@ -31,6 +32,8 @@ mod _engine {
     use super::EngineError;
     #[pymodule_export]
     use crate::exits::{Halted, Interrupted, MmioRead, MmioWrite, PioRead, PioWrite, SerialOutput, Shutdown};
+    #[pymodule_export]
+    use crate::measurements::Measurements;
     #[pymodule_export]
     use crate::registers::{DescriptorTable, Segment};
     #[pymodule_export]

@@ -1,5 +1,6 @@
 //! `Vcpu`.
 
+use crate::measurements::Measurements;
 use crate::numbers::{optional, unsigned};
 use crate::{engine_error, exits, registers};
 use gasang_vm::{BlockListing, Event};
@@ -72,6 +73,15 @@ impl Vcpu {
     fn translated_blocks(&self) -> PyResult<Vec<TranslatedBlock>> {
         let blocks = self.inner.translated_blocks().map_err(engine_error)?;
         Ok(blocks.into_iter().map(TranslatedBlock::from).collect())
+    }
+
+    fn set_profile(&self, hertz: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        let hertz = hertz.map(|hertz| unsigned(hertz, "hertz", 100_000)).transpose()?;
+        self.inner.set_profile(hertz.map(|hertz| hertz as u32)).map_err(engine_error)
+    }
+
+    fn profile(&self) -> PyResult<Option<Measurements>> {
+        Ok(self.inner.profile().map_err(engine_error)?.map(Measurements::from))
     }
 
     fn events(&self) -> PyResult<Vec<(u64, u8)>> {

@@ -104,6 +104,13 @@ impl Blocks {
         }
     }
 
+    /// The guest address of the block whose code is at `offset` in the cache.
+    pub fn at(&self, offset: u32) -> Option<u64> {
+        // Blocks are placed one behind the other.
+        let next = self.blocks.partition_point(|block| block.offset <= offset);
+        self.blocks[..next].last().map(|block| block.linear)
+    }
+
     /// The number that the next block will get.
     pub fn next_number(&self) -> u32 {
         self.blocks.len() as u32

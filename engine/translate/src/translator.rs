@@ -12,8 +12,10 @@ use crate::entry::Exit;
 use crate::host_state;
 use crate::kick;
 use crate::listing::{BlockListing, list_block};
+use crate::measured::phase_after;
 use crate::options::Options;
 use crate::plan;
+use crate::profile::{Phase, Profile};
 use crate::site::{Entry, FaultPoint, Site};
 use crate::slots;
 use gasang_cpu::tlb::Mode;
@@ -67,10 +69,10 @@ pub struct Statistics {
 /// One processor's translator: its code cache and what is in it.
 pub struct Translator {
     _faults_registered: host_fault::Registration,
-    cache: CodeCache,
+    pub(crate) cache: CodeCache,
     assembler: Assembler,
     exits: Exits,
-    blocks: Blocks,
+    pub(crate) blocks: Blocks,
     sites: Vec<Site>,
     faults: Vec<FaultPoint>,
     pages: Arc<CodePages>,
@@ -80,6 +82,7 @@ pub struct Translator {
     options: Options,
     listings: Vec<BlockListing>,
     log: Option<Arc<CodeLog>>,
+    pub(crate) profile: Option<Box<Profile>>,
     /// Host addresses of the blocks that are translated without shared checks.
     unshared: HashSet<u64>,
     classifier: Classifier,
@@ -163,6 +166,7 @@ impl Translator {
             options,
             listings: Vec::new(),
             log: None,
+            profile: None,
             unshared: HashSet::new(),
             classifier: Classifier::new(model),
             copied: Box::new(Copied([0; 128])),
@@ -200,6 +204,7 @@ impl Translator {
         interrupt_waiting: bool,
     ) -> Step {
         core.state.translator[slots::word(slots::INTERRUPT_WAITING)] = u64::from(interrupt_waiting);
+        self.begin(Phase::Dispatch, core.state.rip);
         self.pages.thread_begins(self.processor);
         let saved = host_state::enter_state(core.state);
         let end = core.state.instructions.saturating_add(budget.min(most).min(i32::MAX as u64));
@@ -207,6 +212,8 @@ impl Translator {
         let step = self.run_inside(core, interpreter, Stretch { end, last });
         host_state::leave_state(saved);
         self.pages.thread_ends(self.processor);
+        self.begin(Phase::Machine, core.state.rip);
+        self.attribute_samples();
         step
     }
 
@@ -249,7 +256,7 @@ impl Translator {
         self.statistics.interpreted += 1;
         let (open_before, blocked_before) = (interruptible(core.state), core.state.nmi_blocked);
         let completed = core.state.instructions;
-        let step = interpreter.step(core);
+        let step = self.step(core, interpreter);
         let opened = interruptible(core.state) && !open_before || blocked_before && !core.state.nmi_blocked;
         let unfinished = core.state.instructions == completed;
         (step != Step::Retired || opened || unfinished || core.platform.wants_attention()).then_some(step)
@@ -275,7 +282,9 @@ impl Translator {
         }
         slots[slots::word(slots::FLAGS)] = flags_to_slot(state.rflags);
         self.statistics.entries += 1;
+        self.begin(Phase::Code, state.rip);
         let (exit, executed) = host_state::run_generated(state, left as u64);
+        self.begin(phase_after(exit, state), state.rip);
         let slots = &state.translator;
         state.rflags = state.rflags & !rflags::STATUS | flags_from_slot(slots[slots::word(slots::FLAGS)]);
         state.instructions = state.instructions.wrapping_add(executed);
@@ -500,6 +509,7 @@ impl Translator {
 
     fn translate(&mut self, core: &mut Core<'_>, host: u64, physical: u64, user: bool) -> Option<u32> {
         let started = std::time::Instant::now();
+        let interrupted = self.profile().map(|profile| profile.begin(Phase::Translate, core.state.rip));
         if self.cache.left() < BLOCK_ROOM {
             self.flush(core);
         }
@@ -568,6 +578,9 @@ impl Translator {
             self.listings.push(list_block(&origin, guest_code, host_code, self.cache.address(offset)));
         }
         self.statistics.translation_time += started.elapsed().as_nanos() as u64;
+        if let (Some(profile), Some(interrupted)) = (self.profile(), interrupted) {
+            profile.resume(interrupted, linear);
+        }
         Some(origin.block)
     }
 
@@ -638,6 +651,7 @@ impl Translator {
 
     /// Throw the whole cache away.
     fn flush(&mut self, core: &mut Core<'_>) {
+        self.attribute_samples();
         self.statistics.cache_flushes += 1;
         self.blocks.pages().for_each(|page| self.pages.release(self.processor, core.tlb, page));
         self.blocks.clear();

@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::shared::Shared;
 use gasang_cpu::{Core, Shadow, VcpuState};
 use gasang_exec::{Interpreter, Step};
-use gasang_translate::{BlockListing, CodeLog, Options, Statistics, Translator};
+use gasang_translate::{BlockListing, CodeLog, Options, Phase, Profile, Statistics, Translator};
 use gasang_x86::rflags;
 use std::sync::Arc;
 
@@ -37,6 +37,8 @@ pub(crate) struct Accelerator {
     /// Executes what the translator does not, or everything.
     interpreter: Interpreter,
     translator: Option<Box<Translator>>,
+    /// Measures T0 where nothing is translated.
+    profile: Option<Box<Profile>>,
 }
 
 /// Steps of the interpreter between two looks at the clock.
@@ -58,7 +60,7 @@ impl Accelerator {
             }
             None => None,
         };
-        Ok(Accelerator { interpreter, translator })
+        Ok(Accelerator { interpreter, translator, profile: None })
     }
 
     /// Execute about `budget` instructions, never more than `most`, fewer if attention is wanted, or if an interrupt that waits (`waiting`)
@@ -77,7 +79,7 @@ impl Accelerator {
         }
         let limit = core.state.instructions.saturating_add(budget.min(most));
         for _ in 0..INTERPRETER_STEPS {
-            let step = self.interpreter.step(core);
+            let step = self.step(core);
             let raised = shared.attention.get(index).is_none_or(|attention| attention.is_raised());
             let stop = raised || waiting && interruptible(core.state);
             if step != Step::Retired || stop || core.state.instructions >= limit {
@@ -87,9 +89,39 @@ impl Accelerator {
         Step::Retired
     }
 
-    /// Execute the one instruction that waited for an answer.
+    /// Execute one instruction by T0.
     pub(crate) fn step(&mut self, core: &mut Core<'_>) -> Step {
-        self.interpreter.step(core)
+        // Not by `profile`, which borrows the interpreter too.
+        let profile = match &mut self.translator {
+            Some(translator) => translator.profile(),
+            None => self.profile.as_deref_mut(),
+        };
+        let Some(profile) = profile else { return self.interpreter.step(core) };
+        let rip = core.state.rip;
+        profile.begin(Phase::Interpret, rip);
+        let step = self.interpreter.step(core);
+        profile.interpreted(rip, self.interpreter.decoded(rip));
+        profile.begin(Phase::Machine, core.state.rip);
+        profile.attribute(|_| None);
+        step
+    }
+
+    /// Measure from now on, or no longer.
+    pub(crate) fn set_profile(&mut self, profile: Option<Profile>) {
+        let profile = profile.map(Box::new);
+        match &mut self.translator {
+            Some(translator) => translator.set_profile(profile),
+            None => self.profile = profile,
+        }
+    }
+
+    /// What measures, if anything does.
+    #[inline]
+    pub(crate) fn profile(&mut self) -> Option<&mut Profile> {
+        match &mut self.translator {
+            Some(translator) => translator.profile(),
+            None => self.profile.as_deref_mut(),
+        }
     }
 
     /// Note in `log` where each block's code is, if anything is translated.

@@ -65,6 +65,16 @@ impl Exit {
         "exits_interrupted",
     ];
 
+    /// The port, physical address or serial port that it is about; else 0.
+    pub(crate) fn place(&self) -> u64 {
+        match *self {
+            Exit::PioRead { port, .. } | Exit::PioWrite { port, .. } => u64::from(port),
+            Exit::MmioRead { address, .. } | Exit::MmioWrite { address, .. } => address,
+            Exit::SerialOutput { index, .. } => index as u64,
+            Exit::Halted | Exit::Shutdown | Exit::Interrupted => 0,
+        }
+    }
+
     /// Index into `NAMES`.
     pub(crate) fn kind(&self) -> usize {
         match self {

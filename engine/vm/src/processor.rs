@@ -12,6 +12,7 @@ use crate::surroundings::Surroundings;
 use gasang_chipset::UART_COUNT;
 use gasang_cpu::{Activity, Core, Shadow, Tlb, Trap, VcpuState};
 use gasang_exec::Step;
+use gasang_translate::{Phase, Profile};
 use gasang_x86::control::{cr0, cr3, cr4};
 use gasang_x86::{paging, rflags};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -73,7 +74,16 @@ impl Processor {
     /// Run until an exit. `instructions` bounds how many are executed; the end of that budget is `Interrupted`.
     pub(crate) fn run(&mut self, reply: Option<u64>, instructions: Option<u64>) -> Result<Exit, Error> {
         let resume = self.surroundings.answers.take_reply(reply)?;
+        if let Some(profile) = self.accelerator.profile() {
+            profile.attach().map_err(cannot_sample)?;
+            profile.enter();
+        }
         let exit = self.run_to_exit(resume, instructions);
+        if let Some(profile) = self.accelerator.profile() {
+            let (name, place) =
+                exit.as_ref().map_or(("error", 0), |exit| (Exit::NAMES[exit.kind()], exit.place()));
+            profile.leave(name, place);
+        }
         if let Ok(exit) = &exit
             && let Some(count) = self.counts.exits.get_mut(exit.kind())
         {
@@ -353,12 +363,18 @@ impl Processor {
         let shared = &self.surroundings.shared;
         let deadline = deadline.filter(|&deadline| deadline != NEVER);
         let attention = shared.attention.get(self.surroundings.index)?;
+        if let Some(profile) = self.accelerator.profile() {
+            profile.begin(Phase::Idle, self.state.rip);
+        }
         match (shared.clock.kind(), deadline) {
             (ClockKind::Instructions, Some(deadline)) => shared.clock.skip_to(deadline),
             (ClockKind::Host, Some(deadline)) => {
                 attention.sleep(Some(Duration::from_nanos(deadline.saturating_sub(shared.clock.now()))));
             }
             (_, None) => attention.sleep(None),
+        }
+        if let Some(profile) = self.accelerator.profile() {
+            profile.begin(Phase::Machine, self.state.rip);
         }
         None
     }
@@ -387,6 +403,13 @@ impl Processor {
         }
     }
 
+    /// Measure from now on with `hertz` samples a second, or no longer.
+    pub(crate) fn set_profile(&mut self, hertz: Option<u32>) -> Result<(), Error> {
+        let profile = hertz.map(Profile::new).transpose().map_err(cannot_sample)?;
+        self.accelerator.set_profile(profile);
+        Ok(())
+    }
+
     /// Where the counters can be read while the processor runs.
     pub(crate) fn public_counts(&self) -> Arc<Mutex<Counts>> {
         Arc::clone(&self.public_counts)
@@ -401,4 +424,8 @@ impl Processor {
         let mut public = self.public_counts.lock().unwrap_or_else(PoisonError::into_inner);
         public.clone_from(&self.counts);
     }
+}
+
+fn cannot_sample(source: std::io::Error) -> Error {
+    Error::Host { attempt: "cannot sample".to_owned(), source }
 }

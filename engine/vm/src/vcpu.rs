@@ -10,7 +10,7 @@ use crate::host::InsideGuest;
 use crate::processor::Processor;
 use crate::registers::{self, CR8, RegisterValue};
 use crate::shared::Shared;
-use gasang_translate::BlockListing;
+use gasang_translate::{BlockListing, Measurements};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -118,6 +118,24 @@ impl Vcpu {
     /// If another thread is inside.
     pub fn translated_blocks(&self) -> Result<Vec<BlockListing>, Error> {
         self.use_processor(|processor| Ok(processor.accelerator.take_blocks()))
+    }
+
+    /// Measure from now on, from nothing, with `hertz` samples a second; or, with None, no longer.
+    ///
+    /// # Errors
+    /// If another thread is inside, or the host refuses what sampling needs.
+    pub fn set_profile(&self, hertz: Option<u32>) -> Result<(), Error> {
+        self.use_processor(|processor| processor.set_profile(hertz))
+    }
+
+    /// What was measured since `set_profile`, if anything is.
+    ///
+    /// # Errors
+    /// If another thread is inside.
+    pub fn profile(&self) -> Result<Option<Measurements>, Error> {
+        self.use_processor(|processor| {
+            Ok(processor.accelerator.profile().map(|profile| profile.measurements()))
+        })
     }
 
     /// The interrupts delivered since the last call, on a machine whose clock counts instructions.
