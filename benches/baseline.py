@@ -12,7 +12,8 @@ from figures import Figure
 
 FILE = Path(__file__).with_name("baseline.json")
 
-# Two runs on an idle machine of two cores differ by a tenth; a busy neighbour adds as much again.
+# Where neighbours share the host's caches, medians of three rounds differ by up to a third from run to run, the
+# least of three by less than this.
 TOLERANCE = 1.25
 
 
@@ -56,15 +57,18 @@ class Baseline:
         """Whether it was measured on a processor of this model; ratios to native differ between models."""
         return self.processor == processor_model()
 
-    def change(self, figure: Figure) -> float | None:
-        """Today's median over the baseline's; None if there is nothing to compare with."""
-        earlier = self.medians.get(figure.name)
-        return figure.spread.median / earlier if earlier and self.comparable else None
-
     def worse(self, figures: Sequence[Figure]) -> list[tuple[Figure, float]]:
-        """The figures that are worse by more than measuring errs, with how many times."""
-        changes = [(figure, self.change(figure)) for figure in figures]
-        return [(figure, change) for figure, change in changes if change is not None and change > TOLERANCE]
+        """The figures whose least is worse than the baseline's median by more than measuring errs.
+
+        With each, how many times as much its median is.
+        """
+        earlier = self.medians if self.comparable else {}
+        known = [
+            (figure.spread, figure, earlier[figure.name]) for figure in figures if earlier.get(figure.name)
+        ]
+        return [
+            (figure, spread.median / was) for spread, figure, was in known if spread.low > was * TOLERANCE
+        ]
 
 
 def processor_model() -> str:

@@ -21,7 +21,6 @@ import record
 import translation
 import user
 from baseline import Baseline
-from comparison import Comparison
 from figures import BenchmarkError, Figure
 from peers import GASANG, NATIVE, QEMU
 from request import Findings, Request
@@ -56,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     baseline = Baseline.empty() if options.processor_time else Baseline.load()
     findings = _measure(options)
-    figures = _ratios(findings.comparisons) + findings.figures
+    figures = _compared(findings)
     _report(findings, baseline, figures)
     record.save(findings, options.json)
     if options.picture:
@@ -122,8 +121,10 @@ def _request(options: argparse.Namespace, rounds: int) -> Request:
     )
 
 
-def _ratios(comparisons: Sequence[Comparison]) -> list[Figure]:
-    return [figure for comparison in comparisons for figure in comparison.figures()]
+def _compared(findings: Findings) -> list[Figure]:
+    """What the baseline is about: every ratio of ours to another, and what else has a bar."""
+    ratios = [figure for comparison in findings.comparisons for figure in comparison.figures()]
+    return ratios + [figure for figure in findings.figures if figure.bar is not None]
 
 
 def _report(findings: Findings, baseline: Baseline, figures: Sequence[Figure]) -> None:

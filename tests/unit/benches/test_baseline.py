@@ -1,7 +1,6 @@
 """Comparing with the baseline, and keeping findings."""
 
 import baseline
-import pytest
 import record
 from baseline import TOLERANCE, Baseline, processor_model
 from comparison import Comparison
@@ -10,15 +9,15 @@ from request import Findings
 from rows import Bar
 
 
-def figure(median):
-    return Figure.of("row", "x", [median])
+def figure(*samples):
+    return Figure.of("row", "x", samples)
 
 
-def test_worse_is_what_exceeds_the_tolerance():
+def test_worse_is_what_exceeds_the_tolerance_in_every_round():
     earlier = Baseline("2026-01-01", processor_model(), {"row": 2.0})
-    assert earlier.worse([figure(2.0 * TOLERANCE * 0.99)]) == []
-    worse = figure(2.0 * TOLERANCE * 1.01)
-    assert earlier.worse([worse]) == [(worse, pytest.approx(TOLERANCE * 1.01))]
+    worse = figure(2.0 * TOLERANCE * 1.01, 6.0, 7.0)
+    assert earlier.worse([worse]) == [(worse, 3.0)]
+    assert earlier.worse([figure(2.0 * TOLERANCE * 0.99, 6.0, 7.0)]) == []
     assert earlier.worse([figure(0.1)]) == []
 
 
