@@ -12,8 +12,8 @@ from figures import Figure
 
 FILE = Path(__file__).with_name("baseline.json")
 
-# Where neighbours share the host's caches, medians of three rounds differ by up to a third from run to run, the
-# least of three by less than this.
+# Where neighbours share the host's caches, medians of three rounds differ by up to a third from run to run,
+# the least of three by less than this.
 TOLERANCE = 1.25
 
 

@@ -56,7 +56,7 @@ def guest_of(kernel: Path, initrd: bytes, append: str) -> Iterator[Guest]:
 def _gasang(guest: Guest) -> list[str]:
     program = Path(sys.executable).with_name("gasang")
     if not program.exists():
-        raise BenchmarkError(f"gasang is not installed beside {sys.executable}: run `make build`")
+        raise BenchmarkError(f"gasang is not installed beside {sys.executable}: `make bench` does that")
     return [
         str(program), "run", "-m", f"{guest.memory}M", "-c", str(guest.cpus),
         "--kernel", str(guest.kernel), "--initrd", str(guest.initrd), "--append", guest.append,

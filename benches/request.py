@@ -16,12 +16,12 @@ class Request:
     peers: Sequence[str]
     rounds: int
     only: Sequence[str] = ()
-    """Programs or contestants; all when there are none."""
+    """Programs, or machines to boot; all when there are none."""
     processor_time: bool = False
     """Compare the processor time that the peers took, not wall time: other work on the host counts less."""
 
     def wants(self, name: str) -> bool:
-        """Whether a program or contestant takes part."""
+        """Whether a program or machine takes part."""
         return not self.only or name in self.only
 
 

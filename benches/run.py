@@ -24,6 +24,7 @@ from baseline import Baseline
 from figures import BenchmarkError, Figure
 from peers import GASANG, NATIVE, QEMU
 from request import Findings, Request
+from rows import BOOT, SETS
 from table import table
 
 from gasang.errors import GasangError
@@ -48,6 +49,10 @@ _BENCHMARKS: dict[str, tuple[Measure, int]] = {
     "exit": (_measure_exit, 1),
     "idle": (idle.measure, 1),
 }
+
+
+_CONTESTANTS = {GASANG, *BOOT, parallel.PROGRAM, *(name for rows in SETS.values() for name in rows)}
+"""What --only can name."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,7 +81,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("benchmarks", nargs="*", metavar="BENCHMARK", help=f"{', '.join(_BENCHMARKS)}; all by default")
     add("--rounds", type=int, help="how often each peer's turn comes")
-    add("--only", type=_names, default=[], help="programs or contestants")
+    add("--only", type=_names, default=[], help="programs, or machines to boot")
     add("--peers", type=_names, default=[NATIVE, QEMU, GASANG], help="by default native,qemu,gasang")
     add("--processor-time", action="store_true", help="processor time in place of wall time: for a busy host")
     add("--check", action="store_true", help="fail if a ratio is worse than the baseline's")
@@ -87,6 +92,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     unknown = [name for name in options.benchmarks if name not in _BENCHMARKS]
     unknown += [name for name in options.peers if name not in (NATIVE, GASANG, QEMU)]
+    unknown += [name for name in options.only if name not in _CONTESTANTS]
     if unknown:
         parser.error(f"nothing is called {', '.join(unknown)}")
     if options.processor_time and (options.check or options.bars or options.save):
