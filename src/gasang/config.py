@@ -58,6 +58,9 @@ class MachineConfig:
     trace_blocks: bool = False
     """Keep each translated block, guest code beside host code, for `Machine.translated_blocks`."""
 
+    profile: bool = False
+    """Measure from the start where time goes, for `Machine.profile`."""
+
     perf_map: bool = False
     """Name translated code for the host's perf, by guest symbol, in /tmp/perf-PID.map."""
 

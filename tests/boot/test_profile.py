@@ -1,11 +1,13 @@
 """What profilers are told of a guest, at the default guest."""
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
 from gasang import Machine
+from gasang.errors import ConfigError
 
 
 @pytest.fixture
@@ -25,3 +27,38 @@ def test_the_perf_map_names_the_kernels_functions(perf_map):
     names = {name.partition("+")[0].partition(" ")[0] for _, _, name in lines}
     assert {"start_kernel", "do_syscall_64", "schedule", "exc_page_fault"} <= names
     assert any(name.endswith("[T1 CPL3]") for _, _, name in lines)
+
+
+def test_a_profile_says_where_a_boot_went(gasang, tmp_path):
+    done = gasang("run", "--profile", tmp_path / "profile.json", "-q", "--", "true")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    found = json.loads((tmp_path / "profile.json").read_text())
+    phases = {each["name"]: each for each in found["phases"]}
+    counters = found["counters"]
+    assert phases["translate"]["count"] >= counters["blocks_translated"]
+    assert phases["code"]["count"] == counters["code_entries"]
+    assert sum(each["seconds"] for each in phases.values()) == pytest.approx(found["seconds"])
+    assert sum(each["count"] for each in found["instructions"]) == phases["interpret"]["count"]
+    assert {"IRETQ", "OUT DX, EAX"} <= {each["form"] for each in found["forms"]}
+    assert any(each["kind"] == "pio_read" and each["place"] == 0x71 for each in found["exits"])
+    assert any(each["name"].startswith("clear_page") for each in found["symbols"])
+
+
+def test_a_profile_goes_to_stderr(gasang):
+    done = gasang("run", "--profile", "-q", "--", "true")
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert done.stderr.startswith(b"profile of 1 processor: ")
+    assert b"translated code (T1)" in done.stderr
+
+
+def test_profiling_begins_and_ends_while_a_machine_runs(guest):
+    with pytest.raises(ConfigError, match="not profiled"):
+        guest.profile()
+    guest.start_profile()
+    guest.run("seq 1000 | sort >/dev/null", timeout=60, check=True)
+    found = guest.profile()
+    assert found.processors == 1
+    assert sum(phase.seconds for phase in found.phases if phase.name in ("code", "interpret")) > 0
+    guest.stop_profile()
+    with pytest.raises(ConfigError, match="not profiled"):
+        guest.profile()

@@ -25,7 +25,7 @@ pub enum Phase {
     Code,
     /// Finding the block at RIP after T0 or at the start of a slice.
     Dispatch,
-    /// Making a block.
+    /// Making a block, or finding that its first instruction is T0's.
     Translate,
     /// T0 executes an instruction.
     Interpret,

@@ -504,12 +504,16 @@ impl Translator {
         if let Some(found) = self.blocks.find(rip, host, user, core.state.in_64bit_mode()) {
             return Some(found);
         }
-        self.translate(core, host, place.address, user)
+        let interrupted = self.profile().map(|profile| profile.begin(Phase::Translate, rip));
+        let made = self.translate(core, host, place.address, user);
+        if let (Some(profile), Some(interrupted)) = (self.profile(), interrupted) {
+            profile.resume(interrupted, rip);
+        }
+        made
     }
 
     fn translate(&mut self, core: &mut Core<'_>, host: u64, physical: u64, user: bool) -> Option<u32> {
         let started = std::time::Instant::now();
-        let interrupted = self.profile().map(|profile| profile.begin(Phase::Translate, core.state.rip));
         if self.cache.left() < BLOCK_ROOM {
             self.flush(core);
         }
@@ -578,9 +582,6 @@ impl Translator {
             self.listings.push(list_block(&origin, guest_code, host_code, self.cache.address(offset)));
         }
         self.statistics.translation_time += started.elapsed().as_nanos() as u64;
-        if let (Some(profile), Some(interrupted)) = (self.profile(), interrupted) {
-            profile.resume(interrupted, linear);
-        }
         Some(origin.block)
     }
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from gasang.cli import profiling
 from gasang.cli.arguments import UsageError
 from gasang.cli.block_trace import BlockTrace
 from gasang.cli.report import say
@@ -35,6 +36,7 @@ examples:
   gasang run --kernel vmlinuz --initrd initrd.img --append 'console=ttyS0 root=/dev/ram0'
   gasang run --kernel hypervisor.elf --module 'kernel.bin args' --module disk.img --timeout 60
   gasang run --trace blocks --trace-file blocks.txt -- true
+  gasang run --profile -- sh -c 'seq 10000 | sort | sha256sum'
 
 exit codes: the command's, or the console shell's, own; 124 timeout; 125 an error of gasang itself; 126 and
 127 the command cannot be run or was not found; 128 + n signal n; 255 panic or triple fault;
@@ -95,19 +97,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trace", choices=["blocks"], help="show guest code beside the host code that it became"
     )
-    parser.add_argument(
-        "--perf-map",
-        action="store_true",
-        help="name translated code for the host's perf, in /tmp/perf-PID.map",
-    )
-    parser.add_argument(
-        "--symbols",
-        metavar="FILE[@ADDR]",
-        action="append",
-        default=[],
-        help="a program of the guest, whose symbols name addresses; may be repeated",
-    )
     parser.add_argument("--trace-file", metavar="FILE", help="where the trace goes (default: stderr)")
+    profiling.add_options(parser)
 
 
 def main(options: argparse.Namespace) -> int:
@@ -117,7 +108,9 @@ def main(options: argparse.Namespace) -> int:
     config = _with_default_guest(_configuration(options), options, on_terminal=on_terminal)
     with ExitStack() as stack:
         trace = stack.enter_context(_trace(options))
+        report = stack.enter_context(profiling.report_of(options))
         machine = stack.enter_context(Machine(config))
+        stack.enter_context(profiling.reported(machine, report))
         if not options.quiet:
             say(_accelerator_line(options.accel, config) + (_KEYS if on_terminal else ""))
         if trace:
@@ -162,6 +155,7 @@ def _configuration(options: argparse.Namespace) -> MachineConfig:
         cpu=options.cpu,
         accel=options.accel,
         trace_blocks=options.trace is not None,
+        profile=options.profile is not None,
         perf_map=options.perf_map,
         symbols=tuple(options.symbols),
         date=_date(options.date),

@@ -12,8 +12,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from gasang import loaders
+from gasang._engine import EngineError
 from gasang.config import Accelerator, MachineConfig
-from gasang.errors import GuestCommandFailed, GuestTimeout
+from gasang.errors import ConfigError, GuestCommandFailed, GuestTimeout
+from gasang.loaders import BootRequest
 from gasang.machine.boot_files import open_boot_files
 from gasang.machine.channel import Channel
 from gasang.machine.code_log import CodeLogReader
@@ -23,12 +25,15 @@ from gasang.machine.pc import Pc, new_vm
 from gasang.machine.run_loop import RunLoop
 from gasang.machine.serial_ports import SerialPorts
 from gasang.machine.symbols import guest_symbols
-from gasang.profile import PerfMap, Symbols
+from gasang.profile import PerfMap, Profile, Symbols, profile
 from gasang.units import format_size, parse_size
 
 if TYPE_CHECKING:
     from gasang._engine import DescriptorTable, Segment, TranslatedBlock
     from gasang.guest.agent import Agent
+
+_SAMPLES_A_SECOND = 997
+"""Not a round number, lest samples keep step with the guest's timer."""
 
 
 class Machine:
@@ -50,7 +55,10 @@ class Machine:
         self._debug_console = Channel("the debug console", lambda _: 0)
         self._ending = Ending(self._ports.judge)
         self._pc = Pc(vm, self.config, self._ending, self._debug_console.deliver)
-        self._symbols = self._load_kernel()
+        self._load_kernel()
+        self._symbols: Symbols | None = None
+        if self.config.profile:
+            self._set_profile(_SAMPLES_A_SECOND)
         self._loop = RunLoop(
             self._pc.vcpus,
             self._pc.bus,
@@ -81,6 +89,7 @@ class Machine:
         cpu: str = "max",
         accel: Accelerator = "auto",
         trace_blocks: bool = False,
+        profile: bool = False,
         perf_map: bool = False,
         symbols: Sequence[str] = (),
         date: datetime | None = None,
@@ -103,6 +112,7 @@ class Machine:
                 cpu=cpu,
                 accel=accel,
                 trace_blocks=trace_blocks,
+                profile=profile,
                 perf_map=perf_map,
                 symbols=tuple(symbols),
                 date=date,
@@ -215,29 +225,62 @@ class Machine:
         with self._loop.paused():
             return f"{self._pc.vm.state_digest():016x}"
 
+    def profile(self) -> Profile:
+        """Where time went since `start_profile`, or since the start with the option `profile`; a running
+        machine is held meanwhile.
+
+        Raises `ConfigError` if nothing was measured.
+        """
+        with self._loop.paused():
+            measured = [each for vcpu in self._pc.vcpus if (each := vcpu.profile()) is not None]
+        if not measured:
+            raise ConfigError("this machine is not profiled: boot it with profile (--profile)")
+        return profile(measured, self.statistics(), self._guest_symbols())
+
+    def start_profile(self) -> None:
+        """Measure from now on, from nothing. Raises `ConfigError` if the host refuses what that needs."""
+        with self._loop.paused():
+            self._set_profile(_SAMPLES_A_SECOND)
+
+    def stop_profile(self) -> None:
+        """Measure no longer, and forget what was measured."""
+        with self._loop.paused():
+            self._set_profile(None)
+
     def translated_blocks(self, cpu: int = 0) -> list[TranslatedBlock]:
         """The blocks translated since the last call, if the machine was made with `trace_blocks`."""
         with self._loop.paused():
             return self._pc.vcpus[cpu].translated_blocks()
 
-    def _load_kernel(self) -> Symbols:
-        """Load what the configuration names; the host's copy of it is gone when this returns.
+    def _set_profile(self, hertz: int | None) -> None:
+        try:
+            for vcpu in self._pc.vcpus:
+                vcpu.set_profile(hertz)
+        except EngineError as error:
+            raise ConfigError(f"no profile: {error}") from error
 
-        Its symbols, if they are of use.
-        """
-        assert self.config.kernel is not None, "the default guest names one"
-        request = open_boot_files(
-            self.config, self.config.kernel, self._pc.memory_map, self._pc.tables.rsdp_address
-        )
-        image = loaders.load(request)
+    def _load_kernel(self) -> None:
+        """Load what the configuration names; the host's copy of it is gone when this returns."""
+        image = loaders.load(self._boot_request())
         self.protocol = image.protocol
         self._pc.load(image)
-        return guest_symbols(self.config, request.kernel, image) if self.config.perf_map else Symbols()
+
+    def _boot_request(self) -> BootRequest:
+        assert self.config.kernel is not None, "the default guest names one"
+        return open_boot_files(
+            self.config, self.config.kernel, self._pc.memory_map, self._pc.tables.rsdp_address
+        )
+
+    def _guest_symbols(self) -> Symbols:
+        """The names of the guest's addresses, which are read when they are wanted."""
+        if self._symbols is None:
+            self._symbols = guest_symbols(self.config, self._boot_request())
+        return self._symbols
 
     def _code_log_reader(self) -> CodeLogReader | None:
         if not self.config.perf_map:
             return None
-        return CodeLogReader(self._pc.vm.take_code_log, PerfMap(self._symbols).add, self._ending)
+        return CodeLogReader(self._pc.vm.take_code_log, PerfMap(self._guest_symbols()).add, self._ending)
 
 
 def _with_default_guest(config: MachineConfig) -> MachineConfig:

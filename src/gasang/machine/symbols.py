@@ -5,23 +5,24 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from gasang import loaders
 from gasang.config import MachineConfig
 from gasang.errors import ConfigError
-from gasang.loaders import BootImage
+from gasang.loaders import BootRequest
 from gasang.profile import Symbols, elf_symbols, kernel_symbols
 
 _ELF = b"\x7fELF"
 _PROGRAM = re.compile(r"(.+?)(?:@(0x[0-9a-fA-F]+|[0-9]+))?", re.DOTALL)
 
 
-def guest_symbols(config: MachineConfig, kernel: bytes, image: BootImage) -> Symbols:
+def guest_symbols(config: MachineConfig, request: BootRequest) -> Symbols:
     """What names addresses of this guest. Raises `ConfigError` for a program that cannot be read."""
     symbols = Symbols()
     for each in config.symbols:
         symbols += _program_symbols(each)
-    if kernel[:4] == _ELF:
-        symbols += elf_symbols(kernel, f"kernel {config.kernel}")
-    for segment in image.segments:
+    if request.kernel[:4] == _ELF:
+        symbols += elf_symbols(request.kernel, f"kernel {request.path}")
+    for segment in loaders.load(request).segments:
         symbols += kernel_symbols(segment.data)
     return symbols
 

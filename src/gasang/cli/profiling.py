@@ -1,0 +1,72 @@
+"""What `gasang run` measures of its guest: the report of --profile."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from gasang.backends.streams import writer
+from gasang.cli.arguments import UsageError
+from gasang.machine import Machine
+from gasang.profile import as_json, as_text
+
+_STDERR = "-"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `gasang run` that measure."""
+    profiling = parser.add_argument_group("profiling")
+    profiling.add_argument(
+        "--profile",
+        metavar="FILE",
+        nargs="?",
+        const=_STDERR,
+        help="say in the end where time went: to FILE, as JSON if it ends in .json (default: stderr)",
+    )
+    profiling.add_argument(
+        "--perf-map", action="store_true", help="name translated code for perf, in /tmp/perf-PID.map"
+    )
+    profiling.add_argument(
+        "--symbols",
+        metavar="FILE[@ADDRESS]",
+        action="append",
+        default=[],
+        help="a program of the guest, whose symbols name addresses; may be repeated",
+    )
+
+
+@contextmanager
+def report_of(options: argparse.Namespace) -> Iterator[Callable[[Machine], None]]:
+    """What to call with a machine that has ended. Raises `UsageError` for a file that cannot be made."""
+    if options.profile is None:
+        yield lambda _: None
+        return
+    if options.profile == _STDERR:
+        yield lambda machine: _write(2, as_text(machine.profile()))
+        return
+    try:
+        descriptor = os.open(options.profile, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise UsageError(f"--profile {options.profile}: {error.strerror}") from error
+    show = as_json if options.profile.endswith(".json") else as_text
+    try:
+        yield lambda machine: _write(descriptor, show(machine.profile()))
+    finally:
+        os.close(descriptor)
+
+
+def _write(descriptor: int, text: str) -> None:
+    with suppress(BrokenPipeError):
+        writer(descriptor)(text.encode())
+
+
+@contextmanager
+def reported(machine: Machine, report: Callable[[Machine], None]) -> Iterator[None]:
+    """Stop the machine after the block, however that ends, and report."""
+    try:
+        yield
+    finally:
+        machine.stop()
+        report(machine)
