@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,3 +64,30 @@ def test_profiling_begins_and_ends_while_a_machine_runs(guest):
     guest.stop_profile()
     with pytest.raises(ConfigError, match="not profiled"):
         guest.profile()
+
+
+@pytest.fixture
+def running(tmp_path):
+    """A guest that runs until it is killed, named "busy", and the environment in which it is seen."""
+    environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "gasang", "run", "-q", "--name", "busy", "--"]
+    script = "echo ready; while :; do :; done"
+    with subprocess.Popen([*command, "sh", "-c", script], stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout.readline() == b"ready\n"
+        yield process, environment
+        process.kill()
+
+
+def test_top_shows_a_running_machine_until_it_is_killed(gasang, running, tmp_path):
+    process, environment = running
+    for which in ("busy", str(process.pid)):
+        done = gasang("top", "--once", "-d", "0.5", which, env=environment)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert f"{process.pid} busy: 1 CPU, 512M".encode() in done.stdout
+        assert b" T1 " in done.stdout
+    process.kill()
+    process.wait()
+    assert [path.name for path in tmp_path.glob("gasang/*")] == [f"{process.pid}.socket"]
+    done = gasang("top", "--once", env=environment)
+    assert (done.returncode, done.stderr) == (1, b"gasang: error: no machine is running\n")
+    assert list(tmp_path.glob("gasang/*")) == []

@@ -23,6 +23,7 @@ examples:
   gasang run                                  a Debian guest: its shell, on this terminal
   gasang run -- uname -a                      one command in it: its output and exit code are ours
   gasang run --kernel bzImage --initrd i.img --append console=ttyS0
+  gasang top                                  what running machines do
   gasang doctor                               what this host offers
 
 `gasang VERB --help` tells more. Exit codes: the guest command's own; 124 timeout; 125 an error of gasang
@@ -31,6 +32,7 @@ itself; 128 + n signal n; 255 the guest's kernel panicked.
 
 _VERBS = {
     "run": "boot a guest: its console here, or one command in it",
+    "top": "what running machines do",
     "doctor": "what this host offers, and what gasang will use",
 }
 

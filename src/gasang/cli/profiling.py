@@ -1,16 +1,19 @@
-"""What `gasang run` measures of its guest: the report of --profile."""
+"""What `gasang run` tells of where its guest's time goes: the report of --profile, and for `gasang top`."""
 
 from __future__ import annotations
 
 import argparse
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 from gasang.backends.streams import writer
 from gasang.cli.arguments import UsageError
+from gasang.errors import ConfigError
 from gasang.machine import Machine
 from gasang.profile import as_json, as_text
+from gasang.profile.live import Publisher
 
 _STDERR = "-"
 
@@ -25,6 +28,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         const=_STDERR,
         help="say in the end where time went: to FILE, as JSON if it ends in .json (default: stderr)",
     )
+    profiling.add_argument("--name", metavar="NAME", help="what gasang top calls it (default: the kernel's)")
     profiling.add_argument(
         "--perf-map", action="store_true", help="name translated code for perf, in /tmp/perf-PID.map"
     )
@@ -60,6 +64,17 @@ def report_of(options: argparse.Namespace) -> Iterator[Callable[[Machine], None]
 def _write(descriptor: int, text: str) -> None:
     with suppress(BrokenPipeError):
         writer(descriptor)(text.encode())
+
+
+@contextmanager
+def published(machine: Machine, options: argparse.Namespace) -> Iterator[None]:
+    """Let `gasang top` see the machine. Where there is no place for that, it runs unseen."""
+    config = machine.config
+    name = options.name or (Path(options.kernel).name if options.kernel else "debian")
+    with ExitStack() as stack:
+        with suppress(ConfigError):
+            stack.enter_context(Publisher(machine, name, config.cpus, config.memory, profiled=config.profile))
+        yield
 
 
 @contextmanager

@@ -111,6 +111,7 @@ def main(options: argparse.Namespace) -> int:
         report = stack.enter_context(profiling.report_of(options))
         machine = stack.enter_context(Machine(config))
         stack.enter_context(profiling.reported(machine, report))
+        stack.enter_context(profiling.published(machine, options))
         if not options.quiet:
             say(_accelerator_line(options.accel, config) + (_KEYS if on_terminal else ""))
         if trace:
