@@ -97,7 +97,7 @@ class SerialOutput:
 
 @final
 class Halted:
-    """HLT with interrupts disabled: nothing but an NMI could wake this processor."""
+    """HLT with interrupts disabled, and no other processor is left that could wake this one."""
 
     def __new__(cls) -> Halted: ...
 

@@ -157,6 +157,14 @@ def test_application_processor_waits_for_its_start(boot):
     assert second.registers()["cs"] == Segment(ENTRY >> 4, ENTRY, 0xFFFF, 0x9B)
 
 
+def test_processors_that_nobody_is_left_to_wake_are_halted(boot):
+    guest = boot("cli\n hlt", cpus=2)
+    assert guest.vcpu.run() == Halted()
+    second = guest.vm.vcpu(1)
+    second.kick()
+    assert second.run() == Interrupted()
+
+
 def test_traced_blocks_show_both_sides(boot):
     guest = boot("inc rax\n cli\n hlt", trace_blocks=True)
     assert guest.vcpu.run() == Halted()

@@ -52,6 +52,8 @@ pub trait Platform {
     fn instruction_begins(&mut self, retired: u64) {
         let _ = retired;
     }
+    /// PAUSE: the processor waits for another, in a loop.
+    fn pause(&mut self) {}
     /// Whether the platform has something for the processor that counts before its next instruction, such as the
     /// interrupt that the last one caused.
     fn wants_attention(&self) -> bool {

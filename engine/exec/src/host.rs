@@ -219,6 +219,8 @@ impl HostPlan {
         if let Some(address) = self.contiguous(core, linear)? {
             return self.run(core, host, address.wrapping_sub(delta), Some(offset));
         }
+        let memory = core.memory;
+        let _atomic = (self.memory == Use::ReadWrite).then(|| memory.lock_split());
         let privilege = core.privilege();
         let mut buffer = Buffer::new(linear);
         let size = self.size.min(BUFFER);

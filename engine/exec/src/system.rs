@@ -53,8 +53,11 @@ pub(crate) fn handler(instruction: &Instruction) -> Option<Handler> {
         Mnemonic::Rdrand | Mnemonic::Rdseed => random,
         Mnemonic::Rdpkru => read_pkru,
         Mnemonic::Wrpkru => write_pkru,
+        Mnemonic::Pause => |core, _| {
+            core.platform.pause();
+            Ok(Flow::Next)
+        },
         Mnemonic::Nop
-        | Mnemonic::Pause
         | Mnemonic::Endbr32
         | Mnemonic::Endbr64
         | Mnemonic::Reservednop

@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use map::{HIGH_RAM_START, LOW_RAM_LIMIT, PhysicalMap, VIDEO_HOLE};
 
@@ -49,6 +50,7 @@ pub struct GuestMemory {
     map: PhysicalMap,
     file: File,
     flags: Box<[AtomicU8]>,
+    split: Mutex<()>,
 }
 
 // SAFETY: the mapping lives as long as the value and is never moved; concurrent access goes through single machine
@@ -92,7 +94,14 @@ impl GuestMemory {
             return Err(io::Error::last_os_error());
         }
         let flags = (0..size / PAGE_SIZE).map(|_| AtomicU8::new(0)).collect();
-        Ok(GuestMemory { base: base.cast(), size, map: PhysicalMap::new(size), file, flags })
+        Ok(GuestMemory {
+            base: base.cast(),
+            size,
+            map: PhysicalMap::new(size),
+            file,
+            flags,
+            split: Mutex::new(()),
+        })
     }
 
     /// Where RAM lies in the physical address space.
@@ -244,6 +253,11 @@ impl GuestMemory {
         // SAFETY: as in `compare_exchange_u64`.
         let word = unsafe { AtomicU32::from_ptr(pointer.cast()) };
         word.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    /// Held while a read-modify-write of bytes in two pages is made by parts, so that it is atomic among its kind.
+    pub fn lock_split(&self) -> MutexGuard<'_, ()> {
+        self.split.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The flags of the page that holds `host`.

@@ -106,7 +106,7 @@ impl SerialOutput {
     }
 }
 
-/// HLT with interrupts disabled: nothing but an NMI could wake this processor.
+/// HLT with interrupts disabled, and no other processor is left that could wake this one.
 #[pyclass(frozen, eq, hash, new = "from_fields", module = "gasang._engine")]
 #[derive(PartialEq, Eq, Hash)]
 pub struct Halted {}

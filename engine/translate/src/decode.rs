@@ -337,6 +337,8 @@ fn straight_kind(instruction: &Instruction, user: bool, classifier: &mut Classif
             return Kind::Nothing;
         }
         Mnemonic::Lea => return Kind::Address,
+        // The platform may let other processors go first.
+        Mnemonic::Pause => return Kind::Interpret,
         _ => {}
     }
     if let Some(kind) = bit_string(instruction) {

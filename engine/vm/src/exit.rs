@@ -42,7 +42,7 @@ pub enum Exit {
         /// At least one byte.
         data: Vec<u8>,
     },
-    /// HLT with interrupts disabled.
+    /// HLT with interrupts disabled, and no other processor is left that could wake this one.
     Halted,
     /// The processor is shut down after a triple fault.
     Shutdown,

@@ -15,6 +15,7 @@ mod host;
 mod processor;
 mod registers;
 mod shared;
+mod standstill;
 mod surroundings;
 mod vcpu;
 mod vm;

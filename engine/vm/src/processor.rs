@@ -95,6 +95,7 @@ impl Processor {
 
     fn run_to_exit(&mut self, resume: bool, instructions: Option<u64>) -> Result<Exit, Error> {
         let limit = instructions.map_or(u64::MAX, |budget| self.state.instructions.saturating_add(budget));
+        self.surroundings.shared.standstill.go(self.surroundings.index);
         if self.surroundings.answers.is_unreported() {
             return Ok(self.report_access());
         }
@@ -111,7 +112,7 @@ impl Processor {
             let exit = match self.state.activity {
                 Activity::Active => self.execute(limit),
                 Activity::Halted => self.halt(),
-                Activity::WaitForSipi => self.wait(None),
+                Activity::WaitForSipi => self.stop(),
                 Activity::Shutdown => Some(self.output().unwrap_or(Exit::Shutdown)),
             };
             if let Some(exit) = exit {
@@ -352,9 +353,21 @@ impl Processor {
             return Some(Exit::Interrupted);
         }
         if self.state.rflags & rflags::IF == 0 {
-            return Some(Exit::Halted);
+            return self.stop();
         }
         self.wait(Some(self.surroundings.shared.next_deadline()))
+    }
+
+    /// Wait for what only another processor can send: an NMI, INIT, or start-up IPI.
+    fn stop(&mut self) -> Option<Exit> {
+        let shared = Arc::clone(&self.surroundings.shared);
+        let index = self.surroundings.index;
+        if shared.standstill.stop(index, &shared.attention) {
+            return Some(self.output().unwrap_or(Exit::Halted));
+        }
+        let exit = self.wait(None);
+        shared.standstill.go(index);
+        exit
     }
 
     /// Let time pass until `deadline` (None: without end) or until attention is wanted.

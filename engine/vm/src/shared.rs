@@ -3,6 +3,7 @@
 use crate::attention::{Attention, CHIPSET};
 use crate::clock::Clock;
 use crate::error::Error;
+use crate::standstill::Standstill;
 use gasang_chipset::{Chipset, Pending, UART_COUNT};
 use gasang_cpu::CpuModel;
 use gasang_memory::GuestMemory;
@@ -25,6 +26,7 @@ pub(crate) struct Shared {
     pub(crate) seed: u64,
     /// One for each processor.
     pub(crate) attention: Vec<Attention>,
+    pub(crate) standstill: Standstill,
     /// What the translators share; None when nothing is translated.
     pub(crate) code_pages: Option<Arc<CodePages>>,
     chipset: Mutex<Chipset>,
@@ -50,6 +52,7 @@ impl Shared {
             clock,
             seed,
             attention: (0..vcpus).map(|_| Attention::default()).collect(),
+            standstill: Standstill::new(vcpus),
             code_pages,
             chipset: Mutex::new(Chipset::new(vcpus)),
             next_deadline: AtomicU64::new(NEVER),

@@ -9,6 +9,10 @@ use gasang_chipset::{Chipset, GeneralProtection, Pending};
 use gasang_cpu::{Exception, Identity, Platform, Trap};
 use std::sync::Arc;
 
+/// So many times a processor may wait for another in a row before its thread lets others run: the one it waits for may be
+/// without a host processor.
+const PAUSES: u32 = 32;
+
 /// What lies around one processor.
 #[derive(Debug)]
 pub(crate) struct Surroundings {
@@ -18,6 +22,8 @@ pub(crate) struct Surroundings {
     /// What the chipset had for this processor when it was last asked.
     pub(crate) pending: Pending,
     entropy: Entropy,
+    /// PAUSE instructions executed.
+    pauses: u32,
 }
 
 fn general_protection(_: GeneralProtection) -> Trap {
@@ -34,7 +40,8 @@ fn platform_time(tsc: u64, tsc_offset: u64) -> u64 {
 impl Surroundings {
     pub(crate) fn new(index: usize, shared: Arc<Shared>) -> Surroundings {
         let entropy = Entropy::new(shared.clock.kind(), shared.seed, index);
-        Surroundings { index, shared, answers: Answers::default(), pending: Pending::default(), entropy }
+        let (answers, pending) = (Answers::default(), Pending::default());
+        Surroundings { index, shared, answers, pending, entropy, pauses: 0 }
     }
 
     /// Use the chipset as this processor. The run loop looks at it before the next instruction.
@@ -139,6 +146,13 @@ impl Platform for Surroundings {
     fn instruction_begins(&mut self, retired: u64) {
         self.shared.clock.set_retired(retired);
         self.answers.begin();
+    }
+
+    fn pause(&mut self) {
+        self.pauses = self.pauses.wrapping_add(1);
+        if self.pauses % PAUSES == 0 && self.shared.attention.len() > 1 {
+            std::thread::yield_now();
+        }
     }
 
     #[inline]

@@ -25,9 +25,6 @@ from gasang.machine.outcome import EngineFailed, HaltedForever, Outcome, TripleF
 if TYPE_CHECKING:
     from gasang._engine import Exit
 
-_HALTED_POLL_SECONDS = 0.01
-"""How often a processor that only an NMI or INIT can wake is entered again, while others run."""
-
 
 class RunLoop:
     """The threads of a machine's processors, from `start` until its `ending` has an outcome.
@@ -53,7 +50,6 @@ class RunLoop:
         self._gate = threading.Condition()
         self._pauses = 0
         self._running = 0
-        self._halted: set[int] = set()
         self._threads = [
             threading.Thread(target=self._run, args=(vcpu,), name=f"gasang-cpu{vcpu.index}", daemon=True)
             for vcpu in vcpus
@@ -121,7 +117,7 @@ class RunLoop:
             case Interrupted():
                 self._stay_outside()
             case Halted():
-                self._halt(vcpu.index)
+                self._ending.end(HaltedForever())
             case Shutdown():
                 self._ending.end(TripleFault())
             case _:
@@ -137,16 +133,6 @@ class RunLoop:
         with self._gate:
             self._gate.wait_for(lambda: self._pauses == 0 or self._ending.outcome is not None)
             self._running += 1
-
-    def _halt(self, index: int) -> None:
-        """The machine has ended when all of its processors are halted for good."""
-        with self._gate:
-            self._halted.add(index)
-            if len(self._halted) < len(self._vcpus):
-                self._gate.wait(_HALTED_POLL_SECONDS)
-                self._halted.discard(index)
-                return
-        self._ending.end(HaltedForever())
 
     def _leave(self, _: Outcome) -> None:
         with self._gate:

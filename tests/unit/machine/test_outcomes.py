@@ -79,15 +79,8 @@ def test_an_error_of_ours_ends_the_machine_as_one(boot):
     assert vm.exit_code == 125
 
 
-def test_one_halted_processor_of_two_does_not_end_the_machine(boot):
-    vm = boot([Halted(), SerialOutput(0, b"still here")], [])
-    vm.console.expect("still here", timeout=10)
-    assert vm.outcome is None
-
-
-def test_all_processors_halted_end_it(boot):
-    forever = [Halted()] * 10_000
-    assert boot(forever, forever).wait(timeout=10) == HaltedForever()
+def test_a_machine_none_of_whose_processors_can_go_on_has_ended(boot):
+    assert boot([], [Halted()]).wait(timeout=10) == HaltedForever()
 
 
 def test_nothing_runs_after_the_end(boot):
