@@ -11,7 +11,15 @@ from typing import Literal
 
 GUESTS = Path(__file__).parent
 _RUNTIME = GUESTS / "runtime"
-_RUNTIME_SOURCES = ("check.c", "trap.c", "descriptors.c", "pages.c", "vectors.S")
+_RUNTIME_SOURCES = (
+    "check.c",
+    "trap.c",
+    "descriptors.c",
+    "pages.c",
+    "processors.c",
+    "vectors.S",
+    "processors.S",
+)
 _COMPILE = (
     "gcc", "-std=gnu17", "-O1", "-ffreestanding", "-fno-stack-protector", "-fno-pic", "-fno-pie",
     "-mno-red-zone", "-mgeneral-regs-only", "-fcf-protection=none", "-fno-asynchronous-unwind-tables",

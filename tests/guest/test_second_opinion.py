@@ -17,7 +17,7 @@ SECONDS = 20
 @pytest.mark.parametrize("program", manifest(), ids=lambda program: program.name)
 def test_qemu_agrees_but_for_known_differences(program, built):
     known = KNOWN.get(program.name, {})
-    lines = _run(built(program), seconds=2 if known.get("stops") else SECONDS)
+    lines = _run(built(program), program.cpus, seconds=2 if known.get("stops") else SECONDS)
     failed = {match[1] for line in lines if (match := re.match(r"FAIL (.*): got 0x", line))}
     assert failed <= set(known.get("differs", ()))
     if program.exit == 1:
@@ -26,10 +26,10 @@ def test_qemu_agrees_but_for_known_differences(program, built):
         assert not any(line.startswith("GAVE UP") for line in lines)
 
 
-def _run(kernel, seconds):
+def _run(kernel, cpus, seconds):
     """The lines that a program prints."""
     command = (
-        QEMU, "-accel", "tcg", "-cpu", "max", "-m", "64", "-display", "none", "-no-reboot",
+        QEMU, "-accel", "tcg", "-cpu", "max", "-smp", str(cpus), "-m", "64", "-display", "none", "-no-reboot",
         "-debugcon", "stdio", "-device", "isa-debug-exit,iobase=0xf4,iosize=1", "-kernel", kernel,
     )  # fmt: skip
     try:
