@@ -246,6 +246,13 @@ class Vcpu:
         Raises `EngineError` if another thread is inside `run`.
         """
 
+    def executions(self) -> list[tuple[int, int, int]]:
+        """How often translated code was executed, on a Vm made with `count_blocks=True`: (guest address of a
+        block, times, guest instructions all times together). What a block leaves to T0 in its midst counts.
+
+        Raises `EngineError` if another thread is inside `run`.
+        """
+
     def extended_state(self) -> bytes:
         """The x87, SSE and AVX registers as XSAVE's standard format has them (SDM vol. 1, 13.4)."""
 
@@ -290,6 +297,7 @@ class Vm:
         cpu: str = "max",
         trace_blocks: bool = False,
         log_code: bool = False,
+        count_blocks: bool = False,
         clock: str = "host",
         seed: int = 0,
     ) -> Vm: ...

@@ -61,6 +61,9 @@ class MachineConfig:
     profile: bool = False
     """Measure from the start where time goes, for `Machine.profile`."""
 
+    count_blocks: bool = False
+    """Translated blocks count how often they are executed, for `Machine.profile`: exact, and slower."""
+
     perf_map: bool = False
     """Name translated code for the host's perf, by guest symbol, in /tmp/perf-PID.map."""
 

@@ -62,3 +62,48 @@ def test_samples_in_a_loop_are_where_it_is(boot):
 def test_a_rate_out_of_range_is_refused(boot, hertz):
     with pytest.raises(EngineError, match="hertz must be from 0 to"):
         boot("hlt").vcpu.set_profile(hertz)
+
+
+@pytest.mark.parametrize("flags", ["", "stc", "add eax, eax"])
+def test_blocks_count_their_executions(boot, flags):
+    source = f"""
+        mov ecx, 1000
+        again: {flags}
+        adc ebx, 0
+        dec ecx
+        jz over
+        jmp again
+        over: cli
+        hlt"""
+    guest, plain = boot(source, count_blocks=True), boot(source)
+    assert guest.vcpu.run() == plain.vcpu.run() == Halted()
+    for name in ("rax", "rbx", "rcx", "rip", "rflags"):
+        assert guest.vcpu.registers()[name] == plain.vcpu.registers()[name]
+    statistics = guest.vcpu.statistics()
+    executions = guest.vcpu.executions()
+    if statistics.get("blocks_translated"):
+        times = {address: times for address, times, _ in executions}
+        assert times[ENTRY] == 1
+        assert 999 in times.values()
+        # What T0 executes instead is counted by its block too, unless it is the first of one.
+        counted = sum(instructions for _, _, instructions in executions)
+        assert abs(counted - statistics["instructions"]) <= statistics["instructions_interpreted"]
+    else:
+        assert executions == []
+
+
+def test_counts_outlive_their_blocks(boot, monkeypatch):
+    monkeypatch.setenv("GASANG_FLUSH_ON_WRITE", "1")
+    source = """
+        mov ebp, 100
+        again: mov byte ptr [rip + place + 1], 7
+        place: mov al, 0
+        dec ebp
+        jnz again
+        cli
+        hlt"""
+    guest = boot(source, count_blocks=True)
+    assert guest.vcpu.run() == Halted()
+    if guest.vcpu.statistics().get("blocks_translated"):
+        assert guest.vcpu.statistics()["code_cache_flushes"] >= 99
+        assert max(times for _, times, _ in guest.vcpu.executions()) >= 99

@@ -336,6 +336,8 @@ pub struct Tlb {
     pub refills: u64,
     /// Contexts cleared, since creation.
     pub flushes: u64,
+    /// Single pages forgotten, since creation.
+    pub page_flushes: u64,
 }
 
 impl Tlb {
@@ -347,7 +349,12 @@ impl Tlb {
         assert!(entries.is_power_of_two(), "{entries} TLB entries");
         let space =
             Space { pcid: 0, last_use: 0, contexts: std::array::from_fn(|_| TlbContext::new(entries)) };
-        Tlb { spaces: vec![space], current: 0, entries, uses: 0, refills: 0, flushes: 0 }
+        Tlb { spaces: vec![space], current: 0, entries, uses: 0, refills: 0, flushes: 0, page_flushes: 0 }
+    }
+
+    /// Times that an address space was selected, since creation: writes of CR3, mostly.
+    pub fn selections(&self) -> u64 {
+        self.uses
     }
 
     /// Entries in a context.
@@ -442,6 +449,7 @@ impl Tlb {
     /// Forget the page of `linear` everywhere (INVLPG: the current PCID's and global translations; forgetting the
     /// others' too is allowed).
     pub fn invalidate_page(&mut self, linear: u64) {
+        self.page_flushes += 1;
         for context in self.spaces.iter_mut().flat_map(|space| &mut space.contexts) {
             context.invalidate_page(linear);
         }

@@ -84,6 +84,11 @@ impl Vcpu {
         Ok(self.inner.profile().map_err(engine_error)?.map(Measurements::from))
     }
 
+    fn executions(&self) -> PyResult<Vec<(u64, u64, u64)>> {
+        let executions = self.inner.executions().map_err(engine_error)?;
+        Ok(executions.into_iter().map(|(address, each)| (address, each.times, each.instructions)).collect())
+    }
+
     fn events(&self) -> PyResult<Vec<(u64, u8)>> {
         let events = self.inner.events().map_err(engine_error)?;
         Ok(events.into_iter().map(|event| (event.instructions, event.vector)).collect())

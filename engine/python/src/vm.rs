@@ -21,9 +21,9 @@ fn index(value: &Bound<'_, PyAny>, what: &str) -> PyResult<usize> {
 impl Vm {
     #[new]
     #[pyo3(
-        signature = (*, memory, cpus=None, accel="bt", cpu="max", trace_blocks=false, log_code=false, clock="host",
+        signature = (*, memory, cpus=None, accel="bt", cpu="max", trace_blocks=false, log_code=false, count_blocks=false, clock="host",
             seed=None),
-        text_signature = "(*, memory, cpus=1, accel='bt', cpu='max', trace_blocks=False, log_code=False, \
+        text_signature = "(*, memory, cpus=1, accel='bt', cpu='max', trace_blocks=False, log_code=False, count_blocks=False, \
             clock='host', seed=0)"
     )]
     #[expect(clippy::too_many_arguments, reason = "Python names them")]
@@ -34,6 +34,7 @@ impl Vm {
         cpu: &str,
         trace_blocks: bool,
         log_code: bool,
+        count_blocks: bool,
         clock: &str,
         seed: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Vm> {
@@ -46,6 +47,7 @@ impl Vm {
             seed: seed.map_or(Ok(0), |seed| unsigned(seed, "seed", u64::MAX))?,
             trace_blocks,
             log_code,
+            count_blocks,
         };
         Ok(Vm { inner: gasang_vm::Vm::new(&options).map_err(engine_error)? })
     }

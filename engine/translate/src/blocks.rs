@@ -16,6 +16,8 @@ pub struct Block {
     pub host: u64,
     /// Bytes of guest code.
     pub length: u32,
+    /// Guest instructions.
+    pub instructions: u32,
     /// Translated for CPL 3.
     pub user: bool,
     /// 64-bit code.
@@ -109,6 +111,11 @@ impl Blocks {
         // Blocks are placed one behind the other.
         let next = self.blocks.partition_point(|block| block.offset <= offset);
         self.blocks[..next].last().map(|block| block.linear)
+    }
+
+    /// All blocks, also those that are not alive, by their numbers.
+    pub fn all(&self) -> &[Block] {
+        &self.blocks
     }
 
     /// The number that the next block will get.
@@ -207,6 +214,7 @@ mod tests {
             linear,
             host,
             length,
+            instructions: 1,
             user: false,
             wide: true,
             offset: 0,

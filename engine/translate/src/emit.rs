@@ -97,6 +97,8 @@ pub struct Origin {
     pub strict_flags: bool,
     /// Entries in a TLB context.
     pub tlb_entries: u32,
+    /// The block counts how often it is executed.
+    pub counted: bool,
 }
 
 /// Collects what emission produces besides code.
@@ -230,7 +232,20 @@ impl Emitter<'_, '_> {
             self.out_of_line.push(OutOfLine::Poll { jump });
             slot_flags
         };
+        if self.origin.counted {
+            self.count_execution();
+        }
         (Entries { page, slot_flags, host_flags, gone: 0, gone_host_flags: 0 }, page_mismatch)
+    }
+
+    /// Count that the block is executed, and leave EFLAGS alone.
+    fn count_execution(&mut self) {
+        let a = &mut *self.assembler;
+        let counter = address(Some(reg::R11), None, 8 * self.origin.block as i32);
+        a.load(reg::R11, state(slots::BLOCK_COUNTS));
+        a.load(reg::R10, counter);
+        a.lea(reg::R10, address(Some(reg::R10), None, 1));
+        a.store(counter, reg::R10);
     }
 
     /// The TLB does not say that the block's page is mapped as it was.

@@ -5,6 +5,7 @@
 //! linked block to block; everything sensitive leaves to T0, one precise instruction at a time.
 
 mod assembler;
+mod block_counts;
 mod blocks;
 mod branches;
 mod cache;
@@ -27,6 +28,7 @@ mod slots;
 mod system;
 mod translator;
 
+pub use block_counts::Executions;
 pub use code_log::{CodeLog, CodeRecord};
 pub use code_pages::{CodePages, Inside};
 pub use host_state::check_host;

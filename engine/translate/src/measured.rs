@@ -1,5 +1,6 @@
 //! The translator's side of a profile. Without one, each of these is a branch.
 
+use crate::block_counts::Executions;
 use crate::entry::Exit;
 use crate::profile::{Phase, Profile};
 use crate::translator::Translator;
@@ -16,6 +17,18 @@ impl Translator {
     #[inline]
     pub fn profile(&mut self) -> Option<&mut Profile> {
         self.profile.as_deref_mut()
+    }
+
+    /// How often the blocks at each guest address were executed; nothing unless they count.
+    pub fn executions(&self) -> Vec<(u64, Executions)> {
+        self.counts.as_ref().map(|counts| counts.executions(&self.blocks)).unwrap_or_default()
+    }
+
+    /// The blocks are about to go.
+    pub(crate) fn keep_counts(&mut self) {
+        if let Some(counts) = &mut self.counts {
+            counts.keep(&self.blocks);
+        }
     }
 
     /// One instruction by T0.

@@ -12,13 +12,21 @@ pub struct Options {
     pub strict_flags: bool,
     /// Keep a listing of each block.
     pub trace: bool,
+    /// Blocks count how often they are executed.
+    pub count_blocks: bool,
     /// Throw everything away whenever translated code is written.
     pub flush_on_write: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { cache_bytes: 64 << 20, strict_flags: false, trace: false, flush_on_write: false }
+        Options {
+            cache_bytes: 64 << 20,
+            strict_flags: false,
+            trace: false,
+            count_blocks: false,
+            flush_on_write: false,
+        }
     }
 }
 

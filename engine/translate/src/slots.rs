@@ -71,6 +71,9 @@ pub const BUDGET: i32 = slot(23 + SHARED_CHECKS);
 /// Not zero once a kick has come.
 pub const KICKED: i32 = slot(24 + SHARED_CHECKS);
 
+/// Address of the counters of executions, if blocks count.
+pub const BLOCK_COUNTS: i32 = slot(25 + SHARED_CHECKS);
+
 /// Index of a slot's word in `VcpuState::translator`.
 pub const fn word(slot: i32) -> usize {
     (slot as usize - offset_of!(VcpuState, translator)) / 8

@@ -1,6 +1,7 @@
 //! The dispatcher: looks blocks up, translates what is missing, enters generated code and deals with its exits.
 
 use crate::assembler::Assembler;
+use crate::block_counts::BlockCounts;
 use crate::blocks::{Block, Blocks};
 use crate::branches::NARROW;
 use crate::cache::CodeCache;
@@ -83,6 +84,7 @@ pub struct Translator {
     listings: Vec<BlockListing>,
     log: Option<Arc<CodeLog>>,
     pub(crate) profile: Option<Box<Profile>>,
+    pub(crate) counts: Option<BlockCounts>,
     /// Host addresses of the blocks that are translated without shared checks.
     unshared: HashSet<u64>,
     classifier: Classifier,
@@ -167,6 +169,7 @@ impl Translator {
             listings: Vec::new(),
             log: None,
             profile: None,
+            counts: options.count_blocks.then(|| BlockCounts::new(options.cache_bytes.max(4 * BLOCK_ROOM))),
             unshared: HashSet::new(),
             classifier: Classifier::new(model),
             copied: Box::new(Copied([0; 128])),
@@ -276,6 +279,9 @@ impl Translator {
         slots[slots::word(slots::TLB_SUPERVISOR_AC)] = core.tlb.context_address(with_ac);
         slots[slots::word(slots::EXTENDED_MASK)] = self.extended_mask;
         slots[slots::word(slots::ENTRY)] = address;
+        if let Some(counts) = &self.counts {
+            slots[slots::word(slots::BLOCK_COUNTS)] = counts.address();
+        }
         // Whatever happened since may have taken the extended state away from the guest.
         if slots[slots::word(slots::EXTENDED_WANTED)] != usable {
             slots[slots::word(slots::EXTENDED_WANTED)] = 0;
@@ -541,6 +547,7 @@ impl Translator {
             wide,
             strict_flags: self.options.strict_flags,
             tlb_entries: core.tlb.entries() as u32,
+            counted: self.counts.as_ref().is_some_and(|counts| counts.has(self.blocks.next_number())),
         };
         let offset = self.cache.next();
         self.assembler.restart(self.cache.address(offset));
@@ -557,6 +564,7 @@ impl Translator {
             linear,
             host,
             length,
+            instructions: operations.len() as u32,
             user,
             wide,
             offset,
@@ -653,6 +661,7 @@ impl Translator {
     /// Throw the whole cache away.
     fn flush(&mut self, core: &mut Core<'_>) {
         self.attribute_samples();
+        self.keep_counts();
         self.statistics.cache_flushes += 1;
         self.blocks.pages().for_each(|page| self.pages.release(self.processor, core.tlb, page));
         self.blocks.clear();

@@ -3,9 +3,10 @@
 use crate::clock::ClockKind;
 use crate::error::Error;
 use crate::shared::Shared;
+use crate::vm::VmOptions;
 use gasang_cpu::{Core, Shadow, VcpuState};
 use gasang_exec::{Interpreter, Step};
-use gasang_translate::{BlockListing, CodeLog, Options, Phase, Profile, Statistics, Translator};
+use gasang_translate::{BlockListing, CodeLog, Executions, Options, Phase, Profile, Statistics, Translator};
 use gasang_x86::rflags;
 use std::sync::Arc;
 
@@ -46,12 +47,16 @@ const INTERPRETER_STEPS: u32 = 256;
 
 impl Accelerator {
     /// The engine of processor `index`; it translates if the machine has what translators share.
-    pub(crate) fn new(shared: &Shared, index: usize, trace_blocks: bool) -> Result<Accelerator, Error> {
+    pub(crate) fn new(shared: &Shared, index: usize, asked: &VmOptions) -> Result<Accelerator, Error> {
         let host = |attempt: &str, source| Error::Host { attempt: attempt.to_owned(), source };
         let interpreter = Interpreter::new().map_err(|error| host("cannot set up the interpreter", error))?;
         let translator = match &shared.code_pages {
             Some(pages) => {
-                let mut options = Options { trace: trace_blocks, ..Options::from_environment() };
+                let mut options = Options {
+                    trace: asked.trace_blocks,
+                    count_blocks: asked.count_blocks,
+                    ..Options::from_environment()
+                };
                 // So that a machine that counts instructions is the same machine with either accelerator.
                 options.strict_flags |= shared.clock.kind() == ClockKind::Instructions;
                 let pages = Arc::clone(pages);
@@ -134,6 +139,11 @@ impl Accelerator {
     /// The blocks translated since the last call, if they are traced.
     pub(crate) fn take_blocks(&mut self) -> Vec<BlockListing> {
         self.translator.as_mut().map(|translator| translator.take_blocks()).unwrap_or_default()
+    }
+
+    /// How often blocks were executed, if they count.
+    pub(crate) fn executions(&self) -> Vec<(u64, Executions)> {
+        self.translator.as_ref().map(|translator| translator.executions()).unwrap_or_default()
     }
 
     /// The translator's counters.

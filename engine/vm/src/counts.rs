@@ -13,6 +13,8 @@ pub(crate) struct Counts {
     pub(crate) halts: u64,
     pub(crate) tlb_refills: u64,
     pub(crate) tlb_flushes: u64,
+    pub(crate) tlb_page_flushes: u64,
+    pub(crate) address_space_switches: u64,
     /// The translator's own, if there is one.
     pub(crate) translator: Option<Statistics>,
 }
@@ -28,6 +30,8 @@ impl Counts {
             ("halts", self.halts),
             ("tlb_refills", self.tlb_refills),
             ("tlb_flushes", self.tlb_flushes),
+            ("tlb_page_flushes", self.tlb_page_flushes),
+            ("address_space_switches", self.address_space_switches),
         ];
         let exits = Exit::NAMES.into_iter().zip(self.exits);
         own.into_iter().chain(exits).chain(self.translator.iter().flat_map(of_translator)).collect()

@@ -26,7 +26,7 @@ pub use error::Error;
 pub use events::Event;
 pub use exit::Exit;
 pub use gasang_cpu::{DescriptorTable, SegmentRegister};
-pub use gasang_translate::{BlockListing, CodeRecord, Measured, Measurements};
+pub use gasang_translate::{BlockListing, CodeRecord, Executions, Measured, Measurements};
 pub use host::host_capabilities;
 pub use registers::RegisterValue;
 pub use vcpu::Vcpu;

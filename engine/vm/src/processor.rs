@@ -432,6 +432,8 @@ impl Processor {
         self.counts.instructions = self.state.instructions;
         self.counts.tlb_refills = self.tlb.refills;
         self.counts.tlb_flushes = self.tlb.flushes;
+        self.counts.tlb_page_flushes = self.tlb.page_flushes;
+        self.counts.address_space_switches = self.tlb.selections();
         self.counts.translator = self.accelerator.statistics();
         self.counts_published = self.surroundings.shared.clock.now();
         let mut public = self.public_counts.lock().unwrap_or_else(PoisonError::into_inner);

@@ -10,7 +10,7 @@ use crate::host::InsideGuest;
 use crate::processor::Processor;
 use crate::registers::{self, CR8, RegisterValue};
 use crate::shared::Shared;
-use gasang_translate::{BlockListing, Measurements};
+use gasang_translate::{BlockListing, Executions, Measurements};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -128,6 +128,14 @@ impl Vcpu {
         self.use_processor(|processor| processor.set_profile(hertz))
     }
 
+    /// How often the blocks at each guest address were executed, on a machine whose blocks count.
+    ///
+    /// # Errors
+    /// If another thread is inside.
+    pub fn executions(&self) -> Result<Vec<(u64, Executions)>, Error> {
+        self.use_processor(|processor| Ok(processor.accelerator.executions()))
+    }
+
     /// What was measured since `set_profile`, if anything is.
     ///
     /// # Errors
@@ -196,6 +204,7 @@ mod tests {
             clock: ClockKind::Host,
             seed: 0,
             trace_blocks: false,
+            count_blocks: false,
             log_code: false,
         };
         let vm = Vm::new(&options).unwrap();

@@ -35,6 +35,8 @@ pub struct VmOptions {
     pub seed: u64,
     /// Keep listings of translated blocks.
     pub trace_blocks: bool,
+    /// Blocks count how often they are executed.
+    pub count_blocks: bool,
     /// Note where the code of each block is.
     pub log_code: bool,
 }
@@ -68,7 +70,7 @@ impl Vm {
         let shared = Arc::new(Shared::new(memory, model, clock, seed, options.vcpus, code_pages));
         let code_log = options.log_code.then(Arc::<CodeLog>::default);
         let vcpu = |index| {
-            let mut accelerator = Accelerator::new(&shared, index, options.trace_blocks)?;
+            let mut accelerator = Accelerator::new(&shared, index, options)?;
             if let Some(log) = &code_log {
                 accelerator.log_code(log);
             }

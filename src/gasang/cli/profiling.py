@@ -28,6 +28,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         const=_STDERR,
         help="say in the end where time went: to FILE, as JSON if it ends in .json (default: stderr)",
     )
+    profiling.add_argument(
+        "--count-blocks", action="store_true", help="count each block's executions for --profile; slower"
+    )
     profiling.add_argument("--name", metavar="NAME", help="what gasang top calls it (default: the kernel's)")
     profiling.add_argument(
         "--perf-map", action="store_true", help="name translated code for perf, in /tmp/perf-PID.map"
@@ -44,6 +47,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 @contextmanager
 def report_of(options: argparse.Namespace) -> Iterator[Callable[[Machine], None]]:
     """What to call with a machine that has ended. Raises `UsageError` for a file that cannot be made."""
+    if options.count_blocks and options.profile is None:
+        raise UsageError("--count-blocks needs --profile")
     if options.profile is None:
         yield lambda _: None
         return

@@ -157,6 +157,7 @@ def _configuration(options: argparse.Namespace) -> MachineConfig:
         accel=options.accel,
         trace_blocks=options.trace is not None,
         profile=options.profile is not None,
+        count_blocks=options.count_blocks,
         perf_map=options.perf_map,
         symbols=tuple(options.symbols),
         date=_date(options.date),

@@ -90,6 +90,7 @@ class Machine:
         accel: Accelerator = "auto",
         trace_blocks: bool = False,
         profile: bool = False,
+        count_blocks: bool = False,
         perf_map: bool = False,
         symbols: Sequence[str] = (),
         date: datetime | None = None,
@@ -113,6 +114,7 @@ class Machine:
                 accel=accel,
                 trace_blocks=trace_blocks,
                 profile=profile,
+                count_blocks=count_blocks,
                 perf_map=perf_map,
                 symbols=tuple(symbols),
                 date=date,
@@ -233,9 +235,10 @@ class Machine:
         """
         with self._loop.paused():
             measured = [each for vcpu in self._pc.vcpus if (each := vcpu.profile()) is not None]
+            executions = [each for vcpu in self._pc.vcpus for each in vcpu.executions()]
         if not measured:
             raise ConfigError("this machine is not profiled: boot it with profile (--profile)")
-        return profile(measured, self.statistics(), self._guest_symbols())
+        return profile(measured, self.statistics(), self._guest_symbols(), executions)
 
     def start_profile(self) -> None:
         """Measure from now on, from nothing. Raises `ConfigError` if the host refuses what that needs."""

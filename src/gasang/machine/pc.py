@@ -111,6 +111,7 @@ def new_vm(config: MachineConfig) -> _engine.Vm:
             cpu=config.cpu,
             trace_blocks=config.trace_blocks,
             log_code=config.perf_map,
+            count_blocks=config.count_blocks,
             clock="instructions" if config.deterministic else "host",
             seed=config.seed,
         )

@@ -1,11 +1,12 @@
 """Where a guest's time goes: profiles by guest symbol, and translated code by name for the host's perf."""
 
-from gasang.profile.measured import Exit, Instruction, Phase, Place, Profile, profile
+from gasang.profile.measured import Executed, Exit, Instruction, Phase, Place, Profile, profile
 from gasang.profile.perf_map import PerfMap
 from gasang.profile.report import as_json, as_text
 from gasang.profile.symbols import Symbols, elf_symbols, kernel_symbols
 
 __all__ = [
+    "Executed",
     "Exit",
     "Instruction",
     "PerfMap",

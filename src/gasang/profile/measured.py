@@ -71,6 +71,15 @@ class Instruction:
 
 
 @dataclass(frozen=True, slots=True)
+class Executed:
+    """Translated code by how often it was entered, and how many guest instructions that were."""
+
+    name: str
+    times: int
+    instructions: int
+
+
+@dataclass(frozen=True, slots=True)
 class Exit:
     """What Python answered: the kind, the port or address, how often, and seconds."""
 
@@ -86,7 +95,8 @@ class Profile:
 
     `seconds` are of all processors together, and `phases` add up to them. `symbols` and `blocks` come from
     samples at equal intervals of time, `lost` of which found no room; `forms` and `instructions` (T0's),
-    `exits` and `counters` (the engine's statistics since the machine was made) are exact.
+    `exits` and `counters` (the engine's statistics since the machine was made) are exact. So are
+    `executed_symbols` and `executed_blocks`, since the machine was made, where blocks count.
     """
 
     processors: int
@@ -96,23 +106,40 @@ class Profile:
     blocks: tuple[Place, ...]
     forms: tuple[Instruction, ...]
     instructions: tuple[Instruction, ...]
+    executed_symbols: tuple[Executed, ...]
+    executed_blocks: tuple[Executed, ...]
     exits: tuple[Exit, ...]
     lost: int
     counters: Mapping[str, int]
 
 
-def profile(measured: Iterable[Measurements], counters: Mapping[str, int], symbols: Symbols) -> Profile:
-    """The profile of the processors `measured`."""
+def profile(
+    measured: Iterable[Measurements],
+    counters: Mapping[str, int],
+    symbols: Symbols,
+    executions: Iterable[tuple[int, int, int]] = (),
+) -> Profile:
+    """The profile of the processors `measured`.
+
+    `executions` of all of their blocks, if these counted, are (guest address, times, instructions).
+    """
     processors = list(measured)
     phases = _phases(processors)
+    counted = list(executions)
+
+    def by_symbol(address: int) -> str:
+        return symbol_name(symbols, address)
+
     return Profile(
         processors=len(processors),
         seconds=sum(each.seconds for each in phases),
         phases=phases,
-        symbols=_places(processors, lambda address: symbol_name(symbols, address)),
+        symbols=_places(processors, by_symbol),
         blocks=_places(processors, symbols.name),
         forms=_instructions(processors, lambda _: ""),
         instructions=_instructions(processors, symbols.name),
+        executed_symbols=_executed(counted, by_symbol),
+        executed_blocks=_executed(counted, symbols.name),
         exits=_exits(processors),
         lost=sum(each.lost for each in processors),
         counters=dict(counters),
@@ -157,6 +184,16 @@ def _instructions(processors: Sequence[Measurements], name: Callable[[int], str]
             times[key] += time
     found = [Instruction(*key, count, times[key] / 1e9) for key, count in counts.items()]
     return tuple(sorted(found, key=lambda each: (-each.seconds, each.place, each.form)))
+
+
+def _executed(counted: Sequence[tuple[int, int, int]], name: Callable[[int], str]) -> tuple[Executed, ...]:
+    times: Counter[str] = Counter()
+    instructions: Counter[str] = Counter()
+    for address, entered, executed in counted:
+        times[name(address)] += entered
+        instructions[name(address)] += executed
+    found = [Executed(called, times[called], executed) for called, executed in instructions.items()]
+    return tuple(sorted(found, key=lambda each: (-each.instructions, each.name)))
 
 
 def _exits(processors: Sequence[Measurements]) -> tuple[Exit, ...]:

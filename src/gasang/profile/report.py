@@ -50,6 +50,7 @@ def _lines(profile: Profile) -> Iterator[str]:
         if phase.count:
             yield _phase(phase, profile.seconds)
     yield from _samples(profile)
+    yield from _executed(profile)
     yield from _interpreted(profile)
     yield from _exits(profile)
     yield from _counters(profile)
@@ -72,6 +73,19 @@ def _samples(profile: Profile) -> Iterator[str]:
             parts = (place.samples, place.translated, place.interpreted, place.engine)
             yield f"{place.name:54} " + " ".join(_share(part, whole) for part in parts)
         yield from _rest(places)
+
+
+def _executed(profile: Profile) -> Iterator[str]:
+    whole = sum(each.instructions for each in profile.executed_symbols)
+    for title, rows in (("symbol", profile.executed_symbols), ("block", profile.executed_blocks)):
+        if rows:
+            yield ""
+            heading = f"translated code by {title}, counted"
+            yield f"{heading:54} {'share':>7} {'instructions':>15} {'times':>13}"
+        for each in rows[:_ROWS]:
+            share = _share(each.instructions, whole)
+            yield f"{each.name:54} {share} {each.instructions:15,} {each.times:13,}"
+        yield from _rest(rows)
 
 
 def _interpreted(profile: Profile) -> Iterator[str]:

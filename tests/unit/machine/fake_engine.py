@@ -145,6 +145,7 @@ class Vm:
         cpu="max",
         trace_blocks=False,
         log_code=False,
+        count_blocks=False,
         clock="host",
         seed=0,
     ):

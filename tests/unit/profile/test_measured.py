@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from gasang.profile import as_json, as_text, profile
-from gasang.profile.measured import Exit, Instruction, Phase, Place
+from gasang.profile.measured import Executed, Exit, Instruction, Phase, Place
 from gasang.profile.symbols import Symbol, Symbols
 
 SYMBOLS = Symbols([Symbol(0x1000, 0x1100, "main"), Symbol(0x1100, 0x1200, "work")])
@@ -66,6 +66,14 @@ def test_instructions_are_by_form_and_by_place(of_two):
         Instruction("main", "CPUID", 6, 1.2),
         Instruction("work+0x10", "CPUID", 4, 0.8),
     )
+
+
+def test_executions_are_counted_by_symbol_and_by_block():
+    executions = [(0x1000, 10, 50), (0x1010, 2, 4), (0x1100, 100, 100), (0x1000, 1, 5)]
+    found = profile([measurements()], {}, SYMBOLS, executions)
+    assert found.executed_symbols == (Executed("work", 100, 100), Executed("main", 13, 59))
+    assert [each.name for each in found.executed_blocks] == ["work", "main", "main+0x10"]
+    assert any(line.split() == ["work", "62.9", "%", "100", "100"] for line in as_text(found).splitlines())
 
 
 def test_json_has_all_of_it(of_two):
