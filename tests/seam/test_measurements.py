@@ -107,3 +107,11 @@ def test_counts_outlive_their_blocks(boot, monkeypatch):
     if guest.vcpu.statistics().get("blocks_translated"):
         assert guest.vcpu.statistics()["code_cache_flushes"] >= 99
         assert max(times for _, times, _ in guest.vcpu.executions()) >= 99
+
+
+def test_code_that_is_not_there_has_no_form(boot):
+    guest = boot("mov eax, 0x40000000\n shl rax, 4\n jmp rax")
+    guest.set_gate(14, ENTRY + 0x40)
+    guest.vm.write_memory(ENTRY + 0x40, b"\xf4")
+    found = {address: form for address, form, _, _ in measure(guest).interpreted}
+    assert found[0x4_0000_0000] == "(could not be fetched)"

@@ -257,7 +257,10 @@ impl Profile {
             nanoseconds: (u128::from(tally.ticks) * elapsed / ticks) as u64,
         };
         let phases = Phase::ALL.iter().map(|&each| (each.name(), measured(self.phases[each as usize])));
-        let form = |code: Code| code.op_code().instruction_string().to_owned();
+        let form = |code: Code| match code {
+            Code::INVALID => "(could not be fetched)".to_owned(),
+            code => code.op_code().instruction_string().to_owned(),
+        };
         let interpreted =
             self.interpreted.iter().map(|(&rip, each)| (rip, form(each.code), measured(each.tally)));
         let samples = self.samples.iter().map(|(&(address, each), &count)| (address, each.name(), count));
@@ -288,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn all_time_belongs_to_an_phase() {
+    fn all_time_belongs_to_a_phase() {
         let mut profile = Profile::new(100).unwrap();
         let start = profile.since;
         profile.begin(Phase::Code, 0x1000);

@@ -49,6 +49,8 @@ def report_of(options: argparse.Namespace) -> Iterator[Callable[[Machine], None]
     """What to call with a machine that has ended. Raises `UsageError` for a file that cannot be made."""
     if options.count_blocks and options.profile is None:
         raise UsageError("--count-blocks needs --profile")
+    if options.count_blocks and options.accel == "interp":
+        raise UsageError("--count-blocks needs the translator: leave out --accel interp")
     if options.profile is None:
         yield lambda _: None
         return
