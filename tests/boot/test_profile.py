@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,29 @@ def test_top_shows_a_running_machine_until_it_is_killed(gasang, running, tmp_pat
     done = gasang("top", "--once", env=environment)
     assert (done.returncode, done.stderr) == (1, b"gasang: error: no machine is running\n")
     assert list(tmp_path.glob("gasang/*")) == []
+
+
+def test_profiling_again_and_again_does_not_disturb_two_processors():
+    script = "for i in 1 2; do seq 20000 | sort | md5sum & seq 20000 | sort | md5sum; wait; done"
+    with Machine.boot(cpus=2) as machine:
+        expected = machine.run("seq 20000 | sort | md5sum", timeout=60, check=True).stdout
+        results = []
+        worker = threading.Thread(target=lambda: results.append(machine.run(script, timeout=120, check=True)))
+        worker.start()
+        rounds = 0
+        while worker.is_alive() or rounds < 3:
+            machine.start_profile()
+            assert machine.profile().processors == 2
+            machine.stop_profile()
+            rounds += 1
+        assert results[0].stdout == 4 * expected
+
+
+def test_a_profile_does_not_change_a_deterministic_machine(gasang, tmp_path):
+    def ending(*options):
+        done = gasang("run", "-q", "--deterministic", "--state-hash", *options, "--", "true")
+        assert done.returncode == 0
+        [said] = [line for line in done.stderr.splitlines() if b"state hash" in line]
+        return said
+
+    assert ending() == ending("--profile", tmp_path / "profile", "--count-blocks")

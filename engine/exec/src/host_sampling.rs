@@ -18,6 +18,9 @@ const TABLES: usize = 64;
 /// Samples of a thread before somebody must look at them.
 const ROOM: usize = 1024;
 
+/// In place of a phase: no samples now.
+const AT_REST: u64 = u64::MAX;
+
 /// One look at a thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sample {
@@ -86,6 +89,7 @@ impl Sampler {
         install()?;
         let table = SAMPLES.iter().position(|table| !table.taken.swap(true, Ordering::AcqRel));
         let table = table.ok_or_else(|| io::Error::other("too many profiled processors"))?;
+        SAMPLES[table].phase.store(AT_REST, Ordering::Relaxed);
         SAMPLES[table].used.store(0, Ordering::Relaxed);
         SAMPLES[table].lost.store(0, Ordering::Relaxed);
         Ok(Sampler { table, period: 1_000_000_000 / i64::from(hertz.max(2)), timer: None })
@@ -111,6 +115,12 @@ impl Sampler {
         let table = &SAMPLES[self.table];
         table.phase.store(u64::from(phase), Ordering::Relaxed);
         table.guest.store(guest, Ordering::Relaxed);
+    }
+
+    /// The thread does nothing from now on that is worth a sample.
+    #[inline]
+    pub fn rest(&self) {
+        SAMPLES[self.table].phase.store(AT_REST, Ordering::Relaxed);
     }
 
     /// Whether there are samples. Cheap.
@@ -235,13 +245,17 @@ extern "C" fn on_timer(_signal: i32, info: *mut libc::siginfo_t, context: *mut l
         ((*info).si_code, value, (*context).uc_mcontext.gregs[libc::REG_RIP as usize] as u64)
     };
     let Some(table) = SAMPLES.get(index).filter(|_| code == SI_TIMER) else { return };
+    let phase = table.phase.load(Ordering::Relaxed);
+    if phase == AT_REST {
+        return;
+    }
     let used = table.used.load(Ordering::Relaxed);
     let Some(slot) = table.slots.get(used) else {
         table.lost.fetch_add(1, Ordering::Relaxed);
         return;
     };
     slot.host.store(host, Ordering::Relaxed);
-    slot.phase.store(table.phase.load(Ordering::Relaxed), Ordering::Relaxed);
+    slot.phase.store(phase, Ordering::Relaxed);
     slot.guest.store(table.guest.load(Ordering::Relaxed), Ordering::Relaxed);
     table.used.store(used + 1, Ordering::Release);
 }
@@ -264,6 +278,20 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_at_rest_is_not_sampled() {
+        let mut sampler = Sampler::new(2000).unwrap();
+        sampler.attach().unwrap();
+        sampler.doing(7, 0);
+        while !sampler.has_samples() {
+            std::hint::spin_loop();
+        }
+        sampler.rest();
+        sampler.take();
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        assert_eq!(sampler.take(), (vec![], 0));
+    }
+
+    #[test]
     fn samplers_can_be_made_again_and_again() {
         for _ in 0..3 * TABLES {
             Sampler::new(100).unwrap().attach().unwrap();
@@ -274,6 +302,7 @@ mod tests {
     fn samples_without_room_are_counted_as_lost() {
         let mut sampler = Sampler::new(100_000).unwrap();
         sampler.attach().unwrap();
+        sampler.doing(0, 0);
         let table = &SAMPLES[sampler.table];
         while table.lost.load(Ordering::Relaxed) == 0 {
             std::hint::spin_loop();

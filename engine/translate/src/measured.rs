@@ -50,6 +50,14 @@ impl Translator {
         }
     }
 
+    /// Generated code has left.
+    #[inline]
+    pub(crate) fn begin_after(&mut self, exit: Exit, state: &VcpuState) {
+        if let Some(profile) = &mut self.profile {
+            profile.begin(phase_after(exit, state), state.rip);
+        }
+    }
+
     /// Find the blocks in which samples were taken, while they are there.
     pub(crate) fn attribute_samples(&mut self) {
         if let Some(profile) = &mut self.profile {
@@ -60,7 +68,7 @@ impl Translator {
 }
 
 /// What begins when generated code has left.
-pub(crate) fn phase_after(exit: Exit, state: &VcpuState) -> Phase {
+fn phase_after(exit: Exit, state: &VcpuState) -> Phase {
     match exit {
         Exit::Poll => Phase::Poll,
         Exit::Lookup => Phase::Lookup,

@@ -195,7 +195,11 @@ impl Profile {
         let now = read_time_stamp_counter();
         self.phases[self.current as usize].ticks += now.wrapping_sub(self.since);
         self.since = now;
-        self.sampler.doing(phase as u32, guest);
+        if matches!(phase, Phase::Outside | Phase::Idle) {
+            self.sampler.rest();
+        } else {
+            self.sampler.doing(phase as u32, guest);
+        }
         std::mem::replace(&mut self.current, phase)
     }
 

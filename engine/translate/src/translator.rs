@@ -13,7 +13,6 @@ use crate::entry::Exit;
 use crate::host_state;
 use crate::kick;
 use crate::listing::{BlockListing, list_block};
-use crate::measured::phase_after;
 use crate::options::Options;
 use crate::plan;
 use crate::profile::{Phase, Profile};
@@ -290,7 +289,7 @@ impl Translator {
         self.statistics.entries += 1;
         self.begin(Phase::Code, state.rip);
         let (exit, executed) = host_state::run_generated(state, left as u64);
-        self.begin(phase_after(exit, state), state.rip);
+        self.begin_after(exit, state);
         let slots = &state.translator;
         state.rflags = state.rflags & !rflags::STATUS | flags_from_slot(slots[slots::word(slots::FLAGS)]);
         state.instructions = state.instructions.wrapping_add(executed);

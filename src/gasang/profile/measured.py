@@ -10,8 +10,6 @@ from typing import Protocol
 from gasang.profile.symbols import Symbols
 
 _PAGE = 4096
-_AWAY = frozenset({"outside", "idle"})
-"""Phases in which the guest's code waits; their samples belong to none of it."""
 
 
 class Measurements(Protocol):
@@ -168,8 +166,7 @@ def _places(processors: Sequence[Measurements], name: Callable[[int], str]) -> t
     counts: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
     for each in processors:
         for address, phase, samples in each.samples:
-            if phase not in _AWAY:
-                counts[name(address)][columns.get(phase, 2)] += samples
+            counts[name(address)][columns.get(phase, 2)] += samples
     found = [Place(called, *columns) for called, columns in counts.items()]
     return tuple(sorted(found, key=lambda each: (-each.samples, each.name)))
 

@@ -55,11 +55,6 @@ def test_blocks_are_told_apart_within_a_symbol(of_two):
     assert [place.name for place in of_two.blocks] == ["main", "main+0x10", "work", "0x5123"]
 
 
-def test_samples_while_the_guest_waits_belong_to_none_of_its_code():
-    waiting = measurements(samples=[(0x1000, "idle", 50), (0x1000, "outside", 50), (0x1000, "code", 1)])
-    assert profile([waiting], {}, SYMBOLS).symbols == (Place("main", 1, 0, 0),)
-
-
 def test_instructions_are_by_form_and_by_place(of_two):
     assert of_two.forms == (Instruction("", "CPUID", 10, 2.0),)
     assert of_two.instructions == (
