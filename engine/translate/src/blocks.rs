@@ -145,11 +145,6 @@ impl Blocks {
         self.pages.contains_key(&(host & !0xfff))
     }
 
-    /// The pages (host addresses) that there are blocks from.
-    pub fn pages(&self) -> impl Iterator<Item = u64> {
-        self.pages.keys().copied()
-    }
-
     /// Keep a block.
     pub fn insert(&mut self, block: Block) {
         let number = self.next_number();
@@ -165,13 +160,12 @@ impl Blocks {
         self.blocks[to as usize].incoming.push(site);
     }
 
-    /// Take out the blocks made from bytes that a write to `length` bytes at `host` (within a page) changes. The second
-    /// value is true if the page has no block left.
-    pub fn take_overlapping(&mut self, host: u64, length: u64) -> (Vec<u32>, bool) {
+    /// Take out the blocks made from bytes that a write to `length` bytes at `host` (within a page) changes.
+    pub fn take_overlapping(&mut self, host: u64, length: u64) -> Vec<u32> {
         let page_address = host & !0xfff;
-        let Some(page) = self.pages.get_mut(&page_address) else { return (Vec::new(), false) };
+        let Some(page) = self.pages.get_mut(&page_address) else { return Vec::new() };
         if page.granules & granules(host, length) == 0 {
-            return (Vec::new(), false);
+            return Vec::new();
         }
         let blocks = &self.blocks;
         let overlaps = |&number: &u32| {
@@ -183,9 +177,8 @@ impl Blocks {
             .iter()
             .map(|&number| &blocks[number as usize])
             .fold(0, |map, block| map | granules(block.host, u64::from(block.length)));
-        let empty = kept.is_empty();
         page.blocks = kept;
-        if empty {
+        if page.blocks.is_empty() {
             self.pages.remove(&page_address);
         }
         for &number in &gone {
@@ -194,7 +187,7 @@ impl Blocks {
             let key = block.key();
             self.by_key.remove(&key);
         }
-        (gone, empty)
+        gone
     }
 
     /// Forget everything.
@@ -231,12 +224,12 @@ mod tests {
         blocks.insert(block(0x1000, 0x7000, 16));
         blocks.insert(block(0x1010, 0x7010, 16));
         assert!(blocks.has_page(0x7fff));
-        assert_eq!(blocks.take_overlapping(0x7400, 8), (vec![], false));
-        assert_eq!(blocks.take_overlapping(0x7020, 8), (vec![], false), "same granule, other bytes");
-        assert_eq!(blocks.take_overlapping(0x700f, 1), (vec![0], false));
+        assert_eq!(blocks.take_overlapping(0x7400, 8), []);
+        assert_eq!(blocks.take_overlapping(0x7020, 8), [], "same granule, other bytes");
+        assert_eq!(blocks.take_overlapping(0x700f, 1), [0]);
         assert_eq!(blocks.find(0x1000, 0x7000, false, true), None);
         assert_eq!(blocks.find(0x1010, 0x7010, false, true), Some(1));
-        assert_eq!(blocks.take_overlapping(0x701f, 1), (vec![1], true));
+        assert_eq!(blocks.take_overlapping(0x701f, 1), [1]);
         assert!(!blocks.has_page(0x7000));
     }
 

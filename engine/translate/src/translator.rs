@@ -2,7 +2,7 @@
 
 use crate::assembler::Assembler;
 use crate::block_counts::BlockCounts;
-use crate::blocks::{Block, Blocks};
+use crate::blocks::{AddressHasher, Block, Blocks};
 use crate::branches::NARROW;
 use crate::cache::CodeCache;
 use crate::code_log::{CodeLog, CodeRecord};
@@ -26,6 +26,7 @@ use gasang_x86::control::{cr0, cr4, debug, xcr0};
 use gasang_x86::descriptor::access::{self, READABLE};
 use gasang_x86::{rflags, segment};
 use std::collections::HashSet;
+use std::hash::BuildHasherDefault;
 use std::io;
 use std::sync::Arc;
 
@@ -80,6 +81,9 @@ pub struct Translator {
     processor: usize,
     memory: Arc<GuestMemory>,
     options: Options,
+    /// Host addresses of the pages whose writes are told for our sake: those that there are blocks from, and those that
+    /// there were before a flush, until they are written.
+    protected: HashSet<u64, BuildHasherDefault<AddressHasher>>,
     listings: Vec<BlockListing>,
     log: Option<Arc<CodeLog>>,
     pub(crate) profile: Option<Box<Profile>>,
@@ -165,6 +169,7 @@ impl Translator {
             processor,
             memory: Arc::clone(memory),
             options,
+            protected: HashSet::default(),
             listings: Vec::new(),
             log: None,
             profile: None,
@@ -532,9 +537,7 @@ impl Translator {
         let operations =
             decode_block(linear, bytes, bits, user, self.options.strict_flags, &mut self.classifier);
         let Some(last) = operations.last() else {
-            if !self.blocks.has_page(host) {
-                self.pages.release(self.processor, core.tlb, host);
-            }
+            self.release(core, host);
             return None;
         };
         let length = last.instruction.next_ip().wrapping_sub(linear) as u32;
@@ -593,9 +596,16 @@ impl Translator {
     }
 
     /// From now on writes to the page at `host` are told. Before its bytes are read: no write in between is lost.
-    fn protect(&self, core: &mut Core<'_>, host: u64) {
-        if !self.blocks.has_page(host) {
+    fn protect(&mut self, core: &mut Core<'_>, host: u64) {
+        if self.protected.insert(host & !0xfff) {
             self.pages.protect(self.processor, core.tlb, host);
+        }
+    }
+
+    /// A page without blocks may be written freely again.
+    fn release(&mut self, core: &mut Core<'_>, host: u64) {
+        if !self.blocks.has_page(host) && self.protected.remove(&(host & !0xfff)) {
+            self.pages.release(self.processor, core.tlb, host);
         }
     }
 
@@ -626,10 +636,8 @@ impl Translator {
     }
 
     fn invalidate(&mut self, core: &mut Core<'_>, host: u64, length: u64) {
-        let (gone, empty) = self.blocks.take_overlapping(host, length);
-        if empty {
-            self.pages.release(self.processor, core.tlb, host);
-        }
+        let gone = self.blocks.take_overlapping(host, length);
+        self.release(core, host);
         for number in gone {
             self.statistics.invalidated += 1;
             let block = self.blocks.get(number).clone();
@@ -662,7 +670,6 @@ impl Translator {
         self.attribute_samples();
         self.keep_counts();
         self.statistics.cache_flushes += 1;
-        self.blocks.pages().for_each(|page| self.pages.release(self.processor, core.tlb, page));
         self.blocks.clear();
         self.sites.clear();
         self.unshared.clear();
