@@ -465,6 +465,12 @@ impl Assembler {
         self.code.extend_from_slice(&target.to_le_bytes());
     }
 
+    /// `lea register, code` of what comes where the returned displacement is closed.
+    pub fn lea_forward(&mut self, register: u8) -> u32 {
+        self.lea_code(register, self.base);
+        self.here() - 4
+    }
+
     /// `lea register, code` of a host address within reach.
     pub fn lea_code(&mut self, register: u8, target: u64) {
         self.code.extend_from_slice(&[0x48 | (register >> 3) << 2, 0x8d, 0x05 | (register & 7) << 3]);

@@ -49,6 +49,7 @@ impl Emitter<'_, '_> {
                 self.move_stack(release);
                 self.indirect_exit(operation, -i64::from(release));
             }
+            Kind::SystemCall | Kind::SystemReturn | Kind::InterruptReturn => self.transition(operation),
             Kind::Nothing
             | Kind::Plain
             | Kind::Address
@@ -64,6 +65,8 @@ impl Emitter<'_, '_> {
             | Kind::AlignmentCheck(_)
             | Kind::SwapGs
             | Kind::ReadSelector
+            | Kind::Fill(_)
+            | Kind::Copy(_)
             | Kind::BitString(_)
             | Kind::Interpret => self.direct_exit(next),
         }

@@ -47,6 +47,10 @@ pub enum Kind {
     SwapGs,
     /// MOV of a segment register's selector to a 32- or 64-bit register.
     ReadSelector,
+    /// REP STOS of elements of 2 to this power bytes.
+    Fill(u8),
+    /// REP MOVS of elements of 2 to this power bytes.
+    Copy(u8),
     /// BT, BTS, BTR or BTC of a bit string in memory, in words of so many bytes.
     BitString(u32),
     /// JMP to a known target.
@@ -63,6 +67,12 @@ pub enum Kind {
     CallIndirect,
     /// RET, releasing so many bytes more.
     Return(u16),
+    /// SYSCALL.
+    SystemCall,
+    /// SYSRET with REX.W at CPL 0.
+    SystemReturn,
+    /// IRETQ at CPL 0.
+    InterruptReturn,
     /// T0 executes it; the block ends here.
     Interpret,
 }
@@ -78,6 +88,9 @@ impl Kind {
             | Kind::JumpIndirect
             | Kind::CallIndirect
             | Kind::Return(_)
+            | Kind::SystemCall
+            | Kind::SystemReturn
+            | Kind::InterruptReturn
             | Kind::Interpret => true,
             Kind::Nothing
             | Kind::Plain
@@ -94,6 +107,8 @@ impl Kind {
             | Kind::AlignmentCheck(_)
             | Kind::SwapGs
             | Kind::ReadSelector
+            | Kind::Fill(_)
+            | Kind::Copy(_)
             | Kind::BitString(_) => false,
         }
     }
@@ -192,7 +207,9 @@ fn classify(instruction: Instruction, bits: u32, user: bool, classifier: &mut Cl
         _ => kind32(&instruction, user, classifier),
     };
     let (reads, writes) = match kind {
-        Kind::Interpret | Kind::PushFlags => (STATUS, 0),
+        Kind::Interpret | Kind::PushFlags | Kind::SystemCall | Kind::SystemReturn | Kind::InterruptReturn => {
+            (STATUS, 0)
+        }
         Kind::PopFlags => (0, STATUS),
         Kind::AlignmentCheck(_) | Kind::ClearInterrupt | Kind::SetInterrupt => (0, 0),
         _ => (instruction.rflags_read() & STATUS, instruction.rflags_modified() & STATUS),
@@ -235,6 +252,12 @@ fn shifts_by_cl(instruction: &Instruction) -> bool {
 }
 
 fn kind(instruction: &Instruction, user: bool, classifier: &mut Classifier) -> Kind {
+    match instruction.code() {
+        Code::Syscall if classifier.model.has(Feature::Syscall) => return Kind::SystemCall,
+        Code::Sysretq if !user && classifier.model.has(Feature::Syscall) => return Kind::SystemReturn,
+        Code::Iretq if !user => return Kind::InterruptReturn,
+        _ => {}
+    }
     match instruction.flow_control() {
         FlowControl::Next => straight_kind(instruction, user, classifier),
         FlowControl::UnconditionalBranch => match instruction.code() {
@@ -320,7 +343,7 @@ fn straight_kind(instruction: &Instruction, user: bool, classifier: &mut Classif
             return Kind::ReadSelector;
         }
         Push_r64 | Push_rm64 | Pushq_imm8 | Pushq_imm32 => return Kind::Push,
-        Pop_r64 if instruction.op0_register() != Register::RSP => return Kind::Pop,
+        Pop_r64 => return Kind::Pop,
         Leaveq => return Kind::Leave,
         Code::Cld => return Kind::ClearDirection,
         _ => {}
@@ -341,6 +364,9 @@ fn straight_kind(instruction: &Instruction, user: bool, classifier: &mut Classif
         Mnemonic::Pause => return Kind::Interpret,
         _ => {}
     }
+    if let Some(kind) = repeated_string(instruction) {
+        return kind;
+    }
     if let Some(kind) = bit_string(instruction) {
         return kind;
     }
@@ -350,6 +376,30 @@ fn straight_kind(instruction: &Instruction, user: bool, classifier: &mut Classif
     let has_memory =
         (0..instruction.op_count()).any(|operand| instruction.op_kind(operand) == OpKind::Memory);
     if has_memory { memory_kind(instruction, classifier) } else { Kind::Plain }
+}
+
+/// REP STOS and REP MOVS with 64-bit addresses.
+fn repeated_string(instruction: &Instruction) -> Option<Kind> {
+    use Code::{
+        Movsb_m8_m8, Movsd_m32_m32, Movsq_m64_m64, Movsw_m16_m16, Stosb_m8_AL, Stosd_m32_EAX, Stosq_m64_RAX,
+        Stosw_m16_AX,
+    };
+    let based = matches!(instruction.memory_segment(), Register::FS | Register::GS);
+    let wide = instruction.op0_kind() == OpKind::MemoryESRDI;
+    if !wide || based || !instruction.has_rep_prefix() || instruction.has_repne_prefix() {
+        return None;
+    }
+    match instruction.code() {
+        Stosb_m8_AL => Some(Kind::Fill(0)),
+        Stosw_m16_AX => Some(Kind::Fill(1)),
+        Stosd_m32_EAX => Some(Kind::Fill(2)),
+        Stosq_m64_RAX => Some(Kind::Fill(3)),
+        Movsb_m8_m8 => Some(Kind::Copy(0)),
+        Movsw_m16_m16 => Some(Kind::Copy(1)),
+        Movsd_m32_m32 => Some(Kind::Copy(2)),
+        Movsq_m64_m64 => Some(Kind::Copy(3)),
+        _ => None,
+    }
 }
 
 /// In 32-bit code: operands relative to FS or GS, whose limits are not known to be flat, and 16-bit addresses.

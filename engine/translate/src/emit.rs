@@ -10,6 +10,8 @@ use crate::plan::Checks;
 use crate::refill;
 use crate::site::{FaultPoint, Site};
 use crate::slots;
+use crate::strings;
+use crate::transitions;
 use gasang_cpu::tlb::TlbEntry;
 use iced_x86::InstructionInfoFactory;
 use std::mem::{offset_of, size_of};
@@ -39,6 +41,16 @@ pub struct Exits {
     pub refill_execute: u64,
     /// Extended state wanted.
     pub extended: u64,
+    /// SYSCALL, SYSRET, IRETQ.
+    pub system_call: u64,
+    /// As above.
+    pub system_return: u64,
+    /// As above.
+    pub interrupt_return: u64,
+    /// REP STOS, by log2 of the element's size.
+    pub fill: [u64; 4],
+    /// REP MOVS, likewise.
+    pub copy: [u64; 4],
 }
 
 impl Exits {
@@ -61,6 +73,23 @@ impl Exits {
             refill_write: far(refill::refill_write),
             refill_execute: far(refill::refill_execute),
             extended: far(entry::exit_extended),
+            system_call: far(transitions::syscall),
+            system_return: far(transitions::sysret),
+            interrupt_return: far(transitions::interrupt_return),
+            fill: [
+                strings::fill_bytes,
+                strings::fill_words,
+                strings::fill_doublewords,
+                strings::fill_quadwords,
+            ]
+            .map(&mut far),
+            copy: [
+                strings::copy_bytes,
+                strings::copy_words,
+                strings::copy_doublewords,
+                strings::copy_quadwords,
+            ]
+            .map(&mut far),
         }
     }
 }
@@ -451,10 +480,17 @@ fn starts_with_flags_in_host(operations: &[Operation], origin: &Origin) -> bool 
         | Kind::AlignmentCheck(_)
         | Kind::SwapGs
         | Kind::ReadSelector
+        | Kind::Fill(_)
+        | Kind::Copy(_)
         | Kind::BitString(_) => true,
-        Kind::BranchIfZero(_) | Kind::Call(_) | Kind::JumpIndirect | Kind::CallIndirect | Kind::Return(_) => {
-            false
-        }
+        Kind::BranchIfZero(_)
+        | Kind::Call(_)
+        | Kind::JumpIndirect
+        | Kind::CallIndirect
+        | Kind::Return(_)
+        | Kind::SystemCall
+        | Kind::SystemReturn
+        | Kind::InterruptReturn => false,
     });
     !origin.strict_flags && leaves_forward && first.needs_flags() != 0
 }

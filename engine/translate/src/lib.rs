@@ -25,7 +25,9 @@ mod profile;
 mod refill;
 mod site;
 mod slots;
+mod strings;
 mod system;
+mod transitions;
 mod translator;
 
 pub use block_counts::Executions;

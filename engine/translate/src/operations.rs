@@ -76,6 +76,8 @@ impl Emitter<'_, '_> {
             | Kind::SwapGs => self.system(operation),
             Kind::ReadSelector => self.read_selector(&operation.instruction),
             Kind::BitString(size) => self.bit_string(operation, size),
+            Kind::Fill(shift) => self.fill(operation, shift),
+            Kind::Copy(shift) => self.copy(operation, shift),
             Kind::Interpret => self.interpret(operation),
             Kind::Jump(_)
             | Kind::Branch(_)
@@ -83,7 +85,10 @@ impl Emitter<'_, '_> {
             | Kind::Call(_)
             | Kind::JumpIndirect
             | Kind::CallIndirect
-            | Kind::Return(_) => self.branch(operation),
+            | Kind::Return(_)
+            | Kind::SystemCall
+            | Kind::SystemReturn
+            | Kind::InterruptReturn => self.branch(operation),
         }
     }
 
@@ -121,6 +126,46 @@ impl Emitter<'_, '_> {
         rewritten.set_op1_register(same_width(bit, reg::R10));
         self.emit_rewritten(operation, &rewritten);
         self.flags_after(operation);
+    }
+
+    /// REP STOS by the host's.
+    fn fill(&mut self, operation: &Operation, shift: u8) {
+        self.flags_will_change(operation.live_before);
+        let site = self.string_site(operation, shift, true);
+        self.assembler.store_immediate32(state(slots::SITE), site);
+        self.call_string(self.exits.fill[usize::from(shift)]);
+    }
+
+    /// REP MOVS by the host's.
+    fn copy(&mut self, operation: &Operation, shift: u8) {
+        self.flags_will_change(operation.live_before);
+        let reads = self.string_site(operation, shift, false);
+        let writes = self.string_site(operation, shift, true);
+        self.assembler.store_immediate32(state(slots::SITE), reads);
+        self.assembler.store_immediate32(state(slots::OTHER_SITE), writes);
+        self.call_string(self.exits.copy[usize::from(shift)]);
+    }
+
+    /// A string instruction starts again where it is: its registers say what is left.
+    fn string_site(&mut self, operation: &Operation, shift: u8, write: bool) -> u32 {
+        let retry = self.assembler.address_of(self.assembler.here());
+        self.site(Site::Retry {
+            rip: operation.instruction.ip(),
+            not_executed: self.not_executed(),
+            retry,
+            resume: 0,
+            size: 1 << shift,
+            write,
+            block: self.origin.block,
+        })
+    }
+
+    fn call_string(&mut self, code: u64) {
+        let a = &mut *self.assembler;
+        let place = a.lea_forward(reg::R11);
+        a.jump(code);
+        a.close(place);
+        self.host_flags = false;
     }
 
     /// A guest register's value to a scratch register.
@@ -513,7 +558,9 @@ impl Emitter<'_, '_> {
         } else {
             self.load_word(number_of(register) as u8, place);
         }
-        self.move_stack(self.word() as i32);
+        if register.full_register() != Register::RSP {
+            self.move_stack(self.word() as i32);
+        }
     }
 
     fn leave(&mut self, operation: &Operation) {

@@ -184,6 +184,11 @@ fn accesses_of(operation: &Operation, registers: &Registers) -> [Option<Access>;
         | Kind::SwapGs
         | Kind::ReadSelector
         | Kind::BitString(_)
+        | Kind::Fill(_)
+        | Kind::Copy(_)
+        | Kind::SystemCall
+        | Kind::SystemReturn
+        | Kind::InterruptReturn
         | Kind::Jump(_)
         | Kind::Branch(_)
         | Kind::BranchIfZero(_)
@@ -221,6 +226,8 @@ fn follow(operation: &Operation, registers: &mut Registers, info: &mut Instructi
         | Kind::Address
         | Kind::Memory { .. }
         | Kind::BitString(_)
+        | Kind::Fill(_)
+        | Kind::Copy(_)
         | Kind::ReadSelector
         | Kind::Leave => {
             if let Some(distance) = stack_move(instruction) {
@@ -244,6 +251,9 @@ fn follow(operation: &Operation, registers: &mut Registers, info: &mut Instructi
         | Kind::BranchIfZero(_)
         | Kind::JumpIndirect
         | Kind::Return(_)
+        | Kind::SystemCall
+        | Kind::SystemReturn
+        | Kind::InterruptReturn
         | Kind::Interpret => {}
     }
 }

@@ -1,7 +1,7 @@
 //! Where generated code keeps its own values: slots of `VcpuState::translator`, reached through the GS base, which
 //! holds the address of the state while generated code runs. FS base holds the current TLB context.
 
-use gasang_cpu::state::MsrState;
+use gasang_cpu::state::{DescriptorTable, MsrState};
 use gasang_cpu::{SegmentRegister, VcpuState};
 use std::mem::{offset_of, size_of};
 
@@ -73,6 +73,20 @@ pub const KICKED: i32 = slot(24 + SHARED_CHECKS);
 
 /// Address of the counters of executions, if blocks count.
 pub const BLOCK_COUNTS: i32 = slot(25 + SHARED_CHECKS);
+/// RDX meanwhile.
+pub const KEPT_RDX: i32 = slot(26 + SHARED_CHECKS);
+/// RSI meanwhile.
+pub const KEPT_RSI: i32 = slot(27 + SHARED_CHECKS);
+/// RDI meanwhile.
+pub const KEPT_RDI: i32 = slot(28 + SHARED_CHECKS);
+/// Where a string instruction goes on when it is done.
+pub const CONTINUATION: i32 = slot(29 + SHARED_CHECKS);
+/// Pages' worth of string instructions that may still be executed before the dispatcher looks.
+pub const STRING_ALLOWANCE: i32 = slot(30 + SHARED_CHECKS);
+/// The site of the other access of an instruction that makes two.
+pub const OTHER_SITE: i32 = slot(31 + SHARED_CHECKS);
+/// Address of the TLB context for CPL 3.
+pub const TLB_USER: i32 = slot(32 + SHARED_CHECKS);
 
 /// Index of a slot's word in `VcpuState::translator`.
 pub const fn word(slot: i32) -> usize {
@@ -95,9 +109,30 @@ pub const fn segment_base(index: usize) -> i32 {
 
 /// Offset of the selector of a segment register in the state.
 pub const fn selector(index: usize) -> i32 {
-    (offset_of!(VcpuState, segment) + index * size_of::<SegmentRegister>()) as i32
-        + offset_of!(SegmentRegister, selector) as i32
+    (offset_of!(VcpuState, segment) + index * size_of::<SegmentRegister>()) as i32 + SEGMENT_SELECTOR
 }
+
+/// Offsets in a segment register.
+pub const SEGMENT_LIMIT: i32 = offset_of!(SegmentRegister, limit) as i32;
+/// Of the access rights.
+pub const SEGMENT_ATTRIBUTES: i32 = offset_of!(SegmentRegister, attributes) as i32;
+/// Of the visible part.
+pub const SEGMENT_SELECTOR: i32 = offset_of!(SegmentRegister, selector) as i32;
+
+/// Offset of IA32_EFER.
+pub const EFER: i32 = offset_of!(VcpuState, efer) as i32;
+/// Offset of IA32_STAR.
+pub const STAR: i32 = (offset_of!(VcpuState, msr) + offset_of!(MsrState, star)) as i32;
+/// Offset of IA32_LSTAR.
+pub const LSTAR: i32 = (offset_of!(VcpuState, msr) + offset_of!(MsrState, lstar)) as i32;
+/// Offset of IA32_FMASK.
+pub const FMASK: i32 = (offset_of!(VcpuState, msr) + offset_of!(MsrState, fmask)) as i32;
+/// Offset of the GDT's base.
+pub const GDT_BASE: i32 = (offset_of!(VcpuState, gdtr) + offset_of!(DescriptorTable, base)) as i32;
+/// Offset of the GDT's limit.
+pub const GDT_LIMIT: i32 = (offset_of!(VcpuState, gdtr) + offset_of!(DescriptorTable, limit)) as i32;
+/// Offset of what says that NMIs are blocked.
+pub const NMI_BLOCKED: i32 = offset_of!(VcpuState, nmi_blocked) as i32;
 
 /// Offset of IA32_KERNEL_GS_BASE.
 pub const KERNEL_GS_BASE: i32 = (offset_of!(VcpuState, msr) + offset_of!(MsrState, kernel_gs_base)) as i32;

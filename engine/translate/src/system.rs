@@ -10,6 +10,8 @@ use gasang_x86::{rflags, segment};
 
 /// Flags that POPFQ may change in generated code.
 const POPPED: i32 = (rflags::STATUS | rflags::IF | rflags::FIXED) as i32;
+/// Bytes of the frame that IRETQ pops.
+const INTERRUPT_FRAME: u32 = 40;
 /// Status flags in the low byte of RFLAGS.
 const LOW_STATUS: i32 = (rflags::STATUS & 0xff) as i32;
 
@@ -34,6 +36,29 @@ impl Emitter<'_, '_> {
             Kind::SwapGs => self.swap_gs(),
             _ => self.interpret(operation),
         }
+    }
+
+    /// SYSCALL, SYSRET, IRETQ: the cache's own code goes on.
+    pub(crate) fn transition(&mut self, operation: &Operation) {
+        self.flags_will_change(operation.live_before);
+        let (rip, not_executed) = (operation.instruction.ip(), self.not_executed());
+        let code = match operation.kind {
+            Kind::SystemCall => {
+                self.assembler.immediate(reg::R11, operation.instruction.next_ip());
+                self.exits.system_call
+            }
+            Kind::SystemReturn => self.exits.system_return,
+            _ => {
+                self.check(operation, INTERRUPT_FRAME, false, |emitter| {
+                    emitter.assembler.copy(reg::R10, reg::RSP);
+                });
+                self.assembler.lea(reg::R11, address(Some(reg::R11), Some((reg::R10, 1)), 0));
+                self.exits.interrupt_return
+            }
+        };
+        let site = self.site(Site::Instruction { rip, not_executed });
+        self.assembler.store_immediate32(state(slots::SITE), site);
+        self.assembler.jump(code);
     }
 
     /// Leave to T0 if the condition holds; EFLAGS are not the guest's here.

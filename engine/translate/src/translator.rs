@@ -37,6 +37,9 @@ const BLOCK_ROOM: u32 = 64 * 512;
 /// not used costs no memory.
 const SITES_ROOM: usize = 1 << 19;
 
+/// Pages that string instructions may work through between two looks of the dispatcher's.
+const STRING_ALLOWANCE: u64 = 256;
+
 /// Shared checks of a block that may cross a page before its checks are made one by one.
 const CROSSINGS: u32 = 64;
 
@@ -281,6 +284,8 @@ impl Translator {
         slots[slots::word(slots::TLB_CONTEXT)] = core.tlb.context_address(mode);
         slots[slots::word(slots::TLB_SUPERVISOR)] = core.tlb.context_address(Mode::Supervisor);
         slots[slots::word(slots::TLB_SUPERVISOR_AC)] = core.tlb.context_address(with_ac);
+        slots[slots::word(slots::TLB_USER)] = core.tlb.context_address(Mode::User);
+        slots[slots::word(slots::STRING_ALLOWANCE)] = STRING_ALLOWANCE;
         slots[slots::word(slots::EXTENDED_MASK)] = self.extended_mask;
         slots[slots::word(slots::ENTRY)] = address;
         if let Some(counts) = &self.counts {
