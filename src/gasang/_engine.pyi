@@ -285,6 +285,8 @@ class Vm:
     skips to the next timer, interrupts come after exact numbers of instructions, RDRAND's numbers are chosen
     by `seed`, and so two runs of the same guest are the same. One vCPU only.
 
+    `wall_clock` is the nanoseconds from 1970 to the machine's creation that KVM's clock tells the guest.
+
     Raises `EngineError` for a bad model or feature name, or memory that cannot be mapped.
     """
 
@@ -299,6 +301,7 @@ class Vm:
         log_code: bool = False,
         count_blocks: bool = False,
         clock: str = "host",
+        wall_clock: int = 0,
         seed: int = 0,
     ) -> Vm: ...
     def vcpu(self, index: int) -> Vcpu: ...

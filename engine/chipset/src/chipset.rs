@@ -183,6 +183,22 @@ impl Chipset {
         vector
     }
 
+    /// Whether the vCPU may end the interrupt that it has just acknowledged without telling the local APIC. If so,
+    /// [`Chipset::settle_end_of_interrupt`] has to come before anything that depends on what is in service.
+    pub fn defer_end_of_interrupt(&mut self, vcpu: usize) -> bool {
+        let deferred = self.lapics.get_mut(vcpu).is_some_and(LocalApic::defer_end);
+        self.refresh(vcpu);
+        deferred
+    }
+
+    /// A deferred end of interrupt has come to pass (`ended`), or is told in the ordinary way when it does.
+    pub fn settle_end_of_interrupt(&mut self, vcpu: usize, ended: bool) {
+        if let Some(lapic) = self.lapics.get_mut(vcpu) {
+            lapic.settle_end(ended);
+        }
+        self.refresh(vcpu);
+    }
+
     /// The vCPU takes its NMI; false if there is none.
     pub fn take_nmi(&mut self, vcpu: usize) -> bool {
         let taken = self.lapics.get_mut(vcpu).is_some_and(LocalApic::take_nmi);

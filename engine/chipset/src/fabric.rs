@@ -130,6 +130,28 @@ impl Chipset {
         }
     }
 
+    /// Send what `command` (the low half of ICR) says to the processors of `targets`, a bitmap from APIC id `first` on;
+    /// how many have accepted it.
+    pub fn send_ipi_to(&mut self, now: u64, command: u32, targets: u128, first: u32) -> u64 {
+        self.clock(now);
+        let message = |destination| InterruptMessage {
+            destination,
+            logical: false,
+            delivery: Delivery::from_bits(command >> 8),
+            vector: command as u8,
+            level: false,
+        };
+        let bits = (0..u128::BITS).filter(|bit| targets >> bit & 1 != 0);
+        let ids =
+            bits.filter_map(|bit| first.checked_add(bit)).filter(|&id| (id as usize) < self.lapics.len());
+        let ids: Vec<u32> = ids.collect();
+        let mut accepted = 0;
+        for id in ids {
+            accepted += u64::from(self.deliver(&message(id)));
+        }
+        accepted
+    }
+
     fn send_ipi(&mut self, sender: usize, ipi: &Ipi) {
         if ipi.shorthand == Shorthand::None {
             self.deliver(&ipi.message);

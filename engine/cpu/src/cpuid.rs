@@ -52,6 +52,8 @@ fn host_word(word: Word) -> u32 {
         Word::Extended1Edx => leaf(0x8000_0001).edx,
         Word::Extended1Ecx => leaf(0x8000_0001).ecx,
         Word::Extended7Edx => leaf(0x8000_0007).edx,
+        // The engine's own matter, never the host's.
+        Word::KvmSignature | Word::Kvm1Eax => 0,
     }
 }
 
@@ -240,6 +242,19 @@ mod tests {
     fn adding_a_feature_adds_what_it_needs() {
         let model = CpuModel::parse("x86-64-v1,+pku").unwrap();
         assert!(model.has(Feature::Pku) && model.has(Feature::Xsave));
+    }
+
+    #[test]
+    fn what_kvm_offers_is_hidden_with_kvm_or_the_hypervisor() {
+        let offers = |spec: &str| {
+            let features = CpuModel::parse(spec).unwrap().features();
+            features.iter().filter(|name| name.starts_with("kvm")).count()
+        };
+        assert_eq!(offers("max"), 9);
+        assert_eq!(offers("max,-kvmclock"), 7, "and its stable bit");
+        assert_eq!(offers("max,-kvm"), 0);
+        assert_eq!(offers("max,-hypervisor"), 0);
+        assert_eq!(offers("max,-hypervisor,+kvm-pv-tlb-flush"), 3, "with what it needs");
     }
 
     #[test]

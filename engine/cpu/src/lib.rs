@@ -15,6 +15,7 @@ mod far;
 mod far_return;
 mod flags;
 mod halt;
+mod hypercall;
 mod in_use;
 mod io;
 mod msr;

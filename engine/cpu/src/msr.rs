@@ -227,12 +227,14 @@ impl Core<'_> {
         let msrs = &mut self.state.msr;
         msrs.tsc_adjust = msrs.tsc_adjust.wrapping_add(offset.wrapping_sub(msrs.tsc_offset));
         msrs.tsc_offset = offset;
+        self.platform.time_stamp_counter_moved(offset);
     }
 
     fn write_tsc_adjust(&mut self, value: u64) {
         let msrs = &mut self.state.msr;
         msrs.tsc_offset = msrs.tsc_offset.wrapping_add(value.wrapping_sub(msrs.tsc_adjust));
         msrs.tsc_adjust = value;
+        self.platform.time_stamp_counter_moved(self.state.msr.tsc_offset);
     }
 
     /// RDTSC.

@@ -1,6 +1,7 @@
 //! What a processor reaches beyond its registers and RAM.
 
 use crate::exception::Trap;
+use gasang_x86::paravirtual;
 
 /// What CPUID tells of this processor in particular.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,10 +28,19 @@ pub trait Platform {
     fn mmio_read(&mut self, address: u64, size: u8) -> Result<u64, Trap>;
     /// Write at a physical address that is not RAM.
     fn mmio_write(&mut self, address: u64, size: u8, value: u64) -> Result<(), Trap>;
-    /// Read an MSR of the local APIC or its timer; None if the MSR is not the platform's; #GP as the error.
+    /// Read an MSR of the local APIC, of its timer or of the hypervisor; None if the MSR is not the platform's; #GP as the error.
     fn msr_read(&mut self, msr: u32) -> Option<Result<u64, Trap>>;
     /// Write such an MSR. `tsc_offset` converts a deadline of guest TSC to the platform's.
     fn msr_write(&mut self, msr: u32, value: u64, tsc_offset: u64) -> Option<Result<(), Trap>>;
+    /// The guest's time-stamp counter now runs at this distance from the platform's.
+    fn time_stamp_counter_moved(&mut self, tsc_offset: u64) {
+        let _ = tsc_offset;
+    }
+    /// VMCALL or VMMCALL at CPL 0: the result for RAX.
+    fn hypercall(&mut self, number: u64, arguments: [u64; 4]) -> u64 {
+        let _ = (number, arguments);
+        paravirtual::NO_SUCH_CALL
+    }
     /// CR8: the task-priority class, 0-15.
     fn task_priority(&mut self) -> u8;
     /// Write CR8.

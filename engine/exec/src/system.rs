@@ -52,6 +52,10 @@ pub(crate) fn handler(instruction: &Instruction) -> Option<Handler> {
         Mnemonic::Clflush | Mnemonic::Clflushopt | Mnemonic::Clwb => flush_line,
         Mnemonic::Rdrand | Mnemonic::Rdseed => random,
         Mnemonic::Rdpkru => read_pkru,
+        Mnemonic::Vmcall | Mnemonic::Vmmcall => |core, _| {
+            core.hypercall();
+            Ok(Flow::Next)
+        },
         Mnemonic::Wrpkru => write_pkru,
         Mnemonic::Pause => |core, _| {
             core.platform.pause();

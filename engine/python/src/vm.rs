@@ -21,10 +21,10 @@ fn index(value: &Bound<'_, PyAny>, what: &str) -> PyResult<usize> {
 impl Vm {
     #[new]
     #[pyo3(
-        signature = (*, memory, cpus=None, accel="bt", cpu="max", trace_blocks=false, log_code=false, count_blocks=false, clock="host",
-            seed=None),
-        text_signature = "(*, memory, cpus=1, accel='bt', cpu='max', trace_blocks=False, log_code=False, count_blocks=False, \
-            clock='host', seed=0)"
+        signature = (*, memory, cpus=None, accel="bt", cpu="max", trace_blocks=false, log_code=false,
+            count_blocks=false, clock="host", wall_clock=None, seed=None),
+        text_signature = "(*, memory, cpus=1, accel='bt', cpu='max', trace_blocks=False, log_code=False, \
+            count_blocks=False, clock='host', wall_clock=0, seed=0)"
     )]
     #[expect(clippy::too_many_arguments, reason = "Python names them")]
     fn new(
@@ -36,6 +36,7 @@ impl Vm {
         log_code: bool,
         count_blocks: bool,
         clock: &str,
+        wall_clock: Option<&Bound<'_, PyAny>>,
         seed: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Vm> {
         let options = VmOptions {
@@ -44,6 +45,7 @@ impl Vm {
             accelerator: AcceleratorKind::parse(accel).map_err(engine_error)?,
             cpu: cpu.to_owned(),
             clock: ClockKind::parse(clock).map_err(engine_error)?,
+            wall_clock: wall_clock.map_or(Ok(0), |time| unsigned(time, "wall_clock", u64::MAX))?,
             seed: seed.map_or(Ok(0), |seed| unsigned(seed, "seed", u64::MAX))?,
             trace_blocks,
             log_code,

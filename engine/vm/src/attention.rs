@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 pub(crate) const KICK: u32 = 1 << 0;
 /// The chipset may have something for this processor.
 pub(crate) const CHIPSET: u32 = 1 << 1;
+/// Another processor wakes this one from HLT, now or when it gets there.
+pub(crate) const WAKE: u32 = 1 << 2;
 
 /// Requests that wait for one processor.
 #[derive(Debug, Default)]

@@ -12,6 +12,7 @@ mod error;
 mod events;
 mod exit;
 mod host;
+mod paravirtual;
 mod processor;
 mod registers;
 mod shared;

@@ -1,7 +1,7 @@
 //! One processor and the loop that runs it.
 
 use crate::accelerator::{Accelerator, interruptible};
-use crate::attention::{CHIPSET, KICK};
+use crate::attention::{CHIPSET, KICK, WAKE};
 use crate::clock::ClockKind;
 use crate::counts::Counts;
 use crate::error::Error;
@@ -48,6 +48,8 @@ pub(crate) struct Processor {
     counts_published: u64,
     pub(crate) accelerator: Accelerator,
     unfinished: Unfinished,
+    /// Another processor wants this one awake: the next HLT does not wait.
+    woken: bool,
 }
 
 impl Processor {
@@ -68,6 +70,7 @@ impl Processor {
             counts_published: 0,
             accelerator,
             unfinished: Unfinished::Instruction,
+            woken: false,
         }
     }
 
@@ -78,7 +81,11 @@ impl Processor {
             profile.attach().map_err(cannot_sample)?;
             profile.enter();
         }
+        if self.surroundings.paravirtual.enter(&self.surroundings.shared) {
+            self.tlb.flush_all();
+        }
         let exit = self.run_to_exit(resume, instructions);
+        self.surroundings.paravirtual.leave(&self.surroundings.shared);
         if let Some(profile) = self.accelerator.profile() {
             let (name, place) =
                 exit.as_ref().map_or(("error", 0), |exit| (Exit::NAMES[exit.kind()], exit.place()));
@@ -131,6 +138,8 @@ impl Processor {
         if now >= shared.next_deadline() || attention.take(CHIPSET) {
             self.surroundings.chipset(|chipset, now| chipset.advance(now));
         }
+        self.woken |= attention.take(WAKE);
+        self.surroundings.paravirtual.tell_stolen(&shared, now);
         if shared.output_bytes() >= OUTPUT_BYTES || now >= shared.output_deadline() {
             return self.output();
         }
@@ -246,6 +255,7 @@ impl Processor {
             return Ok(Step::Retired);
         }
         self.take_init();
+        self.surroundings.settle_end_of_interrupt();
         let awake = matches!(self.state.activity, Activity::Active | Activity::Halted);
         if self.surroundings.pending.nmi && awake && self.nmi_allowed() {
             let index = self.surroundings.index;
@@ -269,9 +279,8 @@ impl Processor {
     }
 
     fn acknowledge(&mut self) -> Option<u8> {
-        let index = self.surroundings.index;
         self.surroundings.answers.commit();
-        self.surroundings.chipset(|chipset, now| chipset.acknowledge_interrupt(now, index))
+        self.surroundings.acknowledge_interrupt()
     }
 
     /// The event that the script has for this instruction.
@@ -302,6 +311,7 @@ impl Processor {
         if self.surroundings.pending.init && self.surroundings.chipset(|chipset, _| chipset.take_init(index))
         {
             self.state.init();
+            self.surroundings.paravirtual.reset();
             self.state.activity = if index == 0 { Activity::Active } else { Activity::WaitForSipi };
             self.translation_changed();
         }
@@ -352,13 +362,17 @@ impl Processor {
             // The leader has not come further.
             return Some(Exit::Interrupted);
         }
+        if std::mem::take(&mut self.woken) {
+            self.state.activity = Activity::Active;
+            return None;
+        }
         if self.state.rflags & rflags::IF == 0 {
             return self.stop();
         }
         self.wait(Some(self.surroundings.shared.next_deadline()))
     }
 
-    /// Wait for what only another processor can send: an NMI, INIT, or start-up IPI.
+    /// Wait for what only another processor can send: an NMI, INIT, start-up IPI, or a wake-up by hypercall.
     fn stop(&mut self) -> Option<Exit> {
         let shared = Arc::clone(&self.surroundings.shared);
         let index = self.surroundings.index;

@@ -22,6 +22,8 @@ pub(crate) struct Shared {
     pub(crate) memory: Arc<GuestMemory>,
     pub(crate) model: CpuModel,
     pub(crate) clock: Clock,
+    /// Nanoseconds from 1970 to the machine's creation, as the guest is told.
+    pub(crate) wall_clock: u64,
     /// Chooses the random numbers of a deterministic machine.
     pub(crate) seed: u64,
     /// One for each processor.
@@ -42,6 +44,7 @@ impl Shared {
         memory: Arc<GuestMemory>,
         model: CpuModel,
         clock: Clock,
+        wall_clock: u64,
         seed: u64,
         vcpus: usize,
         code_pages: Option<Arc<CodePages>>,
@@ -50,6 +53,7 @@ impl Shared {
             memory,
             model,
             clock,
+            wall_clock,
             seed,
             attention: (0..vcpus).map(|_| Attention::default()).collect(),
             standstill: Standstill::new(vcpus),

@@ -1,12 +1,14 @@
 //! A processor's `Platform`: the chipset first, everything else is an exit.
 
 use crate::answers::{Access, Answers};
-use crate::attention::CHIPSET;
+use crate::attention::{CHIPSET, WAKE};
 use crate::clock::TSC_HZ;
 use crate::entropy::Entropy;
+use crate::paravirtual::Paravirtual;
 use crate::shared::Shared;
 use gasang_chipset::{Chipset, GeneralProtection, Pending};
-use gasang_cpu::{Exception, Identity, Platform, Trap};
+use gasang_cpu::{Exception, Feature, Identity, Platform, Trap};
+use gasang_x86::paravirtual::{HYPERCALL_KICK, HYPERCALL_POLL_INTERRUPT, HYPERCALL_SEND_IPI, NO_SUCH_CALL};
 use std::sync::Arc;
 
 /// So many times a processor may wait for another in a row before its thread lets others run: the one it waits for may be
@@ -21,6 +23,8 @@ pub(crate) struct Surroundings {
     pub(crate) answers: Answers,
     /// What the chipset had for this processor when it was last asked.
     pub(crate) pending: Pending,
+    /// What KVM offers this processor.
+    pub(crate) paravirtual: Paravirtual,
     entropy: Entropy,
     /// PAUSE instructions executed.
     pauses: u32,
@@ -40,8 +44,8 @@ fn platform_time(tsc: u64, tsc_offset: u64) -> u64 {
 impl Surroundings {
     pub(crate) fn new(index: usize, shared: Arc<Shared>) -> Surroundings {
         let entropy = Entropy::new(shared.clock.kind(), shared.seed, index);
-        let (answers, pending) = (Answers::default(), Pending::default());
-        Surroundings { index, shared, answers, pending, entropy, pauses: 0 }
+        let (answers, pending, paravirtual) = Default::default();
+        Surroundings { index, shared, answers, pending, paravirtual, entropy, pauses: 0 }
     }
 
     /// Use the chipset as this processor. The run loop looks at it before the next instruction.
@@ -59,6 +63,28 @@ impl Surroundings {
             attention.note(CHIPSET);
         }
         result
+    }
+
+    /// Acknowledge an interrupt, if there is one: its vector. The guest may end it by clearing a bit, if it asked for
+    /// that.
+    pub(crate) fn acknowledge_interrupt(&mut self) -> Option<u8> {
+        let index = self.index;
+        self.settle_end_of_interrupt();
+        let vector = self.chipset(|chipset, now| chipset.acknowledge_interrupt(now, index))?;
+        if self.paravirtual.end_of_interrupt_word().is_some()
+            && self.chipset(|chipset, _| chipset.defer_end_of_interrupt(index))
+        {
+            self.paravirtual.defer_end(&self.shared);
+        }
+        Some(vector)
+    }
+
+    /// Before anything that depends on which interrupts are in service: has the guest ended one by clearing a bit?
+    pub(crate) fn settle_end_of_interrupt(&mut self) {
+        if let Some(ended) = self.paravirtual.take_end(&self.shared) {
+            let index = self.index;
+            self.chipset(|chipset, _| chipset.settle_end_of_interrupt(index, ended));
+        }
     }
 
     /// Give the access the answer it had before, the chipset's, or none yet.
@@ -95,12 +121,14 @@ impl Platform for Surroundings {
     }
 
     fn mmio_read(&mut self, address: u64, size: u8) -> Result<u64, Trap> {
+        self.settle_end_of_interrupt();
         self.answer(Access::MmioRead { address, size }, |chipset, now, vcpu| {
             chipset.mmio_read(now, vcpu, address, size)
         })
     }
 
     fn mmio_write(&mut self, address: u64, size: u8, value: u64) -> Result<(), Trap> {
+        self.settle_end_of_interrupt();
         let answer = self.answer(Access::MmioWrite { address, size, value }, |chipset, now, vcpu| {
             chipset.mmio_write(now, vcpu, address, size, value).then_some(0)
         });
@@ -108,14 +136,45 @@ impl Platform for Surroundings {
     }
 
     fn msr_read(&mut self, msr: u32) -> Option<Result<u64, Trap>> {
+        if let Some(value) = self.paravirtual.read(&self.shared, msr) {
+            return Some(Ok(value));
+        }
+        self.settle_end_of_interrupt();
         let read = self.device(|chipset, now, vcpu| chipset.msr_read(now, vcpu, msr))?;
         Some(read.map_err(general_protection))
     }
 
     fn msr_write(&mut self, msr: u32, value: u64, tsc_offset: u64) -> Option<Result<(), Trap>> {
+        if let Some(written) = self.paravirtual.write(&self.shared, msr, value, tsc_offset) {
+            return Some(written);
+        }
+        self.settle_end_of_interrupt();
         let time = |tsc| platform_time(tsc, tsc_offset);
         let written = self.device(|chipset, now, vcpu| chipset.msr_write(now, vcpu, msr, value, &time))?;
         Some(written.map_err(general_protection))
+    }
+
+    fn time_stamp_counter_moved(&mut self, tsc_offset: u64) {
+        self.paravirtual.tell_time(&self.shared, tsc_offset);
+    }
+
+    fn hypercall(&mut self, number: u64, arguments: [u64; 4]) -> u64 {
+        let model = &self.shared.model;
+        let [first, second, third, fourth] = arguments;
+        match number {
+            HYPERCALL_POLL_INTERRUPT => 0,
+            HYPERCALL_KICK if model.has(Feature::KvmUnhalt) => {
+                // Nobody answers to an APIC id that is no processor's.
+                self.shared.raise(usize::try_from(second).unwrap_or(usize::MAX), WAKE);
+                0
+            }
+            HYPERCALL_SEND_IPI if model.has(Feature::KvmSendIpi) => {
+                let targets = u128::from(second) << 64 | u128::from(first);
+                self.settle_end_of_interrupt();
+                self.device(|chipset, now, _| chipset.send_ipi_to(now, fourth as u32, targets, third as u32))
+            }
+            _ => NO_SUCH_CALL,
+        }
     }
 
     fn task_priority(&mut self) -> u8 {

@@ -103,7 +103,7 @@ impl Vcpu {
     pub(crate) fn state_digest(&self) -> Result<u64, Error> {
         self.use_processor(|processor| {
             let settled = self.shared.model.settled(&processor.state.extended);
-            Ok(digest::of(&(&*processor.state, settled)))
+            Ok(digest::of(&(&*processor.state, settled, &processor.surroundings.paravirtual)))
         })
     }
 
@@ -202,6 +202,7 @@ mod tests {
             accelerator: AcceleratorKind::Interpreter,
             cpu: "max".to_owned(),
             clock: ClockKind::Host,
+            wall_clock: 0,
             seed: 0,
             trace_blocks: false,
             count_blocks: false,

@@ -31,6 +31,8 @@ pub struct VmOptions {
     pub cpu: String,
     /// What makes time pass.
     pub clock: ClockKind,
+    /// Nanoseconds from 1970 to the machine's creation, as guests are told that ask KVM's clock.
+    pub wall_clock: u64,
     /// Chooses the random numbers of a machine whose clock counts instructions; others have the host's.
     pub seed: u64,
     /// Keep listings of translated blocks.
@@ -66,8 +68,8 @@ impl Vm {
             AcceleratorKind::Interpreter => None,
         };
         let clock = Clock::new(options.clock);
-        let seed = options.seed;
-        let shared = Arc::new(Shared::new(memory, model, clock, seed, options.vcpus, code_pages));
+        let (seed, wall_clock) = (options.seed, options.wall_clock);
+        let shared = Arc::new(Shared::new(memory, model, clock, wall_clock, seed, options.vcpus, code_pages));
         let code_log = options.log_code.then(Arc::<CodeLog>::default);
         let vcpu = |index| {
             let mut accelerator = Accelerator::new(&shared, index, options)?;

@@ -1,12 +1,14 @@
 //! The processor manual as constants: no behaviour lives here.
 //!
-//! Sources: Intel 64 and IA-32 Architectures SDM (cited as SDM, volume and section), AMD64 APM.
+//! Sources: Intel 64 and IA-32 Architectures SDM (cited as SDM, volume and section), AMD64 APM; for what no processor
+//! has but a hypervisor offers, Linux's documentation of KVM.
 
 pub mod control;
 pub mod descriptor;
 pub mod exception;
 pub mod msr;
 pub mod paging;
+pub mod paravirtual;
 pub mod rflags;
 
 /// General-purpose registers in encoding order: index into the register file.

@@ -49,6 +49,8 @@ class Machine:
         Raises `ConfigError`, `KernelError`, and for the default guest `GuestImageError`.
         """
         self.config = config if config.kernel else _with_default_guest(config)
+        # One date for every clock that the guest may ask.
+        self.config = replace(self.config, date=self.config.first_date)
         vm = new_vm(self.config)
         seed = self.config.seed if self.config.deterministic else None
         self._ports = SerialPorts(vm.serial_input, seed)

@@ -11,6 +11,7 @@ The engine has RAM, processors, interrupt controllers, timers and serial ports. 
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 from gasang import _engine
 from gasang.bus import Bus
@@ -31,6 +32,7 @@ from gasang.loaders import BootImage, SegmentRegister, TableRegister
 from gasang.machine import outcome
 from gasang.machine.ending import Ending
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PIECE = 4 << 20
 """Memory is written in pieces of so many bytes, each of which is copied once more on its way."""
 
@@ -113,6 +115,7 @@ def new_vm(config: MachineConfig) -> _engine.Vm:
             log_code=config.perf_map,
             count_blocks=config.count_blocks,
             clock="instructions" if config.deterministic else "host",
+            wall_clock=(config.first_date - _EPOCH) // timedelta(microseconds=1) * 1000,
             seed=config.seed,
         )
     except _engine.EngineError as error:

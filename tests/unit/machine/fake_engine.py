@@ -147,6 +147,7 @@ class Vm:
         log_code=False,
         count_blocks=False,
         clock="host",
+        wall_clock=0,
         seed=0,
     ):
         if cpu == "nonesuch":

@@ -60,6 +60,8 @@ pub struct LocalApic {
     task_priority: u8,
     requested: Vectors,
     in_service: Vectors,
+    /// The guest may end the highest interrupt in service without telling us.
+    end_deferred: bool,
     level_triggered: Vectors,
     logical_destination: u32,
     destination_format: u32,
@@ -89,6 +91,7 @@ impl LocalApic {
             task_priority: 0,
             requested: Vectors::default(),
             in_service: Vectors::default(),
+            end_deferred: false,
             level_triggered: Vectors::default(),
             logical_destination: 0,
             destination_format: u32::MAX,
@@ -165,9 +168,28 @@ impl LocalApic {
         self.external || (self.lint0 && through)
     }
 
-    /// An interrupt waits that the CPU may take if its IF allows.
+    /// An interrupt waits that the CPU may take if its IF allows. While the end of one is deferred, it may have been
+    /// ended: that is to be settled then.
     pub fn interrupt_requested(&self) -> bool {
-        self.external_requested() || self.deliverable().is_some()
+        let after_settling =
+            self.end_deferred && self.hardware_enabled() && self.requested.highest().is_some();
+        self.external_requested() || after_settling || self.deliverable().is_some()
+    }
+
+    /// Let the guest end the interrupt that was just acknowledged without telling us, if nobody waits for its end: no
+    /// request behind it, and no I/O APIC.
+    pub fn defer_end(&mut self) -> bool {
+        let told = self.in_service.highest().is_some_and(|vector| self.level_triggered.contains(vector));
+        self.end_deferred =
+            !told && self.requested.highest().is_none() && self.in_service.highest().is_some();
+        self.end_deferred
+    }
+
+    /// The guest has ended the deferred interrupt, or will tell us when it does.
+    pub fn settle_end(&mut self, ended: bool) {
+        if std::mem::take(&mut self.end_deferred) && ended {
+            self.end_of_interrupt();
+        }
     }
 
     /// The INTA cycle of an ExtINT goes to the 8259A; the message, if it was one, is used up.

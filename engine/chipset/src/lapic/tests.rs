@@ -273,3 +273,41 @@ fn init_resets_the_apic_and_drops_an_old_start_up() {
     assert_eq!(lapic.take_start_up(), Some(0x9f));
     assert_eq!(lapic.base(), X2APIC);
 }
+
+#[test]
+fn the_end_of_an_interrupt_is_deferred_only_if_nobody_waits_for_it() {
+    let mut lapic = enabled();
+    assert!(!lapic.defer_end(), "nothing is in service");
+    lapic.accept(Delivery::Fixed, 0x40, true);
+    lapic.acknowledge();
+    assert!(!lapic.defer_end(), "the I/O APIC waits");
+    lapic.write_page(0, EOI, 4, 0);
+    lapic.accept(Delivery::Fixed, 0x40, false);
+    lapic.accept(Delivery::Fixed, 0x50, false);
+    assert_eq!(lapic.acknowledge(), Some(0x50));
+    assert!(!lapic.defer_end(), "another interrupt waits");
+    lapic.write_page(0, EOI, 4, 0);
+    assert_eq!(lapic.acknowledge(), Some(0x40));
+    assert!(lapic.defer_end());
+}
+
+#[test]
+fn a_request_behind_a_deferred_end_is_seen_and_settled() {
+    let mut lapic = enabled();
+    for ended in [true, false] {
+        lapic.accept(Delivery::Fixed, 0x40, false);
+        lapic.acknowledge();
+        assert!(lapic.defer_end() && !lapic.interrupt_requested());
+        lapic.accept(Delivery::Fixed, 0x41, false);
+        assert!(lapic.interrupt_requested(), "it may have ended");
+        lapic.settle_end(ended);
+        assert_eq!(lapic.interrupt_requested(), ended);
+        lapic.settle_end(true);
+        assert_eq!(lapic.interrupt_requested(), ended, "settled once");
+        if !ended {
+            lapic.write_page(0, EOI, 4, 0);
+        }
+        assert_eq!(lapic.acknowledge(), Some(0x41));
+        lapic.write_page(0, EOI, 4, 0);
+    }
+}

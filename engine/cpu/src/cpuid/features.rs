@@ -1,4 +1,4 @@
-//! The one table of features: Linux's name, the CPUID bit, the first model that has it, and who must provide it.
+//! The one table of features: Linux's name (QEMU's for what KVM offers), the CPUID bit, the first model that has it, and who must provide it.
 
 /// A register of a CPUID leaf that holds feature bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +13,10 @@ pub(super) enum Word {
     Extended1Edx,
     Extended1Ecx,
     Extended7Edx,
+    /// Whether there are KVM's leaves at all.
+    KvmSignature,
+    /// EAX of KVM's leaf 0x40000001.
+    Kvm1Eax,
 }
 
 /// Who makes a feature work.
@@ -176,4 +180,14 @@ features! {
     Prefetchw "3dnowprefetch" Extended1Ecx 8 V1 Host [];
 
     InvariantTsc "constant_tsc" Extended7Edx 8 V1 Engine [Tsc];
+
+    Kvm "kvm" KvmSignature 0 V1 Engine [Hypervisor];
+    KvmNoIoDelay "kvm-nopiodelay" Kvm1Eax 1 V1 Engine [Kvm];
+    KvmClock "kvmclock" Kvm1Eax 3 V1 Engine [Kvm Tsc];
+    KvmStealTime "kvm-steal-time" Kvm1Eax 5 V1 Engine [Kvm];
+    KvmEndOfInterrupt "kvm-pv-eoi" Kvm1Eax 6 V1 Engine [Kvm Apic];
+    KvmUnhalt "kvm-pv-unhalt" Kvm1Eax 7 V1 Engine [Kvm];
+    KvmTlbFlush "kvm-pv-tlb-flush" Kvm1Eax 9 V1 Engine [KvmStealTime];
+    KvmSendIpi "kvm-pv-ipi" Kvm1Eax 11 V1 Engine [Kvm Apic];
+    KvmClockStable "kvmclock-stable-bit" Kvm1Eax 24 V1 Engine [KvmClock];
 }

@@ -5,9 +5,13 @@ use super::{APIC_BUS_HZ, CpuModel, Feature};
 use crate::paging::PHYSICAL_ADDRESS_BITS;
 use crate::state::VcpuState;
 use gasang_x86::control::cr4;
+use gasang_x86::paravirtual;
 
 const HIGHEST_LEAF: u32 = 0x16;
 const HIGHEST_HYPERVISOR_LEAF: u32 = 0x4000_0010;
+const SIGNATURE_OF_OURS: &[u8; 12] = b"gasanggasang";
+/// Bit of leaf 0x40000001 for the clock by the older MSR numbers; offered together with the newer ones.
+const KVM_CLOCK_OLD: u32 = 1 << 0;
 const HIGHEST_EXTENDED_LEAF: u32 = 0x8000_0008;
 /// Family 6, model 0x36, stepping 1.
 pub(crate) const SIGNATURE: u32 = 0x0003_0661;
@@ -151,11 +155,18 @@ impl CpuModel {
         if !self.has(Feature::Hypervisor) {
             return [0; 4];
         }
+        let kvm = self.has(Feature::Kvm);
+        let signature = |highest, bytes: &[u8; 12]| [highest, text(bytes, 0), text(bytes, 4), text(bytes, 8)];
         match leaf {
-            0x4000_0000 => {
-                let signature = b"gasanggasang";
-                [HIGHEST_HYPERVISOR_LEAF, text(signature, 0), text(signature, 4), text(signature, 8)]
+            0x4000_0000 if kvm => signature(HIGHEST_HYPERVISOR_LEAF, paravirtual::SIGNATURE),
+            0x4000_0000 => signature(HIGHEST_HYPERVISOR_LEAF, SIGNATURE_OF_OURS),
+            // No hints (EDX): processors take turns on the host's.
+            0x4000_0001 if kvm => {
+                let old = if self.has(Feature::KvmClock) { KVM_CLOCK_OLD } else { 0 };
+                [self.word(Word::Kvm1Eax) | old, 0, 0, 0]
             }
+            // Where a second hypervisor's leaves are looked for.
+            0x4000_0100 if kvm => signature(0x4000_0100, SIGNATURE_OF_OURS),
             0x4000_0010 => [(processor.tsc_hz / 1000) as u32, (APIC_BUS_HZ / 1000) as u32, 0, 0],
             _ => [0; 4],
         }
@@ -218,8 +229,17 @@ mod tests {
         let model = CpuModel::parse("x86-64-v1").unwrap();
         let [_, b, c, d] = leaf(&model, 0, 0, &VcpuState::reset());
         assert_eq!([b, d, c].map(u32::to_le_bytes).concat(), b"GenuineIntel");
-        let [_, b, c, d] = leaf(&model, 0x4000_0000, 0, &VcpuState::reset());
-        assert_eq!([b, c, d].map(u32::to_le_bytes).concat(), b"gasanggasang");
+        let hidden = CpuModel::parse("x86-64-v1,-kvm").unwrap();
+        for (model, number, wanted) in [
+            (&model, 0x4000_0000, b"KVMKVMKVM\0\0\0"),
+            (&model, 0x4000_0100, b"gasanggasang"),
+            (&hidden, 0x4000_0000, b"gasanggasang"),
+        ] {
+            let [_, b, c, d] = leaf(model, number, 0, &VcpuState::reset());
+            assert_eq!([b, c, d].map(u32::to_le_bytes).concat(), wanted);
+        }
+        assert_eq!(leaf(&model, 0x4000_0001, 0, &VcpuState::reset()), [0x0100_0aeb, 0, 0, 0]);
+        assert_eq!(leaf(&hidden, 0x4000_0001, 0, &VcpuState::reset()), [0; 4]);
     }
 
     #[test]

@@ -256,11 +256,14 @@ fn int3_saves_the_address_behind_it() {
 
 #[test]
 fn undefined_instructions_are_ud() {
-    // ud2; lock nop; vmcall; tdcall; 3DNow!; an XOP instruction; getsec; xbegin; enclu.
-    let cases: [&[u8]; 9] = [
+    // ud2; lock nop; vmlaunch; vmread; vmrun; stgi; tdcall; 3DNow!; an XOP instruction; getsec; xbegin; enclu.
+    let cases: [&[u8]; 12] = [
         &[0x0f, 0x0b],
         &[0xf0, 0x90],
-        &[0x0f, 0x01, 0xc1],
+        &[0x0f, 0x01, 0xc2],
+        &[0x0f, 0x78, 0xc0],
+        &[0x0f, 0x01, 0xd8],
+        &[0x0f, 0x01, 0xdc],
         &[0x66, 0x0f, 0x01, 0xcc],
         &[0x0f, 0x0f, 0xc1, 0x9e],
         &[0x8f, 0xe9, 0x78, 0x81, 0xc0],
