@@ -109,6 +109,20 @@ def test_modules_come_and_go(machine, modules):
     assert output(machine, script).split()[-1] in ("0", "1")
 
 
+@pytest.mark.parametrize(
+    "switch",
+    [
+        "GASANG_STRICT_FLAGS",
+        "GASANG_FLUSH_ON_WRITE",
+        pytest.param("GASANG_TINY_CACHE", marks=pytest.mark.slow),
+    ],
+)
+def test_processors_under_stress(switch, monkeypatch):
+    monkeypatch.setenv(switch, "1")
+    with Machine.boot(cpus=2, accel="bt") as machine:
+        assert machine.run("nproc", timeout=250).stdout == b"2\n"
+
+
 def test_nothing_was_wrong(machine):
     machine, _ = machine
     complaints = "dmesg | grep -iE 'BUG:|WARNING:|Oops|stall|lockup|unexpected|Call Trace' || true"
