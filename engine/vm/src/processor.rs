@@ -76,6 +76,7 @@ impl Processor {
 
     /// Run until an exit. `instructions` bounds how many are executed; the end of that budget is `Interrupted`.
     pub(crate) fn run(&mut self, reply: Option<u64>, instructions: Option<u64>) -> Result<Exit, Error> {
+        self.surroundings.shared.end_output(self.surroundings.index);
         let resume = self.surroundings.answers.take_reply(reply)?;
         if let Some(profile) = self.accelerator.profile() {
             profile.attach().map_err(cannot_sample)?;
@@ -140,8 +141,10 @@ impl Processor {
         }
         self.woken |= attention.take(WAKE);
         self.surroundings.paravirtual.tell_stolen(&shared, now);
-        if shared.output_bytes() >= OUTPUT_BYTES || now >= shared.output_deadline() {
-            return self.output();
+        if (shared.output_bytes() >= OUTPUT_BYTES || now >= shared.output_deadline())
+            && let Some(output) = self.output()
+        {
+            return Some(output);
         }
         if attention.is_raised() {
             // Where time is deterministic, output comes when it would come without the kick.
@@ -166,15 +169,21 @@ impl Processor {
         output.or_else(|| self.surroundings.answers.report()).unwrap_or(Exit::Interrupted)
     }
 
-    /// The output of the first serial port that has some.
+    /// The output of the first serial port that has some, unless another processor's exit carries output.
     fn output(&mut self) -> Option<Exit> {
-        if self.surroundings.shared.output_bytes() == 0 {
+        let shared = Arc::clone(&self.surroundings.shared);
+        let processor = self.surroundings.index;
+        if shared.output_bytes() == 0 || !shared.begin_output(processor) {
             return None;
         }
-        self.surroundings.chipset(|chipset, _| {
+        let output = self.surroundings.chipset(|chipset, _| {
             let index = (0..UART_COUNT).find(|&index| chipset.serial_output_len(index) != 0)?;
             Some(Exit::SerialOutput { index, data: chipset.take_serial_output(index) })
-        })
+        });
+        if output.is_none() {
+            shared.end_output(processor);
+        }
+        output
     }
 
     /// Use the processor as those that execute see it.

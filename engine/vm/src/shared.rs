@@ -16,6 +16,9 @@ pub(crate) const NEVER: u64 = u64::MAX;
 /// Serial output waits at most so long (virtual nanoseconds) while the guest runs.
 const OUTPUT_AGE: u64 = 1_000_000;
 
+/// No processor.
+const NOBODY: usize = usize::MAX;
+
 /// Shared by all processors and by the threads that feed the machine.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -36,6 +39,9 @@ pub(crate) struct Shared {
     next_deadline: AtomicU64,
     output_bytes: AtomicUsize,
     output_since: AtomicU64,
+    /// The processor whose exit carries serial output that has not been dealt with yet, or `NOBODY`: there is one at a
+    /// time, or output would overtake output.
+    output_carrier: AtomicUsize,
     broken: OnceLock<String>,
 }
 
@@ -62,6 +68,7 @@ impl Shared {
             next_deadline: AtomicU64::new(NEVER),
             output_bytes: AtomicUsize::new(0),
             output_since: AtomicU64::new(0),
+            output_carrier: AtomicUsize::new(NOBODY),
             broken: OnceLock::new(),
         }
     }
@@ -109,6 +116,16 @@ impl Shared {
             0 => NEVER,
             _ => self.output_since.load(Ordering::Relaxed).saturating_add(OUTPUT_AGE),
         }
+    }
+
+    /// Processor `processor` may report serial output, and nobody else may until it is back.
+    pub(crate) fn begin_output(&self, processor: usize) -> bool {
+        self.output_carrier.compare_exchange(NOBODY, processor, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    /// What the processor reported, if it did, has been dealt with.
+    pub(crate) fn end_output(&self, processor: usize) {
+        let _ = self.output_carrier.compare_exchange(processor, NOBODY, Ordering::SeqCst, Ordering::SeqCst);
     }
 
     /// Ask for a processor's attention.

@@ -209,8 +209,17 @@ impl Platform for Surroundings {
 
     fn pause(&mut self) {
         self.pauses = self.pauses.wrapping_add(1);
-        if self.pauses % PAUSES == 0 && self.shared.attention.len() > 1 {
+        if self.pauses % PAUSES != 0 {
+            return;
+        }
+        if self.shared.attention.len() > 1 {
             std::thread::yield_now();
+        }
+        // The loop may wait for a timer's interrupt, and counts too few instructions to come to its poll soon.
+        if self.shared.clock.now() >= self.shared.next_deadline()
+            && let Some(attention) = self.shared.attention.get(self.index)
+        {
+            attention.note(CHIPSET);
         }
     }
 
