@@ -13,7 +13,7 @@ use crate::blocks::AddressMap;
 use crate::kick::Kick;
 use gasang_cpu::Tlb;
 use gasang_memory::{GuestMemory, NotRam, PAGE_HAS_CODE, PAGE_SIZE, PAGE_WRITABLE_IN_TLB};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 /// Ranges of host addresses: first byte and length.
@@ -91,14 +91,14 @@ impl CodePages {
         own.has_noted.store(true, Ordering::Release);
     }
 
-    /// Write RAM from outside the processors.
+    /// Write RAM for a device, or on whatever behalf. It waits for nobody.
     ///
     /// # Errors
     /// If any of it is not RAM; nothing is written then.
     pub fn write_physical(&self, address: u64, bytes: &[u8]) -> Result<(), NotRam> {
-        // No page gets its mark between the write and the look at the mark.
-        let _users = lock(&self.users);
         self.memory.write_physical(address, bytes)?;
+        // Who marks a page after this look at the mark reads the bytes after this write.
+        fence(Ordering::SeqCst);
         let mut ranges = Vec::new();
         let mut done = 0;
         while done < bytes.len() {
