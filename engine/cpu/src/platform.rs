@@ -47,6 +47,12 @@ pub trait Platform {
     fn set_task_priority(&mut self, value: u8);
     /// The time-stamp counter before the guest's offset.
     fn time_stamp_counter(&mut self) -> u64;
+
+    /// How `time_stamp_counter` follows from the host's, if it does: the host's when it was 0, and its ticks for one of
+    /// the host's, times 2^32.
+    fn time_stamp_scale(&self) -> Option<(u64, u64)> {
+        None
+    }
     /// Which processor this is.
     fn identity(&self) -> Identity {
         Identity { apic_id: 0, cpus: 1, tsc_hz: 1_000_000_000 }

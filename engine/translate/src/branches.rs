@@ -67,6 +67,7 @@ impl Emitter<'_, '_> {
             | Kind::ReadSelector
             | Kind::Fill(_)
             | Kind::Copy(_)
+            | Kind::ReadTime(_)
             | Kind::BitString(_)
             | Kind::Interpret => self.direct_exit(next),
         }

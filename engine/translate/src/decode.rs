@@ -51,6 +51,8 @@ pub enum Kind {
     Fill(u8),
     /// REP MOVS of elements of 2 to this power bytes.
     Copy(u8),
+    /// RDTSC, or (true) RDTSCP.
+    ReadTime(bool),
     /// BT, BTS, BTR or BTC of a bit string in memory, in words of so many bytes.
     BitString(u32),
     /// JMP to a known target.
@@ -109,6 +111,7 @@ impl Kind {
             | Kind::ReadSelector
             | Kind::Fill(_)
             | Kind::Copy(_)
+            | Kind::ReadTime(_)
             | Kind::BitString(_) => false,
         }
     }
@@ -153,8 +156,7 @@ impl Operation {
     }
 }
 
-/// Decode a block of 64- or 32-bit code (`bits`) at `rip` from `bytes`, the rest of its page. Empty if the first
-/// instruction leaves the page.
+/// Decode a block of 64- or 32-bit code (`bits`) at `rip` from `bytes`, the rest of its page.
 pub fn decode_block(
     rip: u64,
     bytes: &[u8],
@@ -167,7 +169,10 @@ pub fn decode_block(
     let mut operations: Vec<Operation> = Vec::with_capacity(16);
     while operations.len() < BLOCK_LIMIT && decoder.can_decode() {
         let instruction = decoder.decode();
-        if instruction.is_invalid() && decoder.last_error() == iced_x86::DecoderError::NoMoreBytes {
+        // What goes on in the next page is T0's; a block of its own, so that it is not looked at each time.
+        let leaves_page =
+            instruction.is_invalid() && decoder.last_error() == iced_x86::DecoderError::NoMoreBytes;
+        if leaves_page && !operations.is_empty() {
             break;
         }
         let operation = classify(instruction, bits, user, classifier);
@@ -339,6 +344,8 @@ fn straight_kind(instruction: &Instruction, user: bool, classifier: &mut Classif
         Stac if !user => return Kind::AlignmentCheck(true),
         Clac if !user => return Kind::AlignmentCheck(false),
         Swapgs if !user => return Kind::SwapGs,
+        Code::Rdtsc => return Kind::ReadTime(false),
+        Code::Rdtscp if classifier.model.has(Feature::Rdtscp) => return Kind::ReadTime(true),
         Mov_r32m16_Sreg | Mov_r64m16_Sreg if instruction.op0_kind() == OpKind::Register => {
             return Kind::ReadSelector;
         }

@@ -11,6 +11,7 @@ use crate::refill;
 use crate::site::{FaultPoint, Site};
 use crate::slots;
 use crate::strings;
+use crate::time;
 use crate::transitions;
 use gasang_cpu::tlb::TlbEntry;
 use iced_x86::InstructionInfoFactory;
@@ -47,6 +48,8 @@ pub struct Exits {
     pub system_return: u64,
     /// As above.
     pub interrupt_return: u64,
+    /// RDTSC, RDTSCP.
+    pub read_time: [u64; 2],
     /// REP STOS, by log2 of the element's size.
     pub fill: [u64; 4],
     /// REP MOVS, likewise.
@@ -76,6 +79,7 @@ impl Exits {
             system_call: far(transitions::syscall),
             system_return: far(transitions::sysret),
             interrupt_return: far(transitions::interrupt_return),
+            read_time: [time::rdtsc, time::rdtscp].map(&mut far),
             fill: [
                 strings::fill_bytes,
                 strings::fill_words,
@@ -482,6 +486,7 @@ fn starts_with_flags_in_host(operations: &[Operation], origin: &Origin) -> bool 
         | Kind::ReadSelector
         | Kind::Fill(_)
         | Kind::Copy(_)
+        | Kind::ReadTime(_)
         | Kind::BitString(_) => true,
         Kind::BranchIfZero(_)
         | Kind::Call(_)

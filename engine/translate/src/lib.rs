@@ -27,6 +27,7 @@ mod site;
 mod slots;
 mod strings;
 mod system;
+mod time;
 mod transitions;
 mod translator;
 

@@ -78,6 +78,7 @@ impl Emitter<'_, '_> {
             Kind::BitString(size) => self.bit_string(operation, size),
             Kind::Fill(shift) => self.fill(operation, shift),
             Kind::Copy(shift) => self.copy(operation, shift),
+            Kind::ReadTime(processor) => self.read_time(operation, processor),
             Kind::Interpret => self.interpret(operation),
             Kind::Jump(_)
             | Kind::Branch(_)
@@ -133,7 +134,7 @@ impl Emitter<'_, '_> {
         self.flags_will_change(operation.live_before);
         let site = self.string_site(operation, shift, true);
         self.assembler.store_immediate32(state(slots::SITE), site);
-        self.call_string(self.exits.fill[usize::from(shift)]);
+        self.call(self.exits.fill[usize::from(shift)]);
     }
 
     /// REP MOVS by the host's.
@@ -143,7 +144,7 @@ impl Emitter<'_, '_> {
         let writes = self.string_site(operation, shift, true);
         self.assembler.store_immediate32(state(slots::SITE), reads);
         self.assembler.store_immediate32(state(slots::OTHER_SITE), writes);
-        self.call_string(self.exits.copy[usize::from(shift)]);
+        self.call(self.exits.copy[usize::from(shift)]);
     }
 
     /// A string instruction starts again where it is: its registers say what is left.
@@ -160,7 +161,8 @@ impl Emitter<'_, '_> {
         })
     }
 
-    fn call_string(&mut self, code: u64) {
+    /// Have the cache's own code do it and go on here.
+    pub(crate) fn call(&mut self, code: u64) {
         let a = &mut *self.assembler;
         let place = a.lea_forward(reg::R11);
         a.jump(code);

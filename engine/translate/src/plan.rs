@@ -186,6 +186,7 @@ fn accesses_of(operation: &Operation, registers: &Registers) -> [Option<Access>;
         | Kind::BitString(_)
         | Kind::Fill(_)
         | Kind::Copy(_)
+        | Kind::ReadTime(_)
         | Kind::SystemCall
         | Kind::SystemReturn
         | Kind::InterruptReturn
@@ -228,6 +229,7 @@ fn follow(operation: &Operation, registers: &mut Registers, info: &mut Instructi
         | Kind::BitString(_)
         | Kind::Fill(_)
         | Kind::Copy(_)
+        | Kind::ReadTime(_)
         | Kind::ReadSelector
         | Kind::Leave => {
             if let Some(distance) = stack_move(instruction) {

@@ -88,6 +88,11 @@ pub const OTHER_SITE: i32 = slot(31 + SHARED_CHECKS);
 /// Address of the TLB context for CPL 3.
 pub const TLB_USER: i32 = slot(32 + SHARED_CHECKS);
 
+/// The host's time-stamp counter when the guest's, without its offset, was 0.
+pub const TSC_START: i32 = slot(33 + SHARED_CHECKS);
+/// Ticks of the guest's for one of the host's, times 2^32; 0 if reading it is T0's.
+pub const TSC_SCALE: i32 = slot(34 + SHARED_CHECKS);
+
 /// Index of a slot's word in `VcpuState::translator`.
 pub const fn word(slot: i32) -> usize {
     (slot as usize - offset_of!(VcpuState, translator)) / 8
@@ -133,6 +138,11 @@ pub const GDT_BASE: i32 = (offset_of!(VcpuState, gdtr) + offset_of!(DescriptorTa
 pub const GDT_LIMIT: i32 = (offset_of!(VcpuState, gdtr) + offset_of!(DescriptorTable, limit)) as i32;
 /// Offset of what says that NMIs are blocked.
 pub const NMI_BLOCKED: i32 = offset_of!(VcpuState, nmi_blocked) as i32;
+
+/// Offset of what is added to the time-stamp counter.
+pub const TSC_OFFSET: i32 = (offset_of!(VcpuState, msr) + offset_of!(MsrState, tsc_offset)) as i32;
+/// Offset of IA32_TSC_AUX.
+pub const TSC_AUX: i32 = (offset_of!(VcpuState, msr) + offset_of!(MsrState, tsc_aux)) as i32;
 
 /// Offset of IA32_KERNEL_GS_BASE.
 pub const KERNEL_GS_BASE: i32 = (offset_of!(VcpuState, msr) + offset_of!(MsrState, kernel_gs_base)) as i32;

@@ -61,6 +61,15 @@ impl Emitter<'_, '_> {
         self.assembler.jump(code);
     }
 
+    /// RDTSC, RDTSCP: the cache's own code reads the counter.
+    pub(crate) fn read_time(&mut self, operation: &Operation, processor: bool) {
+        self.flags_will_change(operation.live_before);
+        let (rip, not_executed) = (operation.instruction.ip(), self.not_executed());
+        let site = self.site(Site::Instruction { rip, not_executed });
+        self.assembler.store_immediate32(state(slots::SITE), site);
+        self.call(self.exits.read_time[usize::from(processor)]);
+    }
+
     /// Leave to T0 if the condition holds; EFLAGS are not the guest's here.
     fn interpret_if(&mut self, operation: &Operation, condition: Condition) {
         let jump = self.assembler.jump_if_forward(condition);

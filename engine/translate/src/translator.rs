@@ -97,6 +97,8 @@ pub struct Translator {
     /// Bytes for a read that crosses a page.
     copied: Box<Copied>,
     extended_mask: u64,
+    /// `Platform::time_stamp_scale`.
+    time_scale: Option<(u64, u64)>,
     statistics: Statistics,
 }
 
@@ -119,10 +121,17 @@ impl Stretch {
         self.last.saturating_sub(state.instructions) >= BLOCK_LIMIT as u64
     }
 
-    /// The down-counter. A block runs only if the counter covers it: see that one does, if there is room.
+    /// The down-counter at a block's start. A block runs only if the counter covers it: see that one does, if there is
+    /// room.
     fn left(self, instructions: u64) -> i64 {
         let wanted = self.end.saturating_sub(instructions).max(BLOCK_LIMIT as u64);
         wanted.min(self.last.saturating_sub(instructions)) as i64
+    }
+
+    /// The down-counter in a block's midst, all of which is counted already: perhaps less than nothing. A loop that
+    /// leaves in every round, to fill the TLB, must not get as much anew each time: it would never poll.
+    fn left_in_block(self, instructions: u64) -> i64 {
+        self.end.wrapping_sub(instructions) as i64
     }
 }
 
@@ -181,6 +190,7 @@ impl Translator {
             classifier: Classifier::new(model),
             copied: Box::new(Copied([0; 128])),
             extended_mask: host_state::extended_mask(),
+            time_scale: None,
             statistics: Statistics::default(),
             _faults_registered: registered,
         })
@@ -216,6 +226,7 @@ impl Translator {
         core.state.translator[slots::word(slots::INTERRUPT_WAITING)] = u64::from(interrupt_waiting);
         self.begin(Phase::Dispatch, core.state.rip);
         self.pages.thread_begins(self.processor);
+        self.time_scale = core.platform.time_stamp_scale();
         let saved = host_state::enter_state(core.state);
         let end = core.state.instructions.saturating_add(budget.min(most).min(i32::MAX as u64));
         let last = core.state.instructions.saturating_add(most);
@@ -234,10 +245,14 @@ impl Translator {
                 // The block may be gone.
                 next = Next::Dispatch;
             }
+            let in_block = matches!(next, Next::Resume(_));
             let address = match next {
-                Next::Enter(address) | Next::Resume(address) => address,
+                Next::Resume(address) => address,
                 Next::Stop => return Step::Retired,
-                Next::Dispatch if core.state.instructions >= stretch.end => return Step::Retired,
+                Next::Dispatch | Next::Enter(_) if core.state.instructions >= stretch.end => {
+                    return Step::Retired;
+                }
+                Next::Enter(address) => address,
                 Next::Dispatch if core.platform.wants_attention() => return Step::Retired,
                 Next::Dispatch if stretch.has_room(core.state) && translatable(core.state) => {
                     match self.known(core).or_else(|| self.lookup(core)) {
@@ -256,7 +271,10 @@ impl Translator {
                     continue;
                 }
             };
-            next = self.enter(core, address, stretch);
+            let instructions = core.state.instructions;
+            let left =
+                if in_block { stretch.left_in_block(instructions) } else { stretch.left(instructions) };
+            next = self.enter(core, address, left);
         }
     }
 
@@ -274,11 +292,10 @@ impl Translator {
 
     // Entering and leaving.
 
-    fn enter(&mut self, core: &mut Core<'_>, address: u64, stretch: Stretch) -> Next {
+    fn enter(&mut self, core: &mut Core<'_>, address: u64, left: i64) -> Next {
         let mode = core.tlb_mode(core.privilege());
         let state = &mut *core.state;
         let with_ac = if state.cr4 & cr4::SMAP != 0 { Mode::SupervisorAc } else { Mode::Supervisor };
-        let left = stretch.left(state.instructions);
         let usable = u64::from(usable_extended(state));
         let slots = &mut state.translator;
         slots[slots::word(slots::TLB_CONTEXT)] = core.tlb.context_address(mode);
@@ -286,6 +303,10 @@ impl Translator {
         slots[slots::word(slots::TLB_SUPERVISOR_AC)] = core.tlb.context_address(with_ac);
         slots[slots::word(slots::TLB_USER)] = core.tlb.context_address(Mode::User);
         slots[slots::word(slots::STRING_ALLOWANCE)] = STRING_ALLOWANCE;
+        // Under CR4.TSD reading it is checked.
+        let (start, scale) = self.time_scale.filter(|_| state.cr4 & cr4::TSD == 0).unwrap_or_default();
+        slots[slots::word(slots::TSC_START)] = start;
+        slots[slots::word(slots::TSC_SCALE)] = scale;
         slots[slots::word(slots::EXTENDED_MASK)] = self.extended_mask;
         slots[slots::word(slots::ENTRY)] = address;
         if let Some(counts) = &self.counts {

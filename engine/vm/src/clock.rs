@@ -82,6 +82,11 @@ impl Clock {
         }
     }
 
+    /// How `now` follows from the host's time-stamp counter: its value at creation, nanoseconds per tick times 2^32.
+    pub(crate) fn scale(&self) -> Option<(u64, u64)> {
+        (self.kind == ClockKind::Host).then_some((self.start, self.scale))
+    }
+
     /// So many instructions are retired. The host's clock does not care.
     #[inline]
     pub(crate) fn set_retired(&self, instructions: u64) {

@@ -190,6 +190,10 @@ impl Platform for Surroundings {
         self.shared.clock.now()
     }
 
+    fn time_stamp_scale(&self) -> Option<(u64, u64)> {
+        self.shared.clock.scale()
+    }
+
     fn identity(&self) -> Identity {
         Identity { apic_id: self.index as u32, cpus: self.shared.attention.len() as u32, tsc_hz: TSC_HZ }
     }
