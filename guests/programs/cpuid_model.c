@@ -104,7 +104,9 @@ static void announcements(void)
     ANNOUNCED("RDTSCP", bit(extended.d, 27), "rdtscp");
     ANNOUNCED("LAHF", bit(extended.c, 0), "lahf");
     ANNOUNCED("GF2P8MULB", bit(seven.c, 8), "gf2p8mulb xmm0, xmm1");
-    ANNOUNCED("VMXON's kin VMCALL", false, "vmcall");
+    /* KVM's hypercall is announced by KVM's signature. */
+    u32 hypervisor = cpuid(0x40000000, 0).b;
+    ANNOUNCED("VMCALL", bit(one.c, 31) && hypervisor == 0x4b4d564b, "vmcall");
     /* Without its bit this is BSR, which every processor has. */
     u64 count;
     EMIT("mov eax, 0x10\n lzcnt rax, rax" : "=a"(count) : : "cc");

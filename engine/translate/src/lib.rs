@@ -30,6 +30,7 @@ mod system;
 mod time;
 mod transitions;
 mod translator;
+mod warmth;
 
 pub use block_counts::Executions;
 pub use code_log::{CodeLog, CodeRecord};

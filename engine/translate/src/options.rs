@@ -14,6 +14,8 @@ pub struct Options {
     pub trace: bool,
     /// Blocks count how often they are executed.
     pub count_blocks: bool,
+    /// Translate rewritten code when it is met first, as any other.
+    pub eager: bool,
     /// Throw everything away whenever translated code is written.
     pub flush_on_write: bool,
 }
@@ -25,20 +27,24 @@ impl Default for Options {
             strict_flags: false,
             trace: false,
             count_blocks: false,
+            eager: true,
             flush_on_write: false,
         }
     }
 }
 
 impl Options {
-    /// The defaults, changed by GASANG_STRICT_FLAGS=1, GASANG_TINY_CACHE=1 and GASANG_FLUSH_ON_WRITE=1.
+    /// For machines: code that was rewritten waits for its translation. GASANG_EAGER=1 has it translated at once, as do
+    /// the other switches: GASANG_STRICT_FLAGS=1, GASANG_TINY_CACHE=1 and GASANG_FLUSH_ON_WRITE=1.
     pub fn from_environment() -> Options {
         let set = |name: &str| std::env::var_os(name).is_some_and(|value| value == "1");
         let defaults = Options::default();
+        let (strict_flags, flush_on_write) = (set("GASANG_STRICT_FLAGS"), set("GASANG_FLUSH_ON_WRITE"));
         let tiny = set("GASANG_TINY_CACHE");
         Options {
-            strict_flags: set("GASANG_STRICT_FLAGS"),
-            flush_on_write: set("GASANG_FLUSH_ON_WRITE"),
+            strict_flags,
+            flush_on_write,
+            eager: set("GASANG_EAGER") || strict_flags || flush_on_write || tiny,
             cache_bytes: if tiny { TINY_CACHE } else { defaults.cache_bytes },
             ..defaults
         }

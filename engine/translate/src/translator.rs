@@ -18,6 +18,7 @@ use crate::plan;
 use crate::profile::{Phase, Profile};
 use crate::site::{Entry, FaultPoint, Site};
 use crate::slots;
+use crate::warmth::Warmth;
 use gasang_cpu::tlb::Mode;
 use gasang_cpu::{Access, Core, CpuModel, SegmentRegister, Shadow, VcpuState};
 use gasang_exec::{Interpreter, Step, host_fault};
@@ -39,6 +40,9 @@ const SITES_ROOM: usize = 1 << 19;
 
 /// Pages that string instructions may work through between two looks of the dispatcher's.
 const STRING_ALLOWANCE: u64 = 256;
+
+/// Bytes of the longest instruction.
+const LONGEST_INSTRUCTION: u64 = 15;
 
 /// Shared checks of a block that may cross a page before its checks are made one by one.
 const CROSSINGS: u32 = 64;
@@ -99,6 +103,7 @@ pub struct Translator {
     extended_mask: u64,
     /// `Platform::time_stamp_scale`.
     time_scale: Option<(u64, u64)>,
+    warmth: Warmth,
     statistics: Statistics,
 }
 
@@ -145,6 +150,8 @@ enum Next {
     Resume(u64),
     /// T0 executes the instruction at the state's RIP.
     Interpret,
+    /// T0 executes the instructions from the state's RIP on: there is no block.
+    Untranslated,
     /// The budget is spent.
     Stop,
 }
@@ -191,6 +198,7 @@ impl Translator {
             copied: Box::new(Copied([0; 128])),
             extended_mask: host_state::extended_mask(),
             time_scale: None,
+            warmth: Warmth::new(),
             statistics: Statistics::default(),
             _faults_registered: registered,
         })
@@ -257,13 +265,20 @@ impl Translator {
                 Next::Dispatch if stretch.has_room(core.state) && translatable(core.state) => {
                     match self.known(core).or_else(|| self.lookup(core)) {
                         Some(address) => address,
-                        None => match self.interpret(core, interpreter) {
+                        None => match self.interpret_until_jump(core, interpreter, stretch.end) {
                             Some(step) => return step,
                             None => continue,
                         },
                     }
                 }
-                Next::Dispatch | Next::Interpret => {
+                Next::Untranslated if stretch.has_room(core.state) => {
+                    if let Some(step) = self.interpret_until_jump(core, interpreter, stretch.end) {
+                        return step;
+                    }
+                    next = Next::Dispatch;
+                    continue;
+                }
+                Next::Dispatch | Next::Interpret | Next::Untranslated => {
                     if let Some(step) = self.interpret(core, interpreter) {
                         return step;
                     }
@@ -275,6 +290,25 @@ impl Translator {
             let left =
                 if in_block { stretch.left_in_block(instructions) } else { stretch.left(instructions) };
             next = self.enter(core, address, left);
+        }
+    }
+
+    /// What is not translated, by T0, up to the next jump.
+    fn interpret_until_jump(
+        &mut self,
+        core: &mut Core<'_>,
+        interpreter: &mut Interpreter,
+        end: u64,
+    ) -> Option<Step> {
+        loop {
+            let rip = core.state.rip;
+            if let Some(step) = self.interpret(core, interpreter) {
+                return Some(step);
+            }
+            let jumped = core.state.rip.wrapping_sub(rip) > LONGEST_INSTRUCTION;
+            if jumped || core.state.instructions >= end || !translatable(core.state) || self.safepoint(core) {
+                return None;
+            }
         }
     }
 
@@ -370,7 +404,7 @@ impl Translator {
     /// A target that is not canonical faults at the jump itself, which has to be undone.
     fn after_lookup(&mut self, core: &mut Core<'_>, site: u32) -> Next {
         if VcpuState::canonical(core.state.rip) {
-            return self.lookup(core).map_or(Next::Interpret, Next::Enter);
+            return self.lookup(core).map_or(Next::Untranslated, Next::Enter);
         }
         if let Some(&Site::Indirect { rip, undo_rsp }) = self.sites.get(site as usize) {
             core.state.rip = rip;
@@ -387,7 +421,7 @@ impl Translator {
         };
         core.state.rip = target;
         let generation = self.statistics.cache_flushes;
-        let Some(found) = self.find_or_translate(core) else { return Next::Interpret };
+        let Some(found) = self.find_or_translate(core) else { return Next::Untranslated };
         let to = self.blocks.get(found);
         let base = self.cache.address(to.offset);
         let same_flush = generation == self.statistics.cache_flushes;
@@ -540,6 +574,9 @@ impl Translator {
         if let Some(found) = self.blocks.find(rip, host, user, core.state.in_64bit_mode()) {
             return Some(found);
         }
+        if !self.options.eager && !self.warmth.meet(host) {
+            return None;
+        }
         let interrupted = self.profile().map(|profile| profile.begin(Phase::Translate, rip));
         let made = self.translate(core, host, place.address, user);
         if let (Some(profile), Some(interrupted)) = (self.profile(), interrupted) {
@@ -667,6 +704,7 @@ impl Translator {
         for number in gone {
             self.statistics.invalidated += 1;
             let block = self.blocks.get(number).clone();
+            self.warmth.lose(block.host);
             self.unlink(&block.incoming);
             let gone_host = self.cache.address(block.offset + block.entries.gone_host_flags);
             let gone_slot = self.cache.address(block.offset + block.entries.gone);

@@ -58,6 +58,7 @@ impl Accelerator {
                     ..Options::from_environment()
                 };
                 // So that a machine that counts instructions is the same machine with either accelerator.
+                options.eager |= asked.trace_blocks || asked.count_blocks;
                 options.strict_flags |= shared.clock.kind() == ClockKind::Instructions;
                 let pages = Arc::clone(pages);
                 let translator = Translator::new(options, pages, index, &shared.memory, &shared.model);
