@@ -61,7 +61,7 @@ SNIPPETS = {
 
 _LAST_BLOCK = {"call"}
 _MARK = re.compile(r"(<!-- block (\w+) -->\n).*?(<!-- end of block -->)", re.DOTALL)
-_ADDRESS = re.compile(r"\b[0-9A-F]{16}h\b")
+_ADDRESS = re.compile(r"\b(?:[0-9A-F]{16}|[0-9A-F]{12})h\b")
 _SLOT = re.compile(r"gs:\[([0-9A-F]+)h?\]")
 
 
@@ -98,7 +98,7 @@ class _Slots:
     @staticmethod
     def read() -> _Slots:
         slots = re.findall(r"const (\w+): i32 = slot\((\d+)\)", (TRANSLATOR / "slots.rs").read_text())
-        exits = re.findall(r"(\w+): far\(", (TRANSLATOR / "emit.rs").read_text())
+        exits = re.findall(r"far\(\w+::(\w+)\)", (TRANSLATOR / "emit.rs").read_text())
         return _Slots({int(number): name for name, number in slots}, exits)
 
 
@@ -128,12 +128,12 @@ class _Names:
 
     def _target(self, found: re.Match[str]) -> str:
         address = int(found[0][:-1], 16)
-        # The ways out are at the start of the cache, a page: 13 bytes each.
-        number, rest = divmod(address % 4096, 13)
+        # The ways out are at the start of the cache, a page: 14 bytes each.
+        number, rest = divmod(address % 4096, 14)
         if address in self._labels:
             return self._labels[address]
         is_exit = rest == 0 and number < len(self._slots.exits)
-        return f"exit_{self._slots.exits[number]}" if is_exit else found[0]
+        return self._slots.exits[number] if is_exit else found[0]
 
     def _slot(self, found: re.Match[str]) -> str:
         offset = int(found[1], 16)

@@ -687,8 +687,12 @@ mod tests {
     }
 
     #[test]
-    fn an_instruction_that_leaves_the_page_is_not_decoded() {
+    fn an_instruction_that_leaves_the_page_is_a_block_of_its_own_for_t0() {
         let mut classifier = Classifier::new(&CpuModel::parse("max").unwrap());
-        assert!(decode_block(0x1fff, &[0x48], 64, false, false, &mut classifier).is_empty());
+        let alone = decode_block(0x1fff, &[0x48], 64, false, false, &mut classifier);
+        assert_eq!(alone.iter().map(|operation| operation.kind).collect::<Vec<_>>(), [Kind::Interpret]);
+        assert_eq!(alone[0].instruction.next_ip(), 0x2000);
+        let after_another = decode_block(0x1ffe, &[0x90, 0x48], 64, false, false, &mut classifier);
+        assert_eq!(after_another.len(), 1);
     }
 }
