@@ -7,6 +7,8 @@ use iced_x86::{Encoder, Instruction};
 pub mod reg {
     #![allow(missing_docs)]
     pub const RAX: u8 = 0;
+    pub const RCX: u8 = 1;
+    pub const RDX: u8 = 2;
     pub const RSP: u8 = 4;
     pub const RBP: u8 = 5;
     /// The down-counter of instructions.

@@ -68,6 +68,9 @@ impl Emitter<'_, '_> {
             | Kind::Fill(_)
             | Kind::Copy(_)
             | Kind::ReadTime(_)
+            | Kind::ReadControl
+            | Kind::SegmentBase(_)
+            | Kind::ReadKeyRights
             | Kind::BitString(_)
             | Kind::Interpret => self.direct_exit(next),
         }

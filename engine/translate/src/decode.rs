@@ -53,6 +53,12 @@ pub enum Kind {
     Copy(u8),
     /// RDTSC, or (true) RDTSCP.
     ReadTime(bool),
+    /// MOV of CR2 or CR3 to a register at CPL 0.
+    ReadControl,
+    /// RDFSBASE or RDGSBASE, or (true) WRFSBASE or WRGSBASE, 64 bits.
+    SegmentBase(bool),
+    /// RDPKRU.
+    ReadKeyRights,
     /// BT, BTS, BTR or BTC of a bit string in memory, in words of so many bytes.
     BitString(u32),
     /// JMP to a known target.
@@ -112,6 +118,9 @@ impl Kind {
             | Kind::Fill(_)
             | Kind::Copy(_)
             | Kind::ReadTime(_)
+            | Kind::ReadControl
+            | Kind::SegmentBase(_)
+            | Kind::ReadKeyRights
             | Kind::BitString(_) => false,
         }
     }
@@ -344,6 +353,12 @@ fn straight_kind(instruction: &Instruction, user: bool, classifier: &mut Classif
         Stac if !user => return Kind::AlignmentCheck(true),
         Clac if !user => return Kind::AlignmentCheck(false),
         Swapgs if !user => return Kind::SwapGs,
+        Code::Mov_r64_cr if !user && matches!(instruction.op1_register(), Register::CR2 | Register::CR3) => {
+            return Kind::ReadControl;
+        }
+        Code::Rdfsbase_r64 | Code::Rdgsbase_r64 => return Kind::SegmentBase(false),
+        Code::Wrfsbase_r64 | Code::Wrgsbase_r64 => return Kind::SegmentBase(true),
+        Code::Rdpkru => return Kind::ReadKeyRights,
         Code::Rdtsc => return Kind::ReadTime(false),
         Code::Rdtscp if classifier.model.has(Feature::Rdtscp) => return Kind::ReadTime(true),
         Mov_r32m16_Sreg | Mov_r64m16_Sreg if instruction.op0_kind() == OpKind::Register => {

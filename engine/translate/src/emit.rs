@@ -487,6 +487,9 @@ fn starts_with_flags_in_host(operations: &[Operation], origin: &Origin) -> bool 
         | Kind::Fill(_)
         | Kind::Copy(_)
         | Kind::ReadTime(_)
+        | Kind::ReadControl
+        | Kind::SegmentBase(_)
+        | Kind::ReadKeyRights
         | Kind::BitString(_) => true,
         Kind::BranchIfZero(_)
         | Kind::Call(_)

@@ -75,6 +75,9 @@ impl Emitter<'_, '_> {
             | Kind::AlignmentCheck(_)
             | Kind::SwapGs => self.system(operation),
             Kind::ReadSelector => self.read_selector(&operation.instruction),
+            Kind::ReadControl => self.read_control(&operation.instruction),
+            Kind::SegmentBase(write) => self.segment_base(operation, write),
+            Kind::ReadKeyRights => self.read_key_rights(operation),
             Kind::BitString(size) => self.bit_string(operation, size),
             Kind::Fill(shift) => self.fill(operation, shift),
             Kind::Copy(shift) => self.copy(operation, shift),
@@ -168,6 +171,16 @@ impl Emitter<'_, '_> {
         a.jump(code);
         a.close(place);
         self.host_flags = false;
+    }
+
+    /// A word of the state to a guest register.
+    pub(crate) fn load_state(&mut self, target: Register, offset: i32) {
+        if is_spilled(target) {
+            self.assembler.load(reg::R10, state(offset));
+            self.assembler.store(state(slots::gpr(number_of(target))), reg::R10);
+        } else {
+            self.assembler.load(number_of(target) as u8, state(offset));
+        }
     }
 
     /// A guest register's value to a scratch register.

@@ -187,6 +187,9 @@ fn accesses_of(operation: &Operation, registers: &Registers) -> [Option<Access>;
         | Kind::Fill(_)
         | Kind::Copy(_)
         | Kind::ReadTime(_)
+        | Kind::ReadControl
+        | Kind::SegmentBase(_)
+        | Kind::ReadKeyRights
         | Kind::SystemCall
         | Kind::SystemReturn
         | Kind::InterruptReturn
@@ -230,6 +233,9 @@ fn follow(operation: &Operation, registers: &mut Registers, info: &mut Instructi
         | Kind::Fill(_)
         | Kind::Copy(_)
         | Kind::ReadTime(_)
+        | Kind::ReadControl
+        | Kind::SegmentBase(_)
+        | Kind::ReadKeyRights
         | Kind::ReadSelector
         | Kind::Leave => {
             if let Some(distance) = stack_move(instruction) {

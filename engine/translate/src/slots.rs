@@ -124,6 +124,15 @@ pub const SEGMENT_ATTRIBUTES: i32 = offset_of!(SegmentRegister, attributes) as i
 /// Of the visible part.
 pub const SEGMENT_SELECTOR: i32 = offset_of!(SegmentRegister, selector) as i32;
 
+/// Offset of CR2.
+pub const CR2: i32 = offset_of!(VcpuState, cr2) as i32;
+/// Offset of CR3.
+pub const CR3: i32 = offset_of!(VcpuState, cr3) as i32;
+/// Offset of CR4.
+pub const CR4: i32 = offset_of!(VcpuState, cr4) as i32;
+/// Offset of PKRU.
+pub const PKRU: i32 = offset_of!(VcpuState, pkru) as i32;
+
 /// Offset of IA32_EFER.
 pub const EFER: i32 = offset_of!(VcpuState, efer) as i32;
 /// Offset of IA32_STAR.

@@ -6,7 +6,9 @@ use crate::decode::{Kind, Operation};
 use crate::emit::{Emitter, OutOfLine};
 use crate::site::Site;
 use crate::slots;
+use gasang_x86::control::cr4;
 use gasang_x86::{rflags, segment};
+use iced_x86::{Instruction, Mnemonic, Register};
 
 /// Flags that POPFQ may change in generated code.
 const POPPED: i32 = (rflags::STATUS | rflags::IF | rflags::FIXED) as i32;
@@ -59,6 +61,46 @@ impl Emitter<'_, '_> {
         let site = self.site(Site::Instruction { rip, not_executed });
         self.assembler.store_immediate32(state(slots::SITE), site);
         self.assembler.jump(code);
+    }
+
+    /// MOV from CR2 or CR3.
+    pub(crate) fn read_control(&mut self, instruction: &Instruction) {
+        let register = if instruction.op1_register() == Register::CR2 { slots::CR2 } else { slots::CR3 };
+        self.load_state(instruction.op0_register(), register);
+    }
+
+    /// RDFSBASE and its kin, if CR4 allows them and the address is canonical.
+    pub(crate) fn segment_base(&mut self, operation: &Operation, write: bool) {
+        let instruction = &operation.instruction;
+        let fs = matches!(instruction.mnemonic(), Mnemonic::Rdfsbase | Mnemonic::Wrfsbase);
+        let base = slots::segment_base(if fs { segment::FS } else { segment::GS });
+        self.flags_will_change(operation.live_before);
+        self.assembler.test8(state(slots::CR4 + 2), (cr4::FSGSBASE >> 16) as u8);
+        self.host_flags = false;
+        self.interpret_if(operation, Condition::E);
+        if !write {
+            return self.load_state(instruction.op0_register(), base);
+        }
+        self.load_register(reg::R10, instruction.op0_register());
+        let a = &mut *self.assembler;
+        a.copy(reg::R11, reg::R10);
+        a.shift_right_arithmetic(reg::R11, 47, true);
+        a.lea(reg::R11, address(Some(reg::R11), None, 1));
+        a.compare_immediate(reg::R11, 1);
+        self.interpret_if(operation, Condition::A);
+        self.assembler.store(state(base), reg::R10);
+    }
+
+    /// RDPKRU with ECX = 0, if CR4 allows it.
+    pub(crate) fn read_key_rights(&mut self, operation: &Operation) {
+        self.flags_will_change(operation.live_before);
+        self.assembler.test8(state(slots::CR4 + 2), (cr4::PKE >> 16) as u8);
+        self.host_flags = false;
+        self.interpret_if(operation, Condition::E);
+        self.assembler.test_registers(reg::RCX, reg::RCX);
+        self.interpret_if(operation, Condition::Ne);
+        self.assembler.load32(reg::RAX, state(slots::PKRU));
+        self.assembler.immediate(reg::RDX, 0);
     }
 
     /// RDTSC, RDTSCP: the cache's own code reads the counter.

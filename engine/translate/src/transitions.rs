@@ -5,12 +5,14 @@
 
 use crate::entry::{exit_interpret, exit_lookup};
 use crate::slots;
-use gasang_cpu::tlb::{JUMP_BITS, JUMP_HASH, JUMPS, TlbEntry, header};
+use gasang_cpu::tlb::{
+    JUMP_BITS, JUMP_HASH, JUMPS, SECOND_LEVEL_BITS, SECOND_LEVEL_ENTRIES, TlbEntry, header, right,
+};
 use gasang_x86::control::efer;
 use gasang_x86::descriptor::access;
 use gasang_x86::{rflags, segment};
 use std::arch::naked_asm;
-use std::mem::{offset_of, size_of};
+use std::mem::size_of;
 
 /// Access rights of flat segments of privilege 0 (SDM vol. 3, 5.8.8); `access::DPL` makes them those of privilege 3.
 const CODE: u32 = access::PRESENT
@@ -247,8 +249,9 @@ pub unsafe extern "C" fn sysret() {
     )
 }
 
-/// Compare the descriptor of selector RAX in the GDT with RDX; leave if it is another, or cannot be read at once. RCX and
-/// R10 are lost.
+/// Compare the descriptor of selector RAX in the GDT with RDX; leave if it is another, or cannot be read at once. RCX, RSI
+/// and R10 are lost. The TLB's second level is asked: in the first, the GDT may share its place with the code that
+/// executes.
 macro_rules! descriptor_must_be_rdx {
     () => {
         "test al, 4
@@ -263,14 +266,29 @@ macro_rules! descriptor_must_be_rdx {
          add rcx, rax
          mov rax, gs:[{supervisor}]
          mov r10, rcx
-         shr r10, 7
-         and r10, [rax + {last}]
-         add rax, r10
-         xor rcx, [rax + {read}]
-         cmp rcx, 4096 - 8
+         shr r10, 12
+         mov rsi, r10
+         shr rsi, {second_bits}
+         xor r10d, esi
+         and r10d, {second_mask}
+         shl r10d, 5
+         add r10, [rax + {second_level}]
+         mov rsi, rcx
+         and rsi, -4096
+         xor rsi, [r10]
+         cmp rsi, [rax + {generation}]
+         je 6f
+         cmp rsi, [rax + {global_generation}]
+         jne 9f
+         6:
+         and ecx, 4095
+         cmp ecx, 4096 - 8
          ja 9f
-         mov rax, [rax + {page}]
-         cmp rdx, [rax + rcx]
+         mov rsi, [r10 + 8]
+         test sil, {readable}
+         jz 9f
+         and rsi, -4096
+         cmp rdx, [rsi + rcx]
          jne 9f"
     };
 }
@@ -282,6 +300,7 @@ pub unsafe extern "C" fn interrupt_return() {
         "mov gs:[{kept_rax}], rax",
         "mov gs:[{kept_rcx}], rcx",
         "mov gs:[{kept_rdx}], rdx",
+        "mov gs:[{kept_rsi}], rsi",
         // Not a nested task, no NMI to unblock, nothing unusual in the flags that are popped.
         "test dword ptr gs:[{rflags}], {nested}",
         "jnz 9f",
@@ -372,15 +391,18 @@ pub unsafe extern "C" fn interrupt_return() {
         "mov rax, gs:[{kept_rax}]",
         "mov rcx, gs:[{kept_rcx}]",
         "mov rdx, gs:[{kept_rdx}]",
+        "mov rsi, gs:[{kept_rsi}]",
         jump_to_r10!(),
         "9:",
         "mov rax, gs:[{kept_rax}]",
         "mov rcx, gs:[{kept_rcx}]",
         "mov rdx, gs:[{kept_rdx}]",
+        "mov rsi, gs:[{kept_rsi}]",
         "jmp {interpret}";
         kept_rax = const slots::KEPT_RAX,
         kept_rcx = const slots::KEPT_RCX,
         kept_rdx = const slots::KEPT_RDX,
+        kept_rsi = const slots::KEPT_RSI,
         nested = const rflags::NT,
         nmi_blocked = const slots::NMI_BLOCKED,
         unusual = const UNUSUAL,
@@ -399,8 +421,12 @@ pub unsafe extern "C" fn interrupt_return() {
         kernel_data = const KERNEL_DATA,
         gdt_limit = const slots::GDT_LIMIT,
         gdt_base = const slots::GDT_BASE,
-        read = const offset_of!(TlbEntry, read),
-        page = const offset_of!(TlbEntry, page),
+        second_bits = const SECOND_LEVEL_BITS,
+        second_mask = const SECOND_LEVEL_ENTRIES - 1,
+        second_level = const header::SECOND_LEVEL,
+        generation = const header::GENERATION,
+        global_generation = const header::GLOBAL_GENERATION,
+        readable = const right::READ,
         dpl = const access::DPL,
         user = const slots::TLB_USER,
         supervisor = const slots::TLB_SUPERVISOR,
