@@ -18,6 +18,7 @@ mod host_state;
 mod kick;
 mod listing;
 mod measured;
+mod modes;
 mod operations;
 mod options;
 mod plan;
