@@ -47,6 +47,10 @@ const LONGEST_INSTRUCTION: u64 = 15;
 /// Shared checks of a block that may cross a page before its checks are made one by one.
 const CROSSINGS: u32 = 64;
 
+/// So many misses in a row are dealt with before T0 executes the instruction: accesses of one instruction may displace
+/// each other's pages from the TLB for ever.
+const MISSES_IN_A_ROW: u32 = 32;
+
 /// What a translator has done since it was made.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Statistics {
@@ -105,6 +109,8 @@ pub struct Translator {
     time_scale: Option<(u64, u64)>,
     warmth: Warmth,
     statistics: Statistics,
+    /// Misses since anything else made generated code leave.
+    misses_in_a_row: u32,
 }
 
 /// Room for the bytes of one access, at any distance from a 64-byte boundary.
@@ -200,6 +206,7 @@ impl Translator {
             time_scale: None,
             warmth: Warmth::new(),
             statistics: Statistics::default(),
+            misses_in_a_row: 0,
             _faults_registered: registered,
         })
     }
@@ -367,6 +374,9 @@ impl Translator {
         if !matches!(exit, Exit::Miss | Exit::Poll) {
             core.state.translator[slots::word(slots::EXTENDED_WANTED)] = 0;
         }
+        if exit != Exit::Miss {
+            self.misses_in_a_row = 0;
+        }
         match exit {
             Exit::Poll => {
                 core.state.rip = next_rip;
@@ -448,6 +458,11 @@ impl Translator {
         let address = core.state.translator[slots::word(slots::MISSED_ADDRESS)];
         if self.pages.is_asked(self.processor) {
             // What the block has checked may not hold any more: it cannot go on from its midst.
+            return self.return_to_site(core, site);
+        }
+        self.misses_in_a_row += 1;
+        if self.misses_in_a_row > MISSES_IN_A_ROW {
+            self.misses_in_a_row = 0;
             return self.return_to_site(core, site);
         }
         if self.fill(core, address, size, write) {
