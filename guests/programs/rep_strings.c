@@ -144,6 +144,31 @@ static void short_addresses(void)
     check_equal("32-bit addresses: a count of 0 in ECX does nothing", state.di >> 41, 1);
 }
 
+/*
+ * Two pages that a TLB indexed by the page number's low bits, folded or not, must keep in one place: what needs both at
+ * once has to end.
+ */
+static void far_apart(u64 distance)
+{
+    enum { PAGES = 3 };
+    u64 near = TEST_AREA, far = TEST_AREA + distance;
+    u8 *copied = new_pages(PAGES);
+    for (unsigned page = 0; page < PAGES; page++) {
+        map(near + page * PAGE, (u64)new_pages(1), P | W);
+        map(far + page * PAGE, (u64)copied + page * PAGE, P | W);
+    }
+    for (u64 at = 0; at < PAGES * PAGE; at += 8)
+        write64(near + at, at * 0x0101010101);
+    struct string state = {near, far, PAGES * PAGE / 8, FLAG_FIXED};
+    STRING("rep movsq", state);
+    check("REP MOVSQ between pages of one place", !memcmp((void *)near, copied, PAGES * PAGE));
+    state = (struct string){near, far, PAGES * PAGE, FLAG_FIXED};
+    STRING("repe cmpsb", state);
+    check_equal("REPE CMPSB", state.count, 0);
+    EMIT("xchg rsp, %0\n push qword ptr [%1]\n xchg rsp, %0" : : "r"(far + 32), "r"(near + PAGE) : "memory");
+    check_equal("PUSH from memory", read64((word)copied + 24), read64(near + PAGE));
+}
+
 static struct frame stopped;
 static u64 missing;
 static void supply(struct frame *frame)
@@ -240,6 +265,9 @@ void run(void)
     backwards();
     overlapping();
     short_addresses();
+    far_apart(1ull << 22);
+    far_apart(1ull << 26);
+    far_apart(1ull << 38 | 1ull << 24);
     restarts();
     interrupted();
     through_segments();

@@ -93,6 +93,11 @@ pub const TSC_START: i32 = slot(33 + SHARED_CHECKS);
 /// Ticks of the guest's for one of the host's, times 2^32; 0 if reading it is T0's.
 pub const TSC_SCALE: i32 = slot(34 + SHARED_CHECKS);
 
+/// Host address of the source of a string instruction while its target is looked for.
+pub const STRING_SOURCE: i32 = slot(35 + SHARED_CHECKS);
+/// How many elements lie there.
+pub const STRING_COUNT: i32 = slot(36 + SHARED_CHECKS);
+
 /// Index of a slot's word in `VcpuState::translator`.
 pub const fn word(slot: i32) -> usize {
     (slot as usize - offset_of!(VcpuState, translator)) / 8

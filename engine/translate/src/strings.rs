@@ -1,7 +1,8 @@
 //! REP STOS and REP MOVS by the host's own, a page's worth at a time.
 //!
 //! RDI, RSI and RCX are always right between two pages' worth, so that a miss may leave there and the instruction be
-//! tried again. T0 does what is unusual (DF), what is not RAM, and goes on when the allowance is used up, so that an
+//! tried again. What was found of the source is kept while the target is looked for: their pages may displace each other
+//! from the TLB. T0 does what is unusual (DF), what is not RAM, and goes on when the allowance is used up, so that an
 //! interrupt does not wait for ever. R10 and R11 are free, the status flags are in their slot.
 
 use crate::entry::exit_interpret;
@@ -118,6 +119,7 @@ macro_rules! copy {
                 elements_left!(),
                 "cmp rcx, r10",
                 "cmova rcx, r10",
+                "4:",
                 "mov r10, rdi",
                 "mov r11, r10",
                 "shr r11, 7",
@@ -143,8 +145,9 @@ macro_rules! copy {
                 "7:",
                 "jmp gs:[{continuation}]",
                 "6:",
+                "mov gs:[{source}], rsi",
+                "mov gs:[{count}], rcx",
                 "mov rcx, gs:[{kept_rcx}]",
-                "mov rsi, gs:[{kept_rsi}]",
                 "mov rsi, gs:[{kept_rsi}]",
                 "mov r10d, gs:[{other_site}]",
                 "mov r11d, gs:[{site}]",
@@ -159,7 +162,9 @@ macro_rules! copy {
                 "mov r11d, gs:[{site}]",
                 "mov gs:[{site}], r10d",
                 "mov gs:[{other_site}], r11d",
-                "jmp 2b",
+                "mov rsi, gs:[{source}]",
+                "mov rcx, gs:[{count}]",
+                "jmp 4b",
                 "8:",
                 "mov r10, rsi",
                 "lea r11, [rip + 2b]",
@@ -179,6 +184,8 @@ macro_rules! copy {
                 kept_rcx = const slots::KEPT_RCX,
                 kept_rsi = const slots::KEPT_RSI,
                 kept_rdi = const slots::KEPT_RDI,
+                source = const slots::STRING_SOURCE,
+                count = const slots::STRING_COUNT,
                 site = const slots::SITE,
                 other_site = const slots::OTHER_SITE,
                 refill_read = sym refill_read,

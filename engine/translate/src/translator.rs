@@ -19,6 +19,7 @@ use crate::plan;
 use crate::profile::{Phase, Profile};
 use crate::site::{Entry, FaultPoint, Site};
 use crate::slots;
+use crate::statistics::Statistics;
 use crate::warmth::Warmth;
 use gasang_cpu::tlb::Mode;
 use gasang_cpu::{Access, Core, CpuModel, Shadow, VcpuState};
@@ -51,33 +52,6 @@ const CROSSINGS: u32 = 64;
 /// each other's pages from the TLB for ever.
 const MISSES_IN_A_ROW: u32 = 32;
 
-/// What a translator has done since it was made.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Statistics {
-    /// Blocks translated.
-    pub blocks: u64,
-    /// Guest instructions translated.
-    pub translated: u64,
-    /// Nanoseconds spent on translating.
-    pub translation_time: u64,
-    /// Blocks thrown away because their bytes were written.
-    pub invalidated: u64,
-    /// Times that the whole cache was thrown away.
-    pub cache_flushes: u64,
-    /// Instructions that T0 executed.
-    pub interpreted: u64,
-    /// Entries to generated code.
-    pub entries: u64,
-    /// TLB misses of generated code.
-    pub misses: u64,
-    /// Exits for extended state.
-    pub extended: u64,
-    /// Lookups after indirect jumps.
-    pub lookups: u64,
-    /// Host faults in generated code.
-    pub faults: u64,
-}
-
 /// One processor's translator: its code cache and what is in it.
 pub struct Translator {
     _faults_registered: host_fault::Registration,
@@ -85,30 +59,30 @@ pub struct Translator {
     assembler: Assembler,
     exits: Exits,
     pub(crate) blocks: Blocks,
-    sites: Vec<Site>,
-    faults: Vec<FaultPoint>,
-    pages: Arc<CodePages>,
+    pub(crate) sites: Vec<Site>,
+    pub(crate) faults: Vec<FaultPoint>,
+    pub(crate) pages: Arc<CodePages>,
     /// The number of the processor among those of `pages`.
-    processor: usize,
+    pub(crate) processor: usize,
     memory: Arc<GuestMemory>,
-    options: Options,
+    pub(crate) options: Options,
     /// Host addresses of the pages whose writes are told for our sake: those that there are blocks from, and those that
     /// there were before a flush, until they are written.
-    protected: HashSet<u64, BuildHasherDefault<AddressHasher>>,
+    pub(crate) protected: HashSet<u64, BuildHasherDefault<AddressHasher>>,
     listings: Vec<BlockListing>,
     log: Option<Arc<CodeLog>>,
     pub(crate) profile: Option<Box<Profile>>,
     pub(crate) counts: Option<BlockCounts>,
     /// Host addresses of the blocks that are translated without shared checks.
-    unshared: HashSet<u64>,
+    pub(crate) unshared: HashSet<u64>,
     classifier: Classifier,
     /// Bytes for a read that crosses a page.
     copied: Box<Copied>,
     extended_mask: u64,
     /// `Platform::time_stamp_scale`.
     time_scale: Option<(u64, u64)>,
-    warmth: Warmth,
-    statistics: Statistics,
+    pub(crate) warmth: Warmth,
+    pub(crate) statistics: Statistics,
     /// Misses since anything else made generated code leave.
     misses_in_a_row: u32,
 }
@@ -671,90 +645,6 @@ impl Translator {
         }
         self.statistics.translation_time += started.elapsed().as_nanos() as u64;
         Some(origin.block)
-    }
-
-    /// From now on writes to the page at `host` are told. Before its bytes are read: no write in between is lost.
-    fn protect(&mut self, core: &mut Core<'_>, host: u64) {
-        if self.protected.insert(host & !0xfff) {
-            self.pages.protect(self.processor, core.tlb, host);
-        }
-    }
-
-    /// A page without blocks may be written freely again.
-    fn release(&mut self, core: &mut Core<'_>, host: u64) {
-        if !self.blocks.has_page(host) && self.protected.remove(&(host & !0xfff)) {
-            self.pages.release(self.processor, core.tlb, host);
-        }
-    }
-
-    /// Between two instructions: deal with what others ask for, and throw away the blocks made from bytes that were
-    /// written. True if anything was to be done, or may be for our caller.
-    fn safepoint(&mut self, core: &mut Core<'_>) -> bool {
-        let kicked = host_state::is_kicked(core.state);
-        if kicked {
-            host_state::clear_kick(core.state);
-        }
-        if !self.pages.waits(self.processor) {
-            return kicked;
-        }
-        let written = self.pages.safepoint(self.processor, core.tlb);
-        for &(host, length) in &written {
-            let end = host + length;
-            let mut at = host;
-            while at < end {
-                let next = (at | 0xfff) + 1;
-                self.invalidate(core, at, next.min(end) - at);
-                at = next;
-            }
-        }
-        if self.options.flush_on_write && !written.is_empty() {
-            self.flush(core);
-        }
-        true
-    }
-
-    fn invalidate(&mut self, core: &mut Core<'_>, host: u64, length: u64) {
-        let gone = self.blocks.take_overlapping(host, length);
-        self.release(core, host);
-        for number in gone {
-            self.statistics.invalidated += 1;
-            let block = self.blocks.get(number).clone();
-            self.warmth.lose(block.host);
-            self.unlink(&block.incoming);
-            let gone_host = self.cache.address(block.offset + block.entries.gone_host_flags);
-            let gone_slot = self.cache.address(block.offset + block.entries.gone);
-            let entries = block.entries;
-            if entries.host_flags != entries.slot_flags {
-                self.cache.patch_jump(block.offset + entries.host_flags, gone_host);
-            }
-            for entry in [entries.slot_flags, entries.page] {
-                self.cache.patch_jump(block.offset + entry, gone_slot);
-            }
-        }
-    }
-
-    /// Send the jumps at `sites`, linked to a block that is gone, back to the dispatcher, which links them anew.
-    fn unlink(&mut self, sites: &[u32]) {
-        for &site in sites {
-            if let Site::Link { block, displacement, unlinked, .. } = self.sites[site as usize]
-                && self.blocks.get(block).alive
-            {
-                self.cache.patch_relative(displacement, self.cache.address(unlinked));
-            }
-        }
-    }
-
-    /// Throw the whole cache away.
-    fn flush(&mut self, core: &mut Core<'_>) {
-        self.attribute_samples();
-        self.keep_counts();
-        self.statistics.cache_flushes += 1;
-        self.blocks.clear();
-        self.sites.clear();
-        self.unshared.clear();
-        self.faults.clear();
-        self.cache.clear();
-        core.tlb.clear_jumps();
     }
 }
 
