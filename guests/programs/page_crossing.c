@@ -142,6 +142,48 @@ static void fetches(void)
     WORKS("an instruction that ends with its page needs no other", (void)call());
 }
 
+/* Puts `code` where its byte number `split` is the second page's first, and gives its first byte's address. */
+static u64 place(const char *code, size_t length, u64 split)
+{
+    both_present();
+    memcpy((void *)(second - split), code, length);
+    return second - split;
+}
+
+#define PLACE(code, split) ((word(*)(word, word))place(code, sizeof code - 1, split))
+
+static void mid_code(void)
+{
+    for (u64 split = 4; split < 8; split++) {
+        /* mov eax, edi; stc; adc eax, 0x100; ret */
+        word (*add)(word, word) = PLACE("\x89\xf8\xf9\x15\x00\x01\x00\x00\xc3", split);
+        check_equal("it takes the flags of the one before", add(5, 0), 0x106);
+        check_equal("and again", add(6, 0), 0x107);
+    }
+    for (u64 split = 3; split < 8; split++) {
+        /* cmp edi, esi; je near +6; mov eax, 1; ret; mov eax, 2; ret */
+        word (*compare)(word, word) = PLACE("\x39\xf7\x0f\x84\x06\x00\x00\x00"
+                                            "\xb8\x01\x00\x00\x00\xc3\xb8\x02\x00\x00\x00\xc3", split);
+        check_equal("a branch across, not taken", compare(1, 2), 1);
+        check_equal("taken", compare(2, 2), 2);
+    }
+    /* mov ecx, 1000; xor eax, eax; inc eax; lea edx, [rax + rax * 4 + 0x11111111]; dec ecx; jnz -13; mov eax, edx; ret */
+    word (*loop)(word, word) = PLACE("\xb9\xe8\x03\x00\x00\x31\xc0\xff\xc0\x8d\x94\x80\x11\x11\x11\x11"
+                                     "\xff\xc9\x75\xf3\x89\xd0\xc3", 12);
+    check_equal("in the midst of a loop", loop(0, 0), 0x11111111 + 5000);
+    write8(second, 0x22);
+    check_equal("rewritten at its boundary", loop(0, 0), 0x11111122 + 5000);
+    write8(second - 1, 0x40);
+    check_equal("rewritten before it", loop(0, 0), 0x11111122 + 3000);
+    u8 *other = new_pages(1);
+    memcpy(other, frames[1], PAGE);
+    other[3] = 0x33;
+    map(second, (u64)other, P | W | U);
+    check_equal("on another second page", loop(0, 0), 0x33111122 + 3000);
+    map(second, (u64)frames[1], P | W | U);
+    check_equal("and on the old one", loop(0, 0), 0x11111122 + 3000);
+}
+
 void run(void)
 {
     write_cr4(read_cr4() | CR4_OSFXSR);
@@ -152,4 +194,5 @@ void run(void)
     second_missing();
     second_read_only();
     fetches();
+    mid_code();
 }

@@ -16,6 +16,8 @@ pub struct Block {
     pub host: u64,
     /// Bytes of guest code.
     pub length: u32,
+    /// Host address of the page that its only instruction goes on in; 0 if all of it is in one page.
+    pub tail: u64,
     /// Guest instructions.
     pub instructions: u32,
     /// Translated for CPL 3.
@@ -37,6 +39,24 @@ pub struct Block {
 impl Block {
     fn key(&self) -> Key {
         Key { linear: self.linear, host: self.host, user: self.user, wide: self.wide }
+    }
+
+    /// Host addresses and lengths of its bytes, page by page.
+    fn pieces(&self) -> impl Iterator<Item = (u64, u64)> + use<> {
+        let (length, left) = (u64::from(self.length), 4096 - self.host % 4096);
+        let first = if self.tail == 0 { length } else { left };
+        let rest = (self.tail != 0).then(|| (self.tail, length - left));
+        std::iter::once((self.host, first)).chain(rest)
+    }
+
+    fn overlaps(&self, host: u64, length: u64) -> bool {
+        self.pieces().any(|(at, size)| at < host + length && host < at + size)
+    }
+
+    /// Its bytes in the page at `page`, as granules.
+    fn granules_in(&self, page: u64) -> u64 {
+        let here = self.pieces().filter(|(at, _)| at & !0xfff == page);
+        here.fold(0, |map, (at, size)| map | granules(at, size))
     }
 }
 
@@ -148,9 +168,11 @@ impl Blocks {
     /// Keep a block.
     pub fn insert(&mut self, block: Block) {
         let number = self.next_number();
-        let page = self.pages.entry(block.host & !0xfff).or_default();
-        page.blocks.push(number);
-        page.granules |= granules(block.host, u64::from(block.length));
+        for (at, size) in block.pieces() {
+            let page = self.pages.entry(at & !0xfff).or_default();
+            page.blocks.push(number);
+            page.granules |= granules(at, size);
+        }
         self.by_key.insert(block.key(), number);
         self.blocks.push(block);
     }
@@ -162,32 +184,41 @@ impl Blocks {
 
     /// Take out the blocks made from bytes that a write to `length` bytes at `host` (within a page) changes.
     pub fn take_overlapping(&mut self, host: u64, length: u64) -> Vec<u32> {
-        let page_address = host & !0xfff;
-        let Some(page) = self.pages.get_mut(&page_address) else { return Vec::new() };
+        let Some(page) = self.pages.get(&(host & !0xfff)) else { return Vec::new() };
         if page.granules & granules(host, length) == 0 {
             return Vec::new();
         }
-        let blocks = &self.blocks;
-        let overlaps = |&number: &u32| {
-            let block = &blocks[number as usize];
-            block.host < host + length && host < block.host + u64::from(block.length)
-        };
-        let (gone, kept): (Vec<u32>, Vec<u32>) = page.blocks.iter().copied().partition(overlaps);
-        page.granules = kept
-            .iter()
-            .map(|&number| &blocks[number as usize])
-            .fold(0, |map, block| map | granules(block.host, u64::from(block.length)));
-        page.blocks = kept;
-        if page.blocks.is_empty() {
-            self.pages.remove(&page_address);
-        }
-        for &number in &gone {
+        let overlaps = |number: &u32| self.blocks[*number as usize].overlaps(host, length);
+        let gone: Vec<u32> = page.blocks.iter().copied().filter(overlaps).collect();
+        self.take(&gone);
+        gone
+    }
+
+    /// Take out these blocks.
+    pub fn take(&mut self, gone: &[u32]) {
+        for &number in gone {
             let block = &mut self.blocks[number as usize];
             block.alive = false;
             let key = block.key();
             self.by_key.remove(&key);
         }
-        gone
+        for &number in gone {
+            for (at, _) in self.blocks[number as usize].pieces() {
+                self.tidy(at & !0xfff);
+            }
+        }
+    }
+
+    /// Forget what is not alive in a page.
+    fn tidy(&mut self, address: u64) {
+        let Some(page) = self.pages.get_mut(&address) else { return };
+        let blocks = &self.blocks;
+        page.blocks.retain(|&number| blocks[number as usize].alive);
+        page.granules =
+            page.blocks.iter().fold(0, |map, &number| map | blocks[number as usize].granules_in(address));
+        if page.blocks.is_empty() {
+            self.pages.remove(&address);
+        }
     }
 
     /// Forget everything.
@@ -207,6 +238,7 @@ mod tests {
             linear,
             host,
             length,
+            tail: 0,
             instructions: 1,
             user: false,
             wide: true,
@@ -231,6 +263,20 @@ mod tests {
         assert_eq!(blocks.find(0x1010, 0x7010, false, true), Some(1));
         assert_eq!(blocks.take_overlapping(0x701f, 1), [1]);
         assert!(!blocks.has_page(0x7000));
+    }
+
+    #[test]
+    fn a_block_across_two_pages_is_in_both() {
+        let mut blocks = Blocks::default();
+        let across = Block { tail: 0x2000, ..block(0x1ffe, 0x7ffe, 5) };
+        blocks.insert(across.clone());
+        assert_eq!(blocks.take_overlapping(0x2003, 8), [], "behind its end");
+        assert_eq!(blocks.take_overlapping(0x8000, 8), [], "the page that follows in the host's memory");
+        assert_eq!(blocks.take_overlapping(0x2002, 1), [0]);
+        assert!(!blocks.has_page(0x7000) && !blocks.has_page(0x2000));
+        blocks.insert(across);
+        assert_eq!(blocks.take_overlapping(0x7ffe, 1), [1]);
+        assert!(!blocks.has_page(0x7000) && !blocks.has_page(0x2000));
     }
 
     #[test]

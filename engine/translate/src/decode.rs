@@ -165,20 +165,38 @@ impl Operation {
     }
 }
 
-/// Decode a block of 64- or 32-bit code (`bits`) at `rip` from `bytes`, the rest of its page.
+/// What code is decoded as.
+#[derive(Debug, Clone, Copy)]
+pub struct Decoding {
+    /// 64- or 32-bit code.
+    pub bits: u32,
+    /// CPL 3.
+    pub user: bool,
+    /// Flags are kept exact everywhere.
+    pub strict_flags: bool,
+}
+
+/// Whether the first instruction of `bytes`, the rest of its page, goes on in the next.
+pub fn leaves_page(rip: u64, bytes: &[u8], how: Decoding, classifier: &Classifier) -> bool {
+    let mut decoder = Decoder::with_ip(how.bits, bytes, rip, classifier.decoder_options);
+    decoder.decode().is_invalid() && decoder.last_error() == iced_x86::DecoderError::NoMoreBytes
+}
+
+/// Decode a block at `rip` from `bytes`, the rest of its page, or a block of `most`
+/// instructions that may cross its end.
 pub fn decode_block(
     rip: u64,
     bytes: &[u8],
-    bits: u32,
-    user: bool,
-    strict_flags: bool,
+    most: usize,
+    how: Decoding,
     classifier: &mut Classifier,
 ) -> Vec<Operation> {
+    let Decoding { bits, user, strict_flags } = how;
     let mut decoder = Decoder::with_ip(bits, bytes, rip, classifier.decoder_options);
     let mut operations: Vec<Operation> = Vec::with_capacity(16);
-    while operations.len() < BLOCK_LIMIT && decoder.can_decode() {
+    while operations.len() < most && decoder.can_decode() {
         let instruction = decoder.decode();
-        // What goes on in the next page is T0's; a block of its own, so that it is not looked at each time.
+        // What goes on in the next page is a block of its own: its second page is looked at each time.
         let leaves_page =
             instruction.is_invalid() && decoder.last_error() == iced_x86::DecoderError::NoMoreBytes;
         if leaves_page && !operations.is_empty() {
@@ -689,9 +707,11 @@ pub fn page_key(linear: u64, user: bool, physical: u64) -> u64 {
 mod tests {
     use super::*;
 
+    const WIDE: Decoding = Decoding { bits: 64, user: false, strict_flags: false };
+
     fn first_kind(model: &str, code: &[u8]) -> Kind {
         let mut classifier = Classifier::new(&CpuModel::parse(model).unwrap());
-        decode_block(0x1000, code, 64, false, false, &mut classifier)[0].kind
+        decode_block(0x1000, code, BLOCK_LIMIT, WIDE, &mut classifier)[0].kind
     }
 
     #[test]
@@ -704,10 +724,10 @@ mod tests {
     #[test]
     fn an_instruction_that_leaves_the_page_is_a_block_of_its_own_for_t0() {
         let mut classifier = Classifier::new(&CpuModel::parse("max").unwrap());
-        let alone = decode_block(0x1fff, &[0x48], 64, false, false, &mut classifier);
+        let alone = decode_block(0x1fff, &[0x48], BLOCK_LIMIT, WIDE, &mut classifier);
         assert_eq!(alone.iter().map(|operation| operation.kind).collect::<Vec<_>>(), [Kind::Interpret]);
         assert_eq!(alone[0].instruction.next_ip(), 0x2000);
-        let after_another = decode_block(0x1ffe, &[0x90, 0x48], 64, false, false, &mut classifier);
+        let after_another = decode_block(0x1ffe, &[0x90, 0x48], BLOCK_LIMIT, WIDE, &mut classifier);
         assert_eq!(after_another.len(), 1);
     }
 }

@@ -122,6 +122,8 @@ pub struct Origin {
     pub linear: u64,
     /// Physical address.
     pub physical: u64,
+    /// Physical address of the next page, if the block goes on there.
+    pub tail: Option<u64>,
     /// CPL 3.
     pub user: bool,
     /// 64-bit code; else 32-bit code in flat segments.
@@ -153,6 +155,8 @@ pub(crate) enum OutOfLine {
     Extended { jump: u32, site: u32 },
     /// An inline system instruction that turns out to need T0.
     Interpret { jump: u32, site: u32 },
+    /// The page that the block goes on in is mapped differently.
+    Tail { jump: u32, retry: u32 },
     /// The counter ran out at the start.
     Poll { jump: u32 },
     /// An indirect jump to the target in R10 that the table does not know.
@@ -234,7 +238,7 @@ impl Emitter<'_, '_> {
             self.assembler.jump(target);
         }
         self.assembler.close(page_mismatch);
-        self.refill_page(&entries);
+        self.refill_page(self.origin.linear, entries.page);
         entries.gone = self.assembler.here();
         self.leave_at_start(self.exits.lookup);
         entries.gone_host_flags = self.assembler.here();
@@ -247,10 +251,11 @@ impl Emitter<'_, '_> {
         let a = &mut *self.assembler;
         let page = a.here();
         a.immediate64(reg::R11, page_key(self.origin.linear, self.origin.user, self.origin.physical));
-        let exec = tlb(None, exec_offset(&self.origin));
+        let exec = tlb(None, exec_offset(self.origin.linear, self.origin.tlb_entries));
         a.compare(reg::R11, exec);
         let page_mismatch = a.jump_if_forward(Condition::Ne);
         let slot_flags = a.here();
+        let tail_mismatch = self.compare_tail();
         let live = live_at_start(operations);
         let host_flags = if live != 0 && starts_with_flags_in_host(operations, &self.origin) {
             self.restore_flags();
@@ -268,7 +273,20 @@ impl Emitter<'_, '_> {
         if self.origin.counted {
             self.count_execution();
         }
+        if let Some(jump) = tail_mismatch {
+            self.out_of_line.push(OutOfLine::Tail { jump, retry: slot_flags });
+        }
         (Entries { page, slot_flags, host_flags, gone: 0, gone_host_flags: 0 }, page_mismatch)
+    }
+
+    /// If the block goes on in the next page, see that that is mapped as it was, whoever comes from where; the jump taken
+    /// if it is not.
+    fn compare_tail(&mut self) -> Option<u32> {
+        let (next, physical) = (next_page(self.origin.linear), self.origin.tail?);
+        let exec = tlb(None, exec_offset(next, self.origin.tlb_entries));
+        self.assembler.immediate64(reg::R11, page_key(next, self.origin.user, physical));
+        self.assembler.compare(reg::R11, exec);
+        Some(self.assembler.jump_if_forward(Condition::Ne))
     }
 
     /// Count that the block is executed, and leave EFLAGS alone.
@@ -281,14 +299,17 @@ impl Emitter<'_, '_> {
         a.store(counter, reg::R10);
     }
 
-    /// The TLB does not say that the block's page is mapped as it was.
-    fn refill_page(&mut self, entries: &Entries) {
-        let page = self.assembler.address_of(entries.page);
+    /// The TLB does not say that the page at `linear`, the block's or the next, is mapped as it was.
+    fn refill_page(&mut self, linear: u64, retry: u32) {
+        let retry = self.assembler.address_of(retry);
         let a = &mut *self.assembler;
         a.immediate(reg::R10, self.origin.linear);
         a.store(state(slots::NEXT_RIP), reg::R10);
         a.store_immediate32(state(slots::SITE), u32::MAX);
-        a.lea_code(reg::R11, page);
+        if linear != self.origin.linear {
+            a.immediate(reg::R10, linear);
+        }
+        a.lea_code(reg::R11, retry);
         a.jump(self.exits.refill_execute);
     }
 
@@ -328,6 +349,10 @@ impl Emitter<'_, '_> {
                 self.assembler.close(jump);
                 self.assembler.store_immediate32(state(slots::SITE), site);
                 self.assembler.jump(self.exits.interpret);
+            }
+            OutOfLine::Tail { jump, retry } => {
+                self.assembler.close(jump);
+                self.refill_page(next_page(self.origin.linear), retry);
             }
             OutOfLine::Poll { jump } => {
                 self.assembler.close(jump);
@@ -454,9 +479,14 @@ impl Emitter<'_, '_> {
     }
 }
 
-/// Offset in a TLB context of the execute key for the block's page.
-fn exec_offset(origin: &Origin) -> i32 {
-    let index = (origin.linear >> 12) & u64::from(origin.tlb_entries - 1);
+/// The page behind that of `linear`.
+pub(crate) fn next_page(linear: u64) -> u64 {
+    (linear | 0xfff).wrapping_add(1)
+}
+
+/// Offset in a TLB context of `entries` entries of the execute key for the page of `linear`.
+fn exec_offset(linear: u64, entries: u32) -> i32 {
+    let index = (linear >> 12) & u64::from(entries - 1);
     (index as usize * size_of::<TlbEntry>() + offset_of!(TlbEntry, exec)) as i32
 }
 
@@ -500,5 +530,5 @@ fn starts_with_flags_in_host(operations: &[Operation], origin: &Origin) -> bool 
         | Kind::SystemReturn
         | Kind::InterruptReturn => false,
     });
-    !origin.strict_flags && leaves_forward && first.needs_flags() != 0
+    !origin.strict_flags && origin.tail.is_none() && leaves_forward && first.needs_flags() != 0
 }

@@ -51,18 +51,32 @@ impl Translator {
         self.release(core, host);
         for number in gone {
             self.statistics.invalidated += 1;
-            let block = self.blocks.get(number).clone();
-            self.warmth.lose(block.host);
-            self.unlink(&block.incoming);
-            let gone_host = self.cache.address(block.offset + block.entries.gone_host_flags);
-            let gone_slot = self.cache.address(block.offset + block.entries.gone);
-            let entries = block.entries;
-            if entries.host_flags != entries.slot_flags {
-                self.cache.patch_jump(block.offset + entries.host_flags, gone_host);
-            }
-            for entry in [entries.slot_flags, entries.page] {
-                self.cache.patch_jump(block.offset + entry, gone_slot);
-            }
+            self.warmth.lose(self.blocks.get(number).host);
+            self.bar(number);
+        }
+    }
+
+    /// Throw away a block whose second page is another by now.
+    pub(crate) fn discard(&mut self, core: &mut Core<'_>, number: u32) {
+        self.blocks.take(&[number]);
+        self.bar(number);
+        let (host, tail) = (self.blocks.get(number).host, self.blocks.get(number).tail);
+        self.release(core, host);
+        self.release(core, tail);
+    }
+
+    /// See that nobody enters a block any more.
+    fn bar(&mut self, number: u32) {
+        let block = self.blocks.get(number).clone();
+        self.unlink(&block.incoming);
+        let gone_host = self.cache.address(block.offset + block.entries.gone_host_flags);
+        let gone_slot = self.cache.address(block.offset + block.entries.gone);
+        let entries = block.entries;
+        if entries.host_flags != entries.slot_flags {
+            self.cache.patch_jump(block.offset + entries.host_flags, gone_host);
+        }
+        for entry in [entries.slot_flags, entries.page] {
+            self.cache.patch_jump(block.offset + entry, gone_slot);
         }
     }
 

@@ -290,12 +290,13 @@ fn stack_move(instruction: &Instruction) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decode::{Classifier, decode_block};
+    use crate::decode::{BLOCK_LIMIT, Classifier, Decoding, decode_block};
     use gasang_cpu::CpuModel;
 
     fn planned(code: &[u8]) -> Vec<Checks> {
         let mut classifier = Classifier::new(&CpuModel::parse("max").unwrap());
-        let operations = decode_block(0x1000, code, 64, false, false, &mut classifier);
+        let how = Decoding { bits: 64, user: false, strict_flags: false };
+        let operations = decode_block(0x1000, code, BLOCK_LIMIT, how, &mut classifier);
         share(&operations, &mut classifier.info)
     }
 

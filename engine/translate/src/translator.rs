@@ -7,8 +7,8 @@ use crate::branches::NARROW;
 use crate::cache::CodeCache;
 use crate::code_log::{CodeLog, CodeRecord};
 use crate::code_pages::CodePages;
-use crate::decode::{BLOCK_LIMIT, Classifier, decode_block, extended};
-use crate::emit::{Exits, Origin, Tables, emit_block};
+use crate::decode::{BLOCK_LIMIT, Classifier, Decoding, Operation, decode_block, extended, leaves_page};
+use crate::emit::{Exits, Origin, Tables, emit_block, next_page};
 use crate::entry::Exit;
 use crate::host_state;
 use crate::kick;
@@ -43,7 +43,7 @@ const SITES_ROOM: usize = 1 << 19;
 const STRING_ALLOWANCE: u64 = 256;
 
 /// Bytes of the longest instruction.
-const LONGEST_INSTRUCTION: u64 = 15;
+const LONGEST_INSTRUCTION: usize = 15;
 
 /// Shared checks of a block that may cross a page before its checks are made one by one.
 const CROSSINGS: u32 = 64;
@@ -90,6 +90,13 @@ pub struct Translator {
 /// Room for the bytes of one access, at any distance from a 64-byte boundary.
 #[repr(align(64))]
 struct Copied([u8; 128]);
+
+/// The page that a block's only instruction goes on in.
+#[derive(Debug, Clone, Copy)]
+struct Tail {
+    host: u64,
+    physical: u64,
+}
 
 /// How far to execute, as counts of instructions retired.
 #[derive(Debug, Clone, Copy)]
@@ -286,7 +293,7 @@ impl Translator {
             if let Some(step) = self.interpret(core, interpreter) {
                 return Some(step);
             }
-            let jumped = core.state.rip.wrapping_sub(rip) > LONGEST_INSTRUCTION;
+            let jumped = core.state.rip.wrapping_sub(rip) > LONGEST_INSTRUCTION as u64;
             if jumped || core.state.instructions >= end || !translatable(core.state) || self.safepoint(core) {
                 return None;
             }
@@ -561,7 +568,11 @@ impl Translator {
         let host = place.host?;
         let user = core.state.cpl() == 3;
         if let Some(found) = self.blocks.find(rip, host, user, core.state.in_64bit_mode()) {
-            return Some(found);
+            let tail = self.blocks.get(found).tail;
+            if tail == 0 || self.tail(core, rip)?.host == tail {
+                return Some(found);
+            }
+            self.discard(core, found);
         }
         if !self.options.eager && !self.warmth.meet(host) {
             return None;
@@ -574,6 +585,46 @@ impl Translator {
         made
     }
 
+    /// The page behind that of `rip`, for an instruction that goes on there; None if that faults, or is not RAM.
+    fn tail(&mut self, core: &mut Core<'_>, rip: u64) -> Option<Tail> {
+        let next = next_page(rip);
+        if !VcpuState::canonical(next) || !core.state.in_64bit_mode() && next > u64::from(u32::MAX) {
+            return None;
+        }
+        let place = core.translate(next, Access::Execute, core.privilege()).ok()?;
+        Some(Tail { host: place.host?, physical: place.address })
+    }
+
+    /// The block at RIP, whose first byte is at `host`, by way of `bytes`. None if not all of an instruction can be
+    /// fetched.
+    fn decode(
+        &mut self,
+        core: &mut Core<'_>,
+        host: u64,
+        bytes: &mut [u8],
+    ) -> Option<(Vec<Operation>, Option<Tail>)> {
+        let rip = core.state.rip;
+        let rest = ((4096 - (host & 0xfff)) as usize).min(bytes.len());
+        self.memory.copy_out(host, &mut bytes[..rest]);
+        let how = Decoding {
+            bits: if core.state.in_64bit_mode() { 64 } else { 32 },
+            user: core.state.cpl() == 3,
+            strict_flags: self.options.strict_flags,
+        };
+        if rest < LONGEST_INSTRUCTION && leaves_page(rip, &bytes[..rest], how, &self.classifier) {
+            let tail = self.tail(core, rip)?;
+            self.protect(core, tail.host);
+            let both = &mut bytes[..rest + LONGEST_INSTRUCTION];
+            self.memory.copy_out(tail.host, &mut both[rest..]);
+            let operations = decode_block(rip, both, 1, how, &mut self.classifier);
+            if operations.iter().all(|operation| !operation.instruction.is_invalid()) {
+                return Some((operations, Some(tail)));
+            }
+            self.release(core, tail.host);
+        }
+        Some((decode_block(rip, &bytes[..rest], BLOCK_LIMIT, how, &mut self.classifier), None))
+    }
+
     fn translate(&mut self, core: &mut Core<'_>, host: u64, physical: u64, user: bool) -> Option<u32> {
         let started = std::time::Instant::now();
         if self.cache.left() < BLOCK_ROOM {
@@ -581,22 +632,19 @@ impl Translator {
         }
         let linear = core.state.rip;
         self.protect(core, host);
-        let mut bytes = [0; BLOCK_LIMIT * 15];
-        let bytes = &mut bytes[..((4096 - (host & 0xfff)) as usize).min(BLOCK_LIMIT * 15)];
-        self.memory.copy_out(host, bytes);
         let wide = core.state.in_64bit_mode();
-        let bits = if wide { 64 } else { 32 };
-        let operations =
-            decode_block(linear, bytes, bits, user, self.options.strict_flags, &mut self.classifier);
-        let Some(last) = operations.last() else {
+        let mut bytes = [0; BLOCK_LIMIT * LONGEST_INSTRUCTION];
+        let decoded = self.decode(core, host, &mut bytes);
+        let Some((operations, tail)) = decoded.filter(|(operations, _)| !operations.is_empty()) else {
             self.release(core, host);
             return None;
         };
-        let length = last.instruction.next_ip().wrapping_sub(linear) as u32;
+        let length = operations[operations.len() - 1].instruction.next_ip().wrapping_sub(linear) as u32;
         let origin = Origin {
             block: self.blocks.next_number(),
             linear,
             physical,
+            tail: tail.map(|tail| tail.physical),
             user,
             wide,
             strict_flags: self.options.strict_flags,
@@ -618,6 +666,7 @@ impl Translator {
             linear,
             host,
             length,
+            tail: tail.map_or(0, |tail| tail.host),
             instructions: operations.len() as u32,
             user,
             wide,
