@@ -9,6 +9,7 @@ TIERS = {
     "interp": ("interp", None),
     "bt": ("bt", None),
     "bt-eager": ("bt", "GASANG_EAGER"),
+    "bt-hot": ("bt", "GASANG_HOT"),
     "bt-strict-flags": ("bt", "GASANG_STRICT_FLAGS"),
     "bt-tiny-cache": ("bt", "GASANG_TINY_CACHE"),
     "bt-flush-on-write": ("bt", "GASANG_FLUSH_ON_WRITE"),

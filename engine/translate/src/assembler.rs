@@ -331,6 +331,11 @@ impl Assembler {
         self.memory_form(true, &[0x3b], register, memory);
     }
 
+    /// `cmp register, with` (64 bits).
+    pub fn compare_registers(&mut self, register: u8, with: u8) {
+        self.register_form(true, 0x39, with, register);
+    }
+
     /// `cmp register, value` (64 bits).
     pub fn compare_immediate(&mut self, register: u8, value: i32) {
         self.byte(0x48 | register >> 3);

@@ -7,6 +7,51 @@ use std::hash::{BuildHasherDefault, Hasher};
 /// Bytes of a page that share one bit of a page's code map: a write elsewhere in the page leaves its code alone.
 const GRANULE: u64 = 64;
 
+/// Guest bytes within a page of the host's memory; none if the size is 0.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Piece {
+    /// Host address.
+    pub host: u64,
+    /// Bytes.
+    pub size: u64,
+}
+
+impl Piece {
+    fn is_some(&self) -> bool {
+        self.size != 0
+    }
+
+    fn overlaps(&self, host: u64, length: u64) -> bool {
+        self.is_some() && self.host < host + length && host < self.host + self.size
+    }
+
+    fn page(&self) -> u64 {
+        self.host & !0xfff
+    }
+}
+
+/// A second page that has code of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OtherPage {
+    /// Its guest address.
+    pub linear: u64,
+    /// Its host address.
+    pub host: u64,
+    /// Its physical address.
+    pub physical: u64,
+}
+
+/// How a block is translated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Variant {
+    /// By itself when it is first met.
+    Block,
+    /// With what followed it when it turned out to be hot.
+    Superblock,
+    /// Each access checked by itself: for those who leave a superblock because a shared check crosses a page.
+    Plain,
+}
+
 /// A translation block.
 #[derive(Debug, Clone)]
 pub struct Block {
@@ -14,10 +59,12 @@ pub struct Block {
     pub linear: u64,
     /// Host address of its first guest byte.
     pub host: u64,
-    /// Bytes of guest code.
-    pub length: u32,
-    /// Host address of the page that its only instruction goes on in; 0 if all of it is in one page.
-    pub tail: u64,
+    /// Where its guest bytes are.
+    pub pieces: [Piece; 2],
+    /// The other page that it looks at on entry.
+    pub other: Option<OtherPage>,
+    /// How it was translated.
+    pub variant: Variant,
     /// Guest instructions.
     pub instructions: u32,
     /// Translated for CPL 3.
@@ -38,35 +85,33 @@ pub struct Block {
 
 impl Block {
     fn key(&self) -> Key {
-        Key { linear: self.linear, host: self.host, user: self.user, wide: self.wide }
+        let plain = self.variant == Variant::Plain;
+        Key { linear: self.linear, host: self.host, user: self.user, wide: self.wide, plain }
     }
 
-    /// Host addresses and lengths of its bytes, page by page.
-    fn pieces(&self) -> impl Iterator<Item = (u64, u64)> + use<> {
-        let (length, left) = (u64::from(self.length), 4096 - self.host % 4096);
-        let first = if self.tail == 0 { length } else { left };
-        let rest = (self.tail != 0).then(|| (self.tail, length - left));
-        std::iter::once((self.host, first)).chain(rest)
+    fn pieces(&self) -> impl Iterator<Item = Piece> + use<> {
+        self.pieces.into_iter().filter(Piece::is_some)
     }
 
-    fn overlaps(&self, host: u64, length: u64) -> bool {
-        self.pieces().any(|(at, size)| at < host + length && host < at + size)
-    }
-
-    /// Its bytes in the page at `page`, as granules.
+    /// Its bytes in a page, as granules.
     fn granules_in(&self, page: u64) -> u64 {
-        let here = self.pieces().filter(|(at, _)| at & !0xfff == page);
-        here.fold(0, |map, (at, size)| map | granules(at, size))
+        self.pieces().filter(|piece| piece.page() == page).fold(0, |map, piece| map | granules(piece))
     }
 }
 
 /// What identifies a block: the same bytes at another guest address, or for another privilege, are another block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Key {
-    linear: u64,
-    host: u64,
-    user: bool,
-    wide: bool,
+pub(crate) struct Key {
+    /// Guest address.
+    pub linear: u64,
+    /// Host address of the first byte.
+    pub host: u64,
+    /// For CPL 3.
+    pub user: bool,
+    /// 64-bit code.
+    pub wide: bool,
+    /// `Variant::Plain`, or one of the others.
+    pub plain: bool,
 }
 
 /// A multiplicative hash: keys are addresses, not chosen against us in any way that costs more than time.
@@ -107,9 +152,9 @@ pub struct Blocks {
     pages: AddressMap<u64, PageCode>,
 }
 
-fn granules(host: u64, length: u64) -> u64 {
-    let first = host % 4096 / GRANULE;
-    let last = ((host % 4096 + length.max(1) - 1) / GRANULE).min(63);
+fn granules(piece: Piece) -> u64 {
+    let first = piece.host % 4096 / GRANULE;
+    let last = ((piece.host % 4096 + piece.size.max(1) - 1) / GRANULE).min(63);
     (u64::MAX >> (63 - last)) & (u64::MAX << first)
 }
 
@@ -148,9 +193,9 @@ impl Blocks {
         &self.blocks[number as usize]
     }
 
-    /// The block for guest address `linear`, whose first byte is at host address `host`.
-    pub fn find(&self, linear: u64, host: u64, user: bool, wide: bool) -> Option<u32> {
-        self.by_key.get(&Key { linear, host, user, wide }).copied()
+    /// The block that a key identifies.
+    pub fn find(&self, key: Key) -> Option<u32> {
+        self.by_key.get(&key).copied()
     }
 
     /// Count a crossing in a block; how many there were.
@@ -168,10 +213,10 @@ impl Blocks {
     /// Keep a block.
     pub fn insert(&mut self, block: Block) {
         let number = self.next_number();
-        for (at, size) in block.pieces() {
-            let page = self.pages.entry(at & !0xfff).or_default();
+        for piece in block.pieces() {
+            let page = self.pages.entry(piece.page()).or_default();
             page.blocks.push(number);
-            page.granules |= granules(at, size);
+            page.granules |= granules(piece);
         }
         self.by_key.insert(block.key(), number);
         self.blocks.push(block);
@@ -185,10 +230,11 @@ impl Blocks {
     /// Take out the blocks made from bytes that a write to `length` bytes at `host` (within a page) changes.
     pub fn take_overlapping(&mut self, host: u64, length: u64) -> Vec<u32> {
         let Some(page) = self.pages.get(&(host & !0xfff)) else { return Vec::new() };
-        if page.granules & granules(host, length) == 0 {
+        if page.granules & granules(Piece { host, size: length }) == 0 {
             return Vec::new();
         }
-        let overlaps = |number: &u32| self.blocks[*number as usize].overlaps(host, length);
+        let overlaps =
+            |number: &u32| self.blocks[*number as usize].pieces().any(|piece| piece.overlaps(host, length));
         let gone: Vec<u32> = page.blocks.iter().copied().filter(overlaps).collect();
         self.take(&gone);
         gone
@@ -203,8 +249,8 @@ impl Blocks {
             self.by_key.remove(&key);
         }
         for &number in gone {
-            for (at, _) in self.blocks[number as usize].pieces() {
-                self.tidy(at & !0xfff);
+            for piece in self.blocks[number as usize].pieces() {
+                self.tidy(piece.page());
             }
         }
     }
@@ -233,12 +279,17 @@ impl Blocks {
 mod tests {
     use super::*;
 
-    fn block(linear: u64, host: u64, length: u32) -> Block {
+    const fn key(linear: u64, host: u64) -> Key {
+        Key { linear, host, user: false, wide: true, plain: false }
+    }
+
+    fn block(linear: u64, host: u64, size: u64) -> Block {
         Block {
             linear,
             host,
-            length,
-            tail: 0,
+            pieces: [Piece { host, size }, Piece::default()],
+            other: None,
+            variant: Variant::Block,
             instructions: 1,
             user: false,
             wide: true,
@@ -259,8 +310,8 @@ mod tests {
         assert_eq!(blocks.take_overlapping(0x7400, 8), []);
         assert_eq!(blocks.take_overlapping(0x7020, 8), [], "same granule, other bytes");
         assert_eq!(blocks.take_overlapping(0x700f, 1), [0]);
-        assert_eq!(blocks.find(0x1000, 0x7000, false, true), None);
-        assert_eq!(blocks.find(0x1010, 0x7010, false, true), Some(1));
+        assert_eq!(blocks.find(key(0x1000, 0x7000)), None);
+        assert_eq!(blocks.find(key(0x1010, 0x7010)), Some(1));
         assert_eq!(blocks.take_overlapping(0x701f, 1), [1]);
         assert!(!blocks.has_page(0x7000));
     }
@@ -268,7 +319,8 @@ mod tests {
     #[test]
     fn a_block_across_two_pages_is_in_both() {
         let mut blocks = Blocks::default();
-        let across = Block { tail: 0x2000, ..block(0x1ffe, 0x7ffe, 5) };
+        let pieces = [Piece { host: 0x7ffe, size: 2 }, Piece { host: 0x2000, size: 3 }];
+        let across = Block { pieces, ..block(0x1ffe, 0x7ffe, 5) };
         blocks.insert(across.clone());
         assert_eq!(blocks.take_overlapping(0x2003, 8), [], "behind its end");
         assert_eq!(blocks.take_overlapping(0x8000, 8), [], "the page that follows in the host's memory");
@@ -281,6 +333,7 @@ mod tests {
 
     #[test]
     fn the_last_byte_of_a_page_is_in_its_last_granule() {
+        let granules = |host, size| granules(Piece { host, size });
         assert_eq!(granules(0x7fff, 1), 1 << 63);
         assert_eq!(granules(0x7000, 4096), u64::MAX);
         assert_eq!(granules(0x7ff8, 100), 1 << 63, "a length past the page counts to its end");

@@ -22,15 +22,17 @@ impl Emitter<'_, '_> {
         match operation.kind {
             Kind::Jump(target) => self.direct_exit(target),
             Kind::Branch(target) => self.conditional(operation, target),
+            Kind::Side { leave, when } => self.side(operation, leave, when),
             Kind::BranchIfZero(target) => self.if_zero(operation, target),
             Kind::Call(target) => {
                 self.push_return_address(operation, 0);
                 self.direct_exit(target);
             }
+            Kind::CallThrough => self.push_return_address(operation, 0),
             Kind::JumpIndirect => {
                 self.flags_will_change(operation.live_before);
                 self.target_to_scratch(operation);
-                self.indirect_exit(operation, 0);
+                self.indirect_exit(operation.instruction.ip(), 0);
             }
             Kind::CallIndirect => {
                 self.flags_will_change(operation.live_before);
@@ -39,16 +41,13 @@ impl Emitter<'_, '_> {
                 let from_memory = operation.instruction.op0_kind() == OpKind::Memory;
                 self.push_return_address(operation, usize::from(from_memory));
                 self.assembler.load(reg::R10, state(slots::NEXT_RIP));
-                self.indirect_exit(operation, i64::from(self.word()));
+                self.indirect_exit(operation.instruction.ip(), i64::from(self.word()));
             }
             Kind::Return(release) => {
-                self.flags_will_change(operation.live_before);
-                let place = self.stack(operation, 0, 0, false);
-                self.load_word(reg::R10, place);
-                let release = self.word() as i32 + i32::from(release);
-                self.move_stack(release);
-                self.indirect_exit(operation, -i64::from(release));
+                let undo_rsp = self.pop_return_address(operation, release);
+                self.indirect_exit(operation.instruction.ip(), undo_rsp);
             }
+            Kind::ReturnThrough { release, to } => self.return_through(operation, release, to),
             Kind::SystemCall | Kind::SystemReturn | Kind::InterruptReturn => self.transition(operation),
             Kind::Nothing
             | Kind::Plain
@@ -84,9 +83,42 @@ impl Emitter<'_, '_> {
             self.link(displacement, target, Entry::HostFlags);
         } else {
             let jump = self.assembler.jump_if(code, 0);
-            self.out_of_line.push(OutOfLine::Taken { jump, target });
+            self.out_of_line.push(OutOfLine::Side { jump, target, not_executed: 0 });
         }
         self.direct_exit(operation.instruction.next_ip());
+    }
+
+    fn side(&mut self, operation: &Operation, leave: u64, when: bool) {
+        self.flags_to_host(operation);
+        let code = operation.instruction.condition_code() as u8 - 1;
+        let jump = self.assembler.jump_if(if when { code } else { code ^ 1 }, 0);
+        let not_executed = self.not_executed() - 1;
+        self.out_of_line.push(OutOfLine::Side { jump, target: leave, not_executed });
+    }
+
+    /// The return address to R10; what to add to RSP to undo it.
+    fn pop_return_address(&mut self, operation: &Operation, release: u16) -> i64 {
+        self.flags_will_change(operation.live_before);
+        let place = self.stack(operation, 0, 0, false);
+        self.load_word(reg::R10, place);
+        let release = self.word() as i32 + i32::from(release);
+        self.move_stack(release);
+        -i64::from(release)
+    }
+
+    fn return_through(&mut self, operation: &Operation, release: u16, to: u64) {
+        let undo_rsp = self.pop_return_address(operation, release);
+        if let Ok(short) = i32::try_from(to as i64) {
+            self.assembler.compare_immediate(reg::R10, short);
+        } else {
+            self.assembler.immediate(reg::R11, to);
+            self.assembler.compare_registers(reg::R10, reg::R11);
+        }
+        let jump = self.assembler.jump_if_forward(Condition::Ne);
+        self.host_flags = false;
+        let not_executed = self.not_executed() - 1;
+        let rip = operation.instruction.ip();
+        self.out_of_line.push(OutOfLine::Return { jump, rip, undo_rsp, not_executed });
     }
 
     fn if_zero(&mut self, operation: &Operation, target: u64) {
@@ -121,7 +153,7 @@ impl Emitter<'_, '_> {
     }
 
     /// Note a linkable jump; until it is linked it goes to a stub that names its site.
-    fn link(&mut self, displacement: u32, target: u64, entry: Entry) {
+    pub(crate) fn link(&mut self, displacement: u32, target: u64, entry: Entry) {
         let site = self.site(Site::Link {
             block: self.origin.block,
             target,
@@ -169,8 +201,8 @@ impl Emitter<'_, '_> {
     }
 
     /// Jump to the block for the target in R10, by the jump entries of the TLB context.
-    fn indirect_exit(&mut self, operation: &Operation, undo_rsp: i64) {
-        let site = self.site(Site::Indirect { rip: operation.instruction.ip(), undo_rsp });
+    pub(crate) fn indirect_exit(&mut self, rip: u64, undo_rsp: i64) {
+        let site = self.site(Site::Indirect { rip, undo_rsp });
         let jumps = self.jump_entries();
         let wide = self.origin.wide;
         let a = &mut *self.assembler;

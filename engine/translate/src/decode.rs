@@ -65,16 +65,22 @@ pub enum Kind {
     Jump(u64),
     /// Jcc.
     Branch(u64),
+    /// Jcc in the midst of a superblock, which is left to an address if the condition is met, or (false) if not.
+    Side { leave: u64, when: bool },
     /// JRCXZ, JECXZ.
     BranchIfZero(u64),
     /// CALL of a known target.
     Call(u64),
+    /// The same where a superblock goes on at the target.
+    CallThrough,
     /// JMP through a register or memory.
     JumpIndirect,
     /// CALL through a register or memory.
     CallIndirect,
     /// RET, releasing so many bytes more.
     Return(u16),
+    /// The same where a superblock goes on, if that is the address returned to.
+    ReturnThrough { release: u16, to: u64 },
     /// SYSCALL.
     SystemCall,
     /// SYSRET with REX.W at CPL 0.
@@ -121,6 +127,9 @@ impl Kind {
             | Kind::ReadControl
             | Kind::SegmentBase(_)
             | Kind::ReadKeyRights
+            | Kind::Side { .. }
+            | Kind::CallThrough
+            | Kind::ReturnThrough { .. }
             | Kind::BitString(_) => false,
         }
     }
@@ -213,12 +222,14 @@ pub fn decode_block(
     operations
 }
 
-/// Walk backwards: at the end of the block every flag may be read.
-fn mark_live_flags(operations: &mut [Operation], strict: bool) {
+/// Walk backwards: at the end of the block, and where it may be left, every flag may be read.
+pub fn mark_live_flags(operations: &mut [Operation], strict: bool) {
     let mut live = STATUS;
     for operation in operations.iter_mut().rev() {
         operation.live_after = live;
-        if !strict {
+        if matches!(operation.kind, Kind::Side { .. } | Kind::ReturnThrough { .. }) {
+            live = STATUS;
+        } else if !strict {
             live = live & !operation.kills | operation.reads;
         }
         operation.live_before = live;

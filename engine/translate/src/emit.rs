@@ -4,11 +4,12 @@
 //! where a memory check (which changes EFLAGS) puts them first if they are alive.
 
 use crate::assembler::{Assembler, Condition, Memory, address, reg, state, tlb};
+use crate::blocks::OtherPage;
 use crate::decode::{Kind, Operation, live_at_start, page_key};
 use crate::entry;
 use crate::plan::Checks;
 use crate::refill;
-use crate::site::{FaultPoint, Site};
+use crate::site::{Entry, FaultPoint, Site};
 use crate::slots;
 use crate::strings;
 use crate::time;
@@ -122,12 +123,16 @@ pub struct Origin {
     pub linear: u64,
     /// Physical address.
     pub physical: u64,
-    /// Physical address of the next page, if the block goes on there.
-    pub tail: Option<u64>,
+    /// The other page that it has code from.
+    pub other: Option<OtherPage>,
+    /// Where it goes on, unless its last instruction says so.
+    pub next: u64,
     /// CPL 3.
     pub user: bool,
     /// 64-bit code; else 32-bit code in flat segments.
     pub wide: bool,
+    /// Accesses far apart share checks, and it is left if these cross a page.
+    pub superblock: bool,
     /// Flags are kept exact everywhere.
     pub strict_flags: bool,
     /// Entries in a TLB context.
@@ -150,21 +155,35 @@ pub struct Tables<'a> {
 /// Code after the block's end, reached by a forward jump.
 pub(crate) enum OutOfLine {
     /// A missed memory check.
-    Miss { jump: u32, site: u32, write: bool, retry: u64 },
+    Miss { jump: u32, site: u32, write: bool, retry: u64, crossing: Option<Crossing> },
+    /// A shared check whose span crosses a page.
+    Crossing { jump: u32, rip: u64, not_executed: u32 },
     /// Extended state is not in the registers.
     Extended { jump: u32, site: u32 },
     /// An inline system instruction that turns out to need T0.
     Interpret { jump: u32, site: u32 },
-    /// The page that the block goes on in is mapped differently.
-    Tail { jump: u32, retry: u32 },
+    /// The other page is mapped differently.
+    OtherPage { jump: u32, linear: u64, retry: u32 },
     /// The counter ran out at the start.
     Poll { jump: u32 },
     /// An indirect jump to the target in R10 that the table does not know.
     Unknown { jump: u32, site: u32 },
     /// A direct jump that is not linked yet.
     Unlinked { jump: u32, site: u32, host_flags: bool },
-    /// A conditional jump's taken side that leaves the page, flags in EFLAGS.
-    Taken { jump: u32, target: u64 },
+    /// A conditional jump's side that leaves the page or the superblock, flags in EFLAGS.
+    Side { jump: u32, target: u64, not_executed: u32 },
+    /// A return in a superblock to another address than expected, in R10.
+    Return { jump: u32, rip: u64, undo_rsp: i64, not_executed: u32 },
+}
+
+/// What to do if a shared check's span crosses a page.
+pub(crate) struct Crossing {
+    /// Bytes that the check covers.
+    pub span: u32,
+    /// The instruction that makes the check.
+    pub rip: u64,
+    /// Instructions from that one on.
+    pub not_executed: u32,
 }
 
 /// The state of emitting one block.
@@ -224,9 +243,9 @@ impl Emitter<'_, '_> {
             self.number = number as u32;
             self.operation(operation);
         }
-        if let Some(last) = operations.last().filter(|last| !last.kind.ends_block()) {
+        if operations.last().is_some_and(|last| !last.kind.ends_block()) {
             self.number = self.total;
-            self.direct_exit(last.instruction.next_ip());
+            self.direct_exit(self.origin.next);
         }
         while let Some(piece) = self.out_of_line.pop() {
             self.emit_out_of_line(&piece);
@@ -255,7 +274,7 @@ impl Emitter<'_, '_> {
         a.compare(reg::R11, exec);
         let page_mismatch = a.jump_if_forward(Condition::Ne);
         let slot_flags = a.here();
-        let tail_mismatch = self.compare_tail();
+        self.compare_other_page(slot_flags);
         let live = live_at_start(operations);
         let host_flags = if live != 0 && starts_with_flags_in_host(operations, &self.origin) {
             self.restore_flags();
@@ -273,20 +292,17 @@ impl Emitter<'_, '_> {
         if self.origin.counted {
             self.count_execution();
         }
-        if let Some(jump) = tail_mismatch {
-            self.out_of_line.push(OutOfLine::Tail { jump, retry: slot_flags });
-        }
         (Entries { page, slot_flags, host_flags, gone: 0, gone_host_flags: 0 }, page_mismatch)
     }
 
-    /// If the block goes on in the next page, see that that is mapped as it was, whoever comes from where; the jump taken
-    /// if it is not.
-    fn compare_tail(&mut self) -> Option<u32> {
-        let (next, physical) = (next_page(self.origin.linear), self.origin.tail?);
-        let exec = tlb(None, exec_offset(next, self.origin.tlb_entries));
-        self.assembler.immediate64(reg::R11, page_key(next, self.origin.user, physical));
+    /// See that the other page, if there is one, is mapped as it was, from wherever the block is entered.
+    fn compare_other_page(&mut self, retry: u32) {
+        let Some(OtherPage { linear, physical, .. }) = self.origin.other else { return };
+        let exec = tlb(None, exec_offset(linear, self.origin.tlb_entries));
+        self.assembler.immediate64(reg::R11, page_key(linear, self.origin.user, physical));
         self.assembler.compare(reg::R11, exec);
-        Some(self.assembler.jump_if_forward(Condition::Ne))
+        let jump = self.assembler.jump_if_forward(Condition::Ne);
+        self.out_of_line.push(OutOfLine::OtherPage { jump, linear, retry });
     }
 
     /// Count that the block is executed, and leave EFLAGS alone.
@@ -299,7 +315,7 @@ impl Emitter<'_, '_> {
         a.store(counter, reg::R10);
     }
 
-    /// The TLB does not say that the page at `linear`, the block's or the next, is mapped as it was.
+    /// The TLB does not say that the page at `linear`, the block's or the other, is mapped as it was.
     fn refill_page(&mut self, linear: u64, retry: u32) {
         let retry = self.assembler.address_of(retry);
         let a = &mut *self.assembler;
@@ -313,6 +329,13 @@ impl Emitter<'_, '_> {
         a.jump(self.exits.refill_execute);
     }
 
+    /// The counter gets back what was taken for instructions that are not executed, and EFLAGS are left alone.
+    fn give_back(&mut self, not_executed: u32) {
+        if not_executed != 0 {
+            self.assembler.lea(reg::R9, address(Some(reg::R9), None, not_executed as i32));
+        }
+    }
+
     fn leave_at_start(&mut self, exit: u64) {
         self.assembler.immediate(reg::R11, self.origin.linear);
         self.assembler.store(state(slots::NEXT_RIP), reg::R11);
@@ -322,10 +345,18 @@ impl Emitter<'_, '_> {
 
     fn emit_out_of_line(&mut self, piece: &OutOfLine) {
         match *piece {
-            OutOfLine::Miss { jump, site, write, retry } => {
+            OutOfLine::Miss { jump, site, write, retry, ref crossing } => {
                 let a = &mut *self.assembler;
                 a.close(jump);
                 a.xor(reg::R10, tlb(Some(reg::R11), tag_offset(write)));
+                if let &Some(Crossing { span, rip, not_executed }) = crossing {
+                    a.copy32(reg::R11, reg::R10);
+                    a.and32(reg::R11, 4095);
+                    a.compare_immediate(reg::R11, 4096 - span as i32);
+                    let jump = a.jump_if_forward(Condition::A);
+                    self.out_of_line.push(OutOfLine::Crossing { jump, rip, not_executed });
+                }
+                let a = &mut *self.assembler;
                 a.store_immediate32(state(slots::SITE), site);
                 a.lea_code(reg::R11, retry);
                 a.jump(if write { self.exits.refill_write } else { self.exits.refill_read });
@@ -350,13 +381,19 @@ impl Emitter<'_, '_> {
                 self.assembler.store_immediate32(state(slots::SITE), site);
                 self.assembler.jump(self.exits.interpret);
             }
-            OutOfLine::Tail { jump, retry } => {
+            OutOfLine::Crossing { jump, rip, not_executed } => {
                 self.assembler.close(jump);
-                self.refill_page(next_page(self.origin.linear), retry);
+                self.give_back(not_executed);
+                let displacement = self.assembler.jump(self.exits.link);
+                self.link(displacement, rip, Entry::Plain);
+            }
+            OutOfLine::OtherPage { jump, linear, retry } => {
+                self.assembler.close(jump);
+                self.refill_page(linear, retry);
             }
             OutOfLine::Poll { jump } => {
                 self.assembler.close(jump);
-                self.assembler.lea(reg::R9, address(Some(reg::R9), None, self.total as i32));
+                self.give_back(self.total);
                 self.leave_at_start(self.exits.poll);
             }
             OutOfLine::Unlinked { jump, site, host_flags } => {
@@ -367,10 +404,16 @@ impl Emitter<'_, '_> {
                 self.assembler.store_immediate32(state(slots::SITE), site);
                 self.assembler.jump(if host_flags { self.exits.link_host_flags } else { self.exits.link });
             }
-            OutOfLine::Taken { jump, target } => {
+            OutOfLine::Side { jump, target, not_executed } => {
                 self.assembler.close(jump);
+                self.give_back(not_executed);
                 (self.host_flags, self.slot_flags) = (true, false);
                 self.direct_exit(target);
+            }
+            OutOfLine::Return { jump, rip, undo_rsp, not_executed } => {
+                self.assembler.close(jump);
+                self.give_back(not_executed);
+                self.indirect_exit(rip, undo_rsp);
             }
         }
     }
@@ -520,6 +563,9 @@ fn starts_with_flags_in_host(operations: &[Operation], origin: &Origin) -> bool 
         | Kind::ReadControl
         | Kind::SegmentBase(_)
         | Kind::ReadKeyRights
+        | Kind::Side { .. }
+        | Kind::CallThrough
+        | Kind::ReturnThrough { .. }
         | Kind::BitString(_) => true,
         Kind::BranchIfZero(_)
         | Kind::Call(_)
@@ -530,5 +576,6 @@ fn starts_with_flags_in_host(operations: &[Operation], origin: &Origin) -> bool 
         | Kind::SystemReturn
         | Kind::InterruptReturn => false,
     });
-    !origin.strict_flags && origin.tail.is_none() && leaves_forward && first.needs_flags() != 0
+    let simple = !origin.superblock && !origin.strict_flags && origin.other.is_none();
+    simple && leaves_forward && first.needs_flags() != 0
 }

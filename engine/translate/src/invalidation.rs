@@ -56,17 +56,17 @@ impl Translator {
         }
     }
 
-    /// Throw away a block whose second page is another by now.
+    /// Throw away a block although its bytes are as they were.
     pub(crate) fn discard(&mut self, core: &mut Core<'_>, number: u32) {
         self.blocks.take(&[number]);
         self.bar(number);
-        let (host, tail) = (self.blocks.get(number).host, self.blocks.get(number).tail);
-        self.release(core, host);
-        self.release(core, tail);
+        for piece in self.blocks.get(number).pieces {
+            self.release(core, piece.host);
+        }
     }
 
     /// See that nobody enters a block any more.
-    fn bar(&mut self, number: u32) {
+    pub(crate) fn bar(&mut self, number: u32) {
         let block = self.blocks.get(number).clone();
         self.unlink(&block.incoming);
         let gone_host = self.cache.address(block.offset + block.entries.gone_host_flags);

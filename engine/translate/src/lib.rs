@@ -29,9 +29,11 @@ mod site;
 mod slots;
 mod statistics;
 mod strings;
+mod superblocks;
 mod system;
 mod time;
 mod transitions;
+mod translation;
 mod translator;
 mod warmth;
 

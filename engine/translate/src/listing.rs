@@ -37,12 +37,12 @@ fn lines(code: &[u8], address: u64) -> Vec<Line> {
     lines
 }
 
-/// The listing of a block just made from `guest`, whose host code is at `address`.
-pub fn list_block(origin: &Origin, guest: &[u8], host: &[u8], address: u64) -> BlockListing {
+/// The listing of a block just made from `guest`, addresses and bytes, whose host code is at `address`.
+pub fn list_block(origin: &Origin, guest: &[(u64, Vec<u8>)], host: &[u8], address: u64) -> BlockListing {
     BlockListing {
         linear: origin.linear,
         physical: origin.physical,
-        guest: lines(guest, origin.linear),
+        guest: guest.iter().flat_map(|(address, bytes)| lines(bytes, *address)).collect(),
         host: lines(host, address),
     }
 }

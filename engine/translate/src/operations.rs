@@ -2,7 +2,7 @@
 
 use crate::assembler::{Condition, Memory, address, reg, state, tlb};
 use crate::decode::{Kind, Operation, may_fault};
-use crate::emit::{Emitter, OutOfLine, tag_offset};
+use crate::emit::{Crossing, Emitter, OutOfLine, tag_offset};
 use crate::plan::Check;
 use crate::site::{FaultPoint, Site};
 use crate::slots;
@@ -85,6 +85,9 @@ impl Emitter<'_, '_> {
             Kind::Interpret => self.interpret(operation),
             Kind::Jump(_)
             | Kind::Branch(_)
+            | Kind::Side { .. }
+            | Kind::CallThrough
+            | Kind::ReturnThrough { .. }
             | Kind::BranchIfZero(_)
             | Kind::Call(_)
             | Kind::JumpIndirect
@@ -450,7 +453,7 @@ impl Emitter<'_, '_> {
         a.compare_immediate(reg::R10, 4096 - size as i32);
         let jump = a.jump_if_forward(Condition::A);
         a.load(reg::R11, tlb(Some(reg::R11), offset_of!(TlbEntry, page) as i32));
-        self.out_of_line.push(OutOfLine::Miss { jump, site, write, retry });
+        self.out_of_line.push(OutOfLine::Miss { jump, site, write, retry, crossing: None });
         self.host_flags = false;
         site
     }
@@ -483,6 +486,7 @@ impl Emitter<'_, '_> {
                         emitter.assembler.lea(reg::R10, start);
                     }
                 });
+                self.leave_if_it_crosses(operation, u32::from(span));
                 self.assembler.lea(reg::R11, address(Some(reg::R11), Some((reg::R10, 1)), -low));
                 self.assembler.store(state(slot), reg::R11);
                 address(Some(reg::R11), None, offset)
@@ -491,6 +495,16 @@ impl Emitter<'_, '_> {
                 self.assembler.load(reg::R11, state(slot));
                 address(Some(reg::R11), None, offset)
             }
+        }
+    }
+
+    /// If the span of the check just made crosses a page, a superblock is left for a block that shares no checks.
+    fn leave_if_it_crosses(&mut self, operation: &Operation, span: u32) {
+        let not_executed = self.not_executed();
+        if let Some(OutOfLine::Miss { crossing, .. }) =
+            self.out_of_line.last_mut().filter(|_| self.origin.superblock)
+        {
+            *crossing = Some(Crossing { span, rip: operation.instruction.ip(), not_executed });
         }
     }
 

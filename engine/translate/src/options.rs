@@ -3,6 +3,12 @@
 /// Size of the code cache under GASANG_TINY_CACHE.
 const TINY_CACHE: u32 = 256 << 10;
 
+/// Instructions between two looks at which block is executed.
+const LOOK_PERIOD: u64 = 1 << 16;
+
+/// The same under GASANG_HOT.
+const LOOK_PERIOD_HOT: u64 = 100;
+
 /// Options of a translator.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
@@ -14,6 +20,10 @@ pub struct Options {
     pub trace: bool,
     /// Blocks count how often they are executed.
     pub count_blocks: bool,
+    /// Instructions between two looks at which block is executed, about; 0 for no superblocks.
+    pub look_period: u64,
+    /// Looks that make a block hot.
+    pub looks: u8,
     /// Translate rewritten code when it is met first, as any other.
     pub eager: bool,
     /// Throw everything away whenever translated code is written.
@@ -27,6 +37,8 @@ impl Default for Options {
             strict_flags: false,
             trace: false,
             count_blocks: false,
+            look_period: 0,
+            looks: 2,
             eager: true,
             flush_on_write: false,
         }
@@ -35,15 +47,25 @@ impl Default for Options {
 
 impl Options {
     /// For machines: code that was rewritten waits for its translation. GASANG_EAGER=1 has it translated at once, as do
-    /// the other switches: GASANG_STRICT_FLAGS=1, GASANG_TINY_CACHE=1 and GASANG_FLUSH_ON_WRITE=1.
+    /// the other switches: GASANG_STRICT_FLAGS=1, GASANG_TINY_CACHE=1 and GASANG_FLUSH_ON_WRITE=1. GASANG_HOT=1 makes superblocks
+    /// of whatever is executed, GASANG_NO_SUPERBLOCKS=1 none.
     pub fn from_environment() -> Options {
         let set = |name: &str| std::env::var_os(name).is_some_and(|value| value == "1");
         let defaults = Options::default();
         let (strict_flags, flush_on_write) = (set("GASANG_STRICT_FLAGS"), set("GASANG_FLUSH_ON_WRITE"));
         let tiny = set("GASANG_TINY_CACHE");
+        let (hot, cold) = (set("GASANG_HOT"), set("GASANG_NO_SUPERBLOCKS"));
         Options {
             strict_flags,
             flush_on_write,
+            look_period: if hot {
+                LOOK_PERIOD_HOT
+            } else if cold {
+                0
+            } else {
+                LOOK_PERIOD
+            },
+            looks: if hot { 1 } else { defaults.looks },
             eager: set("GASANG_EAGER") || strict_flags || flush_on_write || tiny,
             cache_bytes: if tiny { TINY_CACHE } else { defaults.cache_bytes },
             ..defaults

@@ -14,6 +14,9 @@ use iced_x86::{Code, Instruction, InstructionInfoFactory, OpAccess, OpKind, Regi
 /// Bytes that one check covers at most: the more, the likelier that they cross a page.
 const SPAN: i64 = 128;
 
+/// Offsets are no farther from 0 than this, so that those of a span's ends fit in 32 bits.
+const FARTHEST: i64 = 1 << 30;
+
 /// How an access is checked. Offsets count from the address that the access's registers give without displacement,
 /// when the group began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,8 +111,8 @@ fn extent(first: &Access, later: &[Access], groups: &[Group]) -> (i64, i64, usiz
 /// What is known about registers while a block is walked.
 struct Registers {
     versions: [u32; 16],
-    /// How far RSP has moved by known amounts since its version began.
-    stack: i64,
+    /// How far each has moved by known amounts since its version began.
+    distances: [i64; 16],
 }
 
 impl Registers {
@@ -117,10 +120,18 @@ impl Registers {
         let full = register.full_register();
         if full.is_gpr64() {
             self.versions[full.number()] += 1;
-            if full == Register::RSP {
-                self.stack = 0;
-            }
+            self.distances[full.number()] = 0;
         }
+    }
+
+    fn moved(&mut self, register: Register, distance: i64) {
+        let total = &mut self.distances[register.number()];
+        *total = total.wrapping_add(distance);
+    }
+
+    /// How far a register, or none, has moved.
+    fn distance(&self, register: Register) -> i64 {
+        if register == Register::None { 0 } else { self.distances[register.number()] }
     }
 
     fn version(&self, register: Register) -> (Register, u32) {
@@ -133,7 +144,7 @@ impl Registers {
 }
 
 fn collect(operations: &[Operation], info: &mut InstructionInfoFactory) -> Vec<Access> {
-    let mut registers = Registers { versions: [0; 16], stack: 0 };
+    let mut registers = Registers { versions: [0; 16], distances: [0; 16] };
     let mut accesses = Vec::with_capacity(operations.len());
     for (number, operation) in operations.iter().enumerate() {
         for (position, access) in accesses_of(operation, &registers).into_iter().flatten().enumerate() {
@@ -149,7 +160,7 @@ fn stack_access(registers: &Registers, displacement: i64, write: bool) -> Option
         operation: 0,
         position: 0,
         key: Some(registers.key(Register::RSP, Register::None, 1)),
-        offset: registers.stack + displacement,
+        offset: registers.distance(Register::RSP).wrapping_add(displacement),
         size: 8,
         write,
     })
@@ -163,8 +174,12 @@ fn accesses_of(operation: &Operation, registers: &Registers) -> [Option<Access>;
         Kind::Push if instruction.code() == Code::Push_rm64 && from_memory => {
             [Some(operand_access(instruction, registers, 8, false)), stack_access(registers, -8, true)]
         }
-        Kind::Push | Kind::PushFlags | Kind::Call(_) => [stack_access(registers, -8, true), None],
-        Kind::Pop | Kind::PopFlags | Kind::Return(_) => [stack_access(registers, 0, false), None],
+        Kind::Push | Kind::PushFlags | Kind::Call(_) | Kind::CallThrough => {
+            [stack_access(registers, -8, true), None]
+        }
+        Kind::Pop | Kind::PopFlags | Kind::Return(_) | Kind::ReturnThrough { .. } => {
+            [stack_access(registers, 0, false), None]
+        }
         Kind::CallIndirect if from_memory => {
             [Some(operand_access(instruction, registers, 8, false)), stack_access(registers, -8, true)]
         }
@@ -172,7 +187,8 @@ fn accesses_of(operation: &Operation, registers: &Registers) -> [Option<Access>;
         Kind::JumpIndirect if from_memory => [Some(operand_access(instruction, registers, 8, false)), None],
         Kind::Leave => {
             let key = Some(registers.key(Register::RBP, Register::None, 1));
-            [Some(Access { operation: 0, position: 0, key, offset: 0, size: 8, write: false }), None]
+            let offset = registers.distance(Register::RBP);
+            [Some(Access { operation: 0, position: 0, key, offset, size: 8, write: false }), None]
         }
         Kind::Nothing
         | Kind::Plain
@@ -195,6 +211,7 @@ fn accesses_of(operation: &Operation, registers: &Registers) -> [Option<Access>;
         | Kind::InterruptReturn
         | Kind::Jump(_)
         | Kind::Branch(_)
+        | Kind::Side { .. }
         | Kind::BranchIfZero(_)
         | Kind::JumpIndirect
         | Kind::Interpret => [None, None],
@@ -208,9 +225,14 @@ fn operand_access(instruction: &Instruction, registers: &Registers, size: u32, w
     let by_register = base.is_gpr64() || index.is_gpr64();
     let key = (flat && by_register && wide(base) && wide(index))
         .then(|| registers.key(base, index, instruction.memory_index_scale()));
-    let moved = if base == Register::RSP { registers.stack } else { 0 };
-    let offset = instruction.memory_displacement64() as i64 + moved;
-    let key = key.filter(|_| i32::try_from(offset).is_ok());
+    let scale = i64::from(instruction.memory_index_scale());
+    let moved = if key.is_some() {
+        registers.distance(base).wrapping_add(registers.distance(index).wrapping_mul(scale))
+    } else {
+        0
+    };
+    let offset = (instruction.memory_displacement64() as i64).wrapping_add(moved);
+    let key = key.filter(|_| offset.abs() <= FARTHEST);
     Access { operation: 0, position: 0, key, offset, size: i64::from(size), write }
 }
 
@@ -218,10 +240,13 @@ fn operand_access(instruction: &Instruction, registers: &Registers, size: u32, w
 fn follow(operation: &Operation, registers: &mut Registers, info: &mut InstructionInfoFactory) {
     let instruction = &operation.instruction;
     match operation.kind {
-        Kind::Push | Kind::PushFlags | Kind::Call(_) | Kind::CallIndirect => registers.stack -= 8,
-        Kind::PopFlags => registers.stack += 8,
+        Kind::Push | Kind::PushFlags | Kind::Call(_) | Kind::CallThrough | Kind::CallIndirect => {
+            registers.moved(Register::RSP, -8);
+        }
+        Kind::PopFlags => registers.moved(Register::RSP, 8),
+        Kind::ReturnThrough { release, .. } => registers.moved(Register::RSP, 8 + i64::from(release)),
         Kind::Pop => {
-            registers.stack += 8;
+            registers.moved(Register::RSP, 8);
             registers.changed(instruction.op0_register());
         }
         // The pages that may be reached change with RFLAGS.AC.
@@ -238,8 +263,8 @@ fn follow(operation: &Operation, registers: &mut Registers, info: &mut Instructi
         | Kind::ReadKeyRights
         | Kind::ReadSelector
         | Kind::Leave => {
-            if let Some(distance) = stack_move(instruction) {
-                registers.stack += distance;
+            if let Some(distance) = constant_move(instruction) {
+                registers.moved(instruction.op0_register(), distance);
                 return;
             }
             for used in info.info(instruction).used_registers() {
@@ -256,6 +281,7 @@ fn follow(operation: &Operation, registers: &mut Registers, info: &mut Instructi
         | Kind::SwapGs
         | Kind::Jump(_)
         | Kind::Branch(_)
+        | Kind::Side { .. }
         | Kind::BranchIfZero(_)
         | Kind::JumpIndirect
         | Kind::Return(_)
@@ -266,19 +292,21 @@ fn follow(operation: &Operation, registers: &mut Registers, info: &mut Instructi
     }
 }
 
-/// How far the instruction moves RSP, if it does just that.
-fn stack_move(instruction: &Instruction) -> Option<i64> {
-    if instruction.op_count() != 2
-        || instruction.op0_kind() != OpKind::Register
-        || instruction.op0_register() != Register::RSP
-    {
+/// How far the instruction moves its first operand, a 64-bit register, if it does just that.
+fn constant_move(instruction: &Instruction) -> Option<i64> {
+    if instruction.op_count() == 0 || instruction.op0_kind() != OpKind::Register {
         return None;
     }
     let distance = match instruction.code() {
-        Code::Add_rm64_imm8 | Code::Add_rm64_imm32 => instruction.immediate(1) as i64,
-        Code::Sub_rm64_imm8 | Code::Sub_rm64_imm32 => -(instruction.immediate(1) as i64),
+        Code::Add_rm64_imm8 | Code::Add_rm64_imm32 | Code::Add_RAX_imm32 => instruction.immediate(1) as i64,
+        Code::Sub_rm64_imm8 | Code::Sub_rm64_imm32 | Code::Sub_RAX_imm32 => {
+            -(instruction.immediate(1) as i64)
+        }
+        Code::Inc_rm64 => 1,
+        Code::Dec_rm64 => -1,
         Code::Lea_r64_m
-            if instruction.memory_base() == Register::RSP && instruction.memory_index() == Register::None =>
+            if instruction.memory_base() == instruction.op0_register()
+                && instruction.memory_index() == Register::None =>
         {
             instruction.memory_displacement64() as i64
         }

@@ -58,6 +58,8 @@ pub enum Entry {
     SlotFlags,
     /// In another page, with the status flags in their slot: the page's mapping is checked.
     Page,
+    /// The same instruction in a block that shares no checks, with the status flags in their slot.
+    Plain,
 }
 
 /// Host code that may fault on behalf of a guest instruction.

@@ -5,6 +5,8 @@
 pub struct Statistics {
     /// Blocks translated.
     pub blocks: u64,
+    /// Superblocks among them.
+    pub superblocks: u64,
     /// Guest instructions translated.
     pub translated: u64,
     /// Nanoseconds spent on translating.

@@ -2,24 +2,25 @@
 
 use crate::assembler::Assembler;
 use crate::block_counts::BlockCounts;
-use crate::blocks::{AddressHasher, Block, Blocks};
+use crate::blocks::{AddressHasher, Block, Blocks, Variant};
 use crate::branches::NARROW;
 use crate::cache::CodeCache;
-use crate::code_log::{CodeLog, CodeRecord};
+use crate::code_log::CodeLog;
 use crate::code_pages::CodePages;
-use crate::decode::{BLOCK_LIMIT, Classifier, Decoding, Operation, decode_block, extended, leaves_page};
-use crate::emit::{Exits, Origin, Tables, emit_block, next_page};
+use crate::decode::{BLOCK_LIMIT, Classifier, extended};
+use crate::emit::Exits;
 use crate::entry::Exit;
 use crate::host_state;
 use crate::kick;
-use crate::listing::{BlockListing, list_block};
+use crate::listing::BlockListing;
 use crate::modes::translatable;
 use crate::options::Options;
-use crate::plan;
 use crate::profile::{Phase, Profile};
 use crate::site::{Entry, FaultPoint, Site};
 use crate::slots;
 use crate::statistics::Statistics;
+use crate::superblocks::Heat;
+use crate::translation::LONGEST_INSTRUCTION;
 use crate::warmth::Warmth;
 use gasang_cpu::tlb::Mode;
 use gasang_cpu::{Access, Core, CpuModel, Shadow, VcpuState};
@@ -33,7 +34,7 @@ use std::io;
 use std::sync::Arc;
 
 /// More than any block takes: 64 instructions, each with its checks and stubs.
-const BLOCK_ROOM: u32 = 64 * 512;
+pub(crate) const BLOCK_ROOM: u32 = 64 * 512;
 
 /// Sites that there is room for from the start: a boot's, so that the table is not copied while it grows. Room that is
 /// not used costs no memory.
@@ -41,9 +42,6 @@ const SITES_ROOM: usize = 1 << 19;
 
 /// Pages that string instructions may work through between two looks of the dispatcher's.
 const STRING_ALLOWANCE: u64 = 256;
-
-/// Bytes of the longest instruction.
-const LONGEST_INSTRUCTION: usize = 15;
 
 /// Shared checks of a block that may cross a page before its checks are made one by one.
 const CROSSINGS: u32 = 64;
@@ -56,32 +54,33 @@ const MISSES_IN_A_ROW: u32 = 32;
 pub struct Translator {
     _faults_registered: host_fault::Registration,
     pub(crate) cache: CodeCache,
-    assembler: Assembler,
-    exits: Exits,
+    pub(crate) assembler: Assembler,
+    pub(crate) exits: Exits,
     pub(crate) blocks: Blocks,
     pub(crate) sites: Vec<Site>,
     pub(crate) faults: Vec<FaultPoint>,
     pub(crate) pages: Arc<CodePages>,
     /// The number of the processor among those of `pages`.
     pub(crate) processor: usize,
-    memory: Arc<GuestMemory>,
+    pub(crate) memory: Arc<GuestMemory>,
     pub(crate) options: Options,
     /// Host addresses of the pages whose writes are told for our sake: those that there are blocks from, and those that
     /// there were before a flush, until they are written.
     pub(crate) protected: HashSet<u64, BuildHasherDefault<AddressHasher>>,
-    listings: Vec<BlockListing>,
-    log: Option<Arc<CodeLog>>,
+    pub(crate) listings: Vec<BlockListing>,
+    pub(crate) log: Option<Arc<CodeLog>>,
     pub(crate) profile: Option<Box<Profile>>,
     pub(crate) counts: Option<BlockCounts>,
     /// Host addresses of the blocks that are translated without shared checks.
     pub(crate) unshared: HashSet<u64>,
-    classifier: Classifier,
+    pub(crate) classifier: Classifier,
     /// Bytes for a read that crosses a page.
     copied: Box<Copied>,
     extended_mask: u64,
     /// `Platform::time_stamp_scale`.
     time_scale: Option<(u64, u64)>,
     pub(crate) warmth: Warmth,
+    pub(crate) heat: Heat,
     pub(crate) statistics: Statistics,
     /// Misses since anything else made generated code leave.
     misses_in_a_row: u32,
@@ -90,13 +89,6 @@ pub struct Translator {
 /// Room for the bytes of one access, at any distance from a 64-byte boundary.
 #[repr(align(64))]
 struct Copied([u8; 128]);
-
-/// The page that a block's only instruction goes on in.
-#[derive(Debug, Clone, Copy)]
-struct Tail {
-    host: u64,
-    physical: u64,
-}
 
 /// How far to execute, as counts of instructions retired.
 #[derive(Debug, Clone, Copy)]
@@ -139,6 +131,8 @@ enum Next {
     Interpret,
     /// T0 executes the instructions from the state's RIP on: there is no block.
     Untranslated,
+    /// See whether the block at the state's RIP is hot.
+    Look,
     /// The budget is spent.
     Stop,
 }
@@ -186,6 +180,7 @@ impl Translator {
             extended_mask: host_state::extended_mask(),
             time_scale: None,
             warmth: Warmth::new(),
+            heat: Heat::new(if options.count_blocks { 0 } else { options.look_period }, options.looks),
             statistics: Statistics::default(),
             misses_in_a_row: 0,
             _faults_registered: registered,
@@ -249,6 +244,14 @@ impl Translator {
                     return Step::Retired;
                 }
                 Next::Enter(address) => address,
+                Next::Look if stretch.has_room(core.state) => {
+                    if let Some(step) = self.look(core, interpreter, stretch.end) {
+                        return step;
+                    }
+                    next = Next::Dispatch;
+                    continue;
+                }
+                Next::Look => return Step::Retired,
                 Next::Dispatch if core.platform.wants_attention() => return Step::Retired,
                 Next::Dispatch if stretch.has_room(core.state) && translatable(core.state) => {
                     match self.known(core).or_else(|| self.lookup(core)) {
@@ -275,8 +278,12 @@ impl Translator {
                 }
             };
             let instructions = core.state.instructions;
-            let left =
-                if in_block { stretch.left_in_block(instructions) } else { stretch.left(instructions) };
+            let until_look = self.heat.left(instructions);
+            let left = if in_block {
+                stretch.left_in_block(instructions).min(until_look)
+            } else {
+                stretch.left(instructions).min(until_look.max(BLOCK_LIMIT as i64))
+            };
             next = self.enter(core, address, left);
         }
     }
@@ -302,7 +309,7 @@ impl Translator {
 
     /// One instruction by T0. Something to return if the caller must look: it stopped, interrupts or NMIs became possible,
     /// it did something with the platform, or it did not complete (a REP in its midst, a fault): that may go on for ever.
-    fn interpret(&mut self, core: &mut Core<'_>, interpreter: &mut Interpreter) -> Option<Step> {
+    pub(crate) fn interpret(&mut self, core: &mut Core<'_>, interpreter: &mut Interpreter) -> Option<Step> {
         self.statistics.interpreted += 1;
         let (open_before, blocked_before) = (interruptible(core.state), core.state.nmi_blocked);
         let completed = core.state.instructions;
@@ -362,7 +369,13 @@ impl Translator {
             Exit::Poll => {
                 core.state.rip = next_rip;
                 // After a kick it depends on what the dispatcher finds.
-                if host_state::is_kicked(core.state) { Next::Dispatch } else { Next::Stop }
+                if host_state::is_kicked(core.state) {
+                    Next::Dispatch
+                } else if self.heat.is_due(core.state.instructions) {
+                    Next::Look
+                } else {
+                    Next::Stop
+                }
             }
             Exit::Lookup => {
                 core.state.rip = next_rip;
@@ -412,14 +425,15 @@ impl Translator {
         };
         core.state.rip = target;
         let generation = self.statistics.cache_flushes;
-        let Some(found) = self.find_or_translate(core) else { return Next::Untranslated };
+        let variant = if entry == Entry::Plain { Variant::Plain } else { Variant::Block };
+        let Some(found) = self.find_or_translate(core, variant) else { return Next::Untranslated };
         let to = self.blocks.get(found);
         let base = self.cache.address(to.offset);
         let same_flush = generation == self.statistics.cache_flushes;
         if same_flush && self.blocks.get(block).alive {
             let at = match entry {
                 Entry::HostFlags => to.entries.host_flags,
-                Entry::SlotFlags => to.entries.slot_flags,
+                Entry::SlotFlags | Entry::Plain => to.entries.slot_flags,
                 Entry::Page => to.entries.page,
             };
             let address = base + u64::from(at);
@@ -502,11 +516,10 @@ impl Translator {
 
     /// A check in the block found that its span crosses a page. After some of these, checks are shared there no longer.
     fn crossed(&mut self, core: &mut Core<'_>, block: u32) {
-        if self.blocks.count_crossing(block) == CROSSINGS {
-            let host = self.blocks.get(block).host;
-            if self.unshared.insert(host) {
-                self.invalidate(core, host, 1);
-            }
+        let Block { host, variant, .. } = *self.blocks.get(block);
+        let enough = variant == Variant::Block && self.blocks.count_crossing(block) == CROSSINGS;
+        if enough && self.unshared.insert(host) {
+            self.invalidate(core, host, 1);
         }
     }
 
@@ -546,7 +559,7 @@ impl Translator {
     /// Where to enter the block at RIP, translating it if need be; None if T0 must execute the instruction there.
     fn lookup(&mut self, core: &mut Core<'_>) -> Option<u64> {
         let mode = core.tlb_mode(core.privilege());
-        let number = self.find_or_translate(core)?;
+        let number = self.find_or_translate(core, Variant::Block)?;
         let block = self.blocks.get(number);
         let base = self.cache.address(block.offset);
         core.tlb.insert_jump(mode, jump_key(core.state), base + u64::from(block.entries.page));
@@ -556,144 +569,6 @@ impl Translator {
     /// The same from the jump entries. A block that is gone leaves again by `Exit::Lookup`, which does not ask here.
     fn known(&self, core: &Core<'_>) -> Option<u64> {
         core.tlb.jump(core.tlb_mode(core.privilege()), jump_key(core.state))
-    }
-
-    fn find_or_translate(&mut self, core: &mut Core<'_>) -> Option<u32> {
-        let rip = core.state.rip;
-        let privilege = core.privilege();
-        if !VcpuState::canonical(rip) {
-            return None;
-        }
-        let place = core.translate(rip, Access::Execute, privilege).ok()?;
-        let host = place.host?;
-        let user = core.state.cpl() == 3;
-        if let Some(found) = self.blocks.find(rip, host, user, core.state.in_64bit_mode()) {
-            let tail = self.blocks.get(found).tail;
-            if tail == 0 || self.tail(core, rip)?.host == tail {
-                return Some(found);
-            }
-            self.discard(core, found);
-        }
-        if !self.options.eager && !self.warmth.meet(host) {
-            return None;
-        }
-        let interrupted = self.profile().map(|profile| profile.begin(Phase::Translate, rip));
-        let made = self.translate(core, host, place.address, user);
-        if let (Some(profile), Some(interrupted)) = (self.profile(), interrupted) {
-            profile.resume(interrupted, rip);
-        }
-        made
-    }
-
-    /// The page behind that of `rip`, for an instruction that goes on there; None if that faults, or is not RAM.
-    fn tail(&mut self, core: &mut Core<'_>, rip: u64) -> Option<Tail> {
-        let next = next_page(rip);
-        if !VcpuState::canonical(next) || !core.state.in_64bit_mode() && next > u64::from(u32::MAX) {
-            return None;
-        }
-        let place = core.translate(next, Access::Execute, core.privilege()).ok()?;
-        Some(Tail { host: place.host?, physical: place.address })
-    }
-
-    /// The block at RIP, whose first byte is at `host`, by way of `bytes`. None if not all of an instruction can be
-    /// fetched.
-    fn decode(
-        &mut self,
-        core: &mut Core<'_>,
-        host: u64,
-        bytes: &mut [u8],
-    ) -> Option<(Vec<Operation>, Option<Tail>)> {
-        let rip = core.state.rip;
-        let rest = ((4096 - (host & 0xfff)) as usize).min(bytes.len());
-        self.memory.copy_out(host, &mut bytes[..rest]);
-        let how = Decoding {
-            bits: if core.state.in_64bit_mode() { 64 } else { 32 },
-            user: core.state.cpl() == 3,
-            strict_flags: self.options.strict_flags,
-        };
-        if rest < LONGEST_INSTRUCTION && leaves_page(rip, &bytes[..rest], how, &self.classifier) {
-            let tail = self.tail(core, rip)?;
-            self.protect(core, tail.host);
-            let both = &mut bytes[..rest + LONGEST_INSTRUCTION];
-            self.memory.copy_out(tail.host, &mut both[rest..]);
-            let operations = decode_block(rip, both, 1, how, &mut self.classifier);
-            if operations.iter().all(|operation| !operation.instruction.is_invalid()) {
-                return Some((operations, Some(tail)));
-            }
-            self.release(core, tail.host);
-        }
-        Some((decode_block(rip, &bytes[..rest], BLOCK_LIMIT, how, &mut self.classifier), None))
-    }
-
-    fn translate(&mut self, core: &mut Core<'_>, host: u64, physical: u64, user: bool) -> Option<u32> {
-        let started = std::time::Instant::now();
-        if self.cache.left() < BLOCK_ROOM {
-            self.flush(core);
-        }
-        let linear = core.state.rip;
-        self.protect(core, host);
-        let wide = core.state.in_64bit_mode();
-        let mut bytes = [0; BLOCK_LIMIT * LONGEST_INSTRUCTION];
-        let decoded = self.decode(core, host, &mut bytes);
-        let Some((operations, tail)) = decoded.filter(|(operations, _)| !operations.is_empty()) else {
-            self.release(core, host);
-            return None;
-        };
-        let length = operations[operations.len() - 1].instruction.next_ip().wrapping_sub(linear) as u32;
-        let origin = Origin {
-            block: self.blocks.next_number(),
-            linear,
-            physical,
-            tail: tail.map(|tail| tail.physical),
-            user,
-            wide,
-            strict_flags: self.options.strict_flags,
-            tlb_entries: core.tlb.entries() as u32,
-            counted: self.counts.as_ref().is_some_and(|counts| counts.has(self.blocks.next_number())),
-        };
-        let offset = self.cache.next();
-        self.assembler.restart(self.cache.address(offset));
-        let mut tables = Tables { sites: &mut self.sites, faults: &mut self.faults, offset };
-        let plan = if !wide || self.unshared.contains(&host) {
-            plan::alone(&operations)
-        } else {
-            plan::share(&operations, &mut self.classifier.info)
-        };
-        let (assembler, info) = (&mut self.assembler, &mut self.classifier.info);
-        let entries = emit_block(assembler, &self.exits, &mut tables, origin, &operations, &plan, info);
-        self.cache.place(self.assembler.code());
-        self.blocks.insert(Block {
-            linear,
-            host,
-            length,
-            tail: tail.map_or(0, |tail| tail.host),
-            instructions: operations.len() as u32,
-            user,
-            wide,
-            offset,
-            entries,
-            incoming: Vec::new(),
-            crossings: 0,
-            alive: true,
-        });
-        self.statistics.blocks += 1;
-        self.statistics.translated += operations.len() as u64;
-        if let Some(log) = &self.log {
-            log.add(CodeRecord {
-                host: self.cache.address(offset),
-                size: self.cache.next() - offset,
-                linear,
-                instructions: operations.len() as u32,
-                user,
-            });
-        }
-        if self.options.trace {
-            let guest_code = &bytes[..length as usize];
-            let host_code = self.assembler.code();
-            self.listings.push(list_block(&origin, guest_code, host_code, self.cache.address(offset)));
-        }
-        self.statistics.translation_time += started.elapsed().as_nanos() as u64;
-        Some(origin.block)
     }
 }
 

@@ -38,9 +38,10 @@ impl Counts {
     }
 }
 
-fn of_translator(counts: &Statistics) -> [(&'static str, u64); 11] {
+fn of_translator(counts: &Statistics) -> [(&'static str, u64); 12] {
     [
         ("blocks_translated", counts.blocks),
+        ("superblocks", counts.superblocks),
         ("instructions_translated", counts.translated),
         ("translation_nanoseconds", counts.translation_time),
         ("blocks_invalidated", counts.invalidated),

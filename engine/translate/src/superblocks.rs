@@ -1,0 +1,284 @@
+//! T2: what is hot is translated again, together with what follows it.
+//!
+//! Every so many instructions generated code is interrupted at the start of a block. A block that is found so again and
+//! again is hot: T0 executes from there and notes its way, and what it went through becomes one block, with a way out at
+//! each jump that may go elsewhere. A way that comes back to its start is followed several times round. Memory checks are
+//! shared across all of it (`plan`): where pointers advance by constant steps, one check serves several rounds.
+
+use crate::blocks::{AddressMap, OtherPage, Piece, Variant};
+use crate::decode::{BLOCK_LIMIT, Kind, Operation, decode_block, mark_live_flags};
+use crate::translation::{LONGEST_INSTRUCTION, Source, Start};
+use crate::translator::{BLOCK_ROOM, Translator};
+use gasang_cpu::Core;
+use gasang_exec::{Interpreter, Step};
+
+/// Rounds of a loop in a superblock at most.
+const ROUNDS: usize = 8;
+/// Blocks that are remembered before all are forgotten.
+const REMEMBERED: usize = 4096;
+/// Says of a block that there is nothing to gain.
+const HOPELESS: u8 = u8::MAX;
+
+/// When to look which block is executed, and how often each was seen.
+#[derive(Debug)]
+pub(crate) struct Heat {
+    /// By the host address of the block's first byte.
+    seen: AddressMap<u64, u8>,
+    /// Instructions between two looks, about; 0 for never.
+    period: u64,
+    /// Looks that make a block hot.
+    enough: u8,
+    /// The count of instructions at which to look next.
+    next: u64,
+    /// Makes the periods uneven, so that they fall in with no loop.
+    noise: u64,
+}
+
+impl Heat {
+    /// A look about every `period` instructions, never for 0; a block is hot when it was seen `enough` times.
+    pub(crate) fn new(period: u64, enough: u8) -> Heat {
+        Heat { seen: AddressMap::default(), period, enough, next: period, noise: 1 }
+    }
+
+    /// Instructions until the next look.
+    pub(crate) fn left(&self, instructions: u64) -> i64 {
+        if self.period == 0 { i64::MAX } else { self.next.saturating_sub(instructions) as i64 }
+    }
+
+    /// Whether a block that stopped for lack of instructions did so to be looked at.
+    pub(crate) fn is_due(&self, instructions: u64) -> bool {
+        self.left(instructions) < BLOCK_LIMIT as i64
+    }
+
+    fn wait(&mut self, instructions: u64) {
+        self.noise = self.noise.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+        self.next = instructions + self.period / 2 + (self.noise >> 33) % self.period;
+    }
+
+    /// The block at `host` is executed; whether it is hot.
+    fn see(&mut self, host: u64) -> bool {
+        if self.seen.len() >= REMEMBERED {
+            self.seen.clear();
+        }
+        let seen = self.seen.entry(host).or_default();
+        if *seen == HOPELESS {
+            return false;
+        }
+        *seen += 1;
+        *seen >= self.enough
+    }
+
+    fn give_up(&mut self, host: u64) {
+        self.seen.insert(host, HOPELESS);
+    }
+}
+
+/// A superblock in the making.
+struct Builder {
+    start: Start,
+    operations: Vec<Operation>,
+    pieces: [Piece; 2],
+    other: Option<OtherPage>,
+    /// Return addresses of the calls on the way.
+    returns: Vec<u64>,
+}
+
+impl Translator {
+    /// Look at the block at RIP, and if it is hot make a superblock from the way from there. Something to return if the
+    /// caller must look.
+    pub(crate) fn look(
+        &mut self,
+        core: &mut Core<'_>,
+        interpreter: &mut Interpreter,
+        end: u64,
+    ) -> Option<Step> {
+        self.heat.wait(core.state.instructions);
+        if !core.state.in_64bit_mode() {
+            return None;
+        }
+        let start = self.start(core, Variant::Block)?;
+        let block = self.blocks.get(self.blocks.find(start.key)?);
+        if block.variant == Variant::Superblock || !self.heat.see(start.key.host) {
+            return None;
+        }
+        let (way, step) = self.follow(core, interpreter, end);
+        self.heat.give_up(start.key.host);
+        if let Some(way) = way {
+            let started = std::time::Instant::now();
+            self.make(core, start, &way);
+            self.statistics.translation_time += started.elapsed().as_nanos() as u64;
+        }
+        step
+    }
+
+    /// Execute by T0 as many instructions as a block may have: their addresses and the next one's, and what T0 said if
+    /// the caller must look. No addresses if the page tables or the privilege are others now.
+    fn follow(
+        &mut self,
+        core: &mut Core<'_>,
+        interpreter: &mut Interpreter,
+        end: u64,
+    ) -> (Option<Vec<u64>>, Option<Step>) {
+        let before = (core.state.cr3, core.state.cpl());
+        let mut way = vec![core.state.rip];
+        let mut step = None;
+        while way.len() <= BLOCK_LIMIT && step.is_none() && core.state.instructions < end {
+            step = self.interpret(core, interpreter);
+            way.push(core.state.rip);
+        }
+        let same = before == (core.state.cr3, core.state.cpl()) && core.state.in_64bit_mode();
+        (same.then_some(way), step)
+    }
+
+    /// Make a superblock of what can be followed of the way, in place of the block at its start.
+    fn make(&mut self, core: &mut Core<'_>, start: Start, way: &[u64]) {
+        if self.cache.left() < BLOCK_ROOM {
+            // Everything goes soon.
+            return;
+        }
+        let Some(old) = self.blocks.find(start.key) else { return };
+        let mut builder = Builder {
+            start,
+            operations: Vec::with_capacity(BLOCK_LIMIT),
+            pieces: [Piece { host: start.key.host, size: 1 }, Piece::default()],
+            other: None,
+            returns: Vec::new(),
+        };
+        for pair in way[..=useful(way)].windows(2) {
+            if !self.extend(core, &mut builder, pair[0], pair[1]) {
+                break;
+            }
+        }
+        let Builder { mut operations, pieces, other, .. } = builder;
+        let (known, executed) = (self.blocks.get(old).instructions as usize, operations.len());
+        if executed > known {
+            mark_live_flags(&mut operations, self.options.strict_flags);
+            let next = way[executed];
+            self.blocks.take(&[old]);
+            self.bar(old);
+            self.statistics.superblocks += 1;
+            self.place(
+                core,
+                start,
+                &Source { operations, next, variant: Variant::Superblock, pieces, other },
+            );
+        } else if let Some(other) = other {
+            self.release(core, other.host);
+        }
+    }
+
+    /// Add the instruction at `rip`, which goes on at `next`; false if the superblock ends before it or with it.
+    fn extend(&mut self, core: &mut Core<'_>, builder: &mut Builder, rip: u64, next: u64) -> bool {
+        let Some(page) = self.page_of(core, builder, rip) else { return false };
+        let host = page | rip & 0xfff;
+        let mut bytes = [0; LONGEST_INSTRUCTION];
+        let rest = ((4096 - (host & 0xfff)) as usize).min(LONGEST_INSTRUCTION);
+        self.memory.copy_out(host, &mut bytes[..rest]);
+        let how = self.decoding(core);
+        let Some(mut operation) = decode_block(rip, &bytes[..rest], 1, how, &mut self.classifier).pop()
+        else {
+            return false;
+        };
+        let Some((kind, goes_on)) = through(&operation, next, &mut builder.returns) else { return false };
+        operation.kind = kind;
+        let size = operation.instruction.len() as u64;
+        let piece = &mut builder.pieces[usize::from(page != builder.start.key.host & !0xfff)];
+        *piece = including(*piece, host, size);
+        builder.operations.push(operation);
+        goes_on
+    }
+
+    /// The host's page for the code at `rip`: the page of the start, or the one other that there may be.
+    fn page_of(&mut self, core: &mut Core<'_>, builder: &mut Builder, rip: u64) -> Option<u64> {
+        let key = builder.start.key;
+        if rip >> 12 == key.linear >> 12 {
+            return Some(key.host & !0xfff);
+        }
+        if let Some(other) = builder.other {
+            return (other.linear == rip & !0xfff).then_some(other.host);
+        }
+        let other = self.page(core, rip & !0xfff).filter(|other| other.host != key.host & !0xfff)?;
+        self.protect(core, other.host);
+        builder.other = Some(other);
+        Some(other.host)
+    }
+}
+
+/// How many instructions of the way belong in a superblock: whole rounds if it is a loop, otherwise up to where a loop
+/// within it begins again.
+fn useful(way: &[u64]) -> usize {
+    let (mut rounds, mut round) = (0, 0);
+    for (number, rip) in way.iter().enumerate().skip(1) {
+        if *rip == way[0] {
+            (rounds, round) = (rounds + 1, number);
+            if rounds == ROUNDS {
+                break;
+            }
+        } else if way[round..number].contains(rip) {
+            return if rounds == 0 { number } else { round };
+        }
+    }
+    if rounds == 0 { way.len() - 1 } else { round }
+}
+
+/// What the instruction is in a superblock in which `next` is executed after it, and whether anything may follow it there;
+/// None if it cannot be there.
+fn through(operation: &Operation, next: u64, returns: &mut Vec<u64>) -> Option<(Kind, bool)> {
+    let behind = operation.instruction.next_ip();
+    match operation.kind {
+        Kind::Interpret => None,
+        Kind::Jump(target) => (target == next).then_some((Kind::Nothing, true)),
+        Kind::Branch(target) if behind == next => Some((Kind::Side { leave: target, when: true }, true)),
+        Kind::Branch(target) => (target == next).then_some((Kind::Side { leave: behind, when: false }, true)),
+        Kind::Call(target) if target == next => {
+            returns.push(behind);
+            Some((Kind::CallThrough, true))
+        }
+        Kind::Return(release) if returns.pop() == Some(next) => {
+            Some((Kind::ReturnThrough { release, to: next }, true))
+        }
+        kind if kind.ends_block() => Some((kind, false)),
+        kind => (behind == next).then_some((kind, true)),
+    }
+}
+
+/// The piece and what lies between it and `size` bytes at `host` in the same page.
+fn including(piece: Piece, host: u64, size: u64) -> Piece {
+    if piece.size == 0 {
+        return Piece { host, size };
+    }
+    let start = piece.host.min(host);
+    Piece { host: start, size: (piece.host + piece.size).max(host + size) - start }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loop_is_followed_in_whole_rounds() {
+        assert_eq!(useful(&[1, 2, 3, 1, 2, 3, 1, 2]), 6);
+        assert_eq!(useful(&[1, 2, 3, 4]), 3);
+        let tight: Vec<u64> = (0..64).map(|number| number % 2).collect();
+        assert_eq!(useful(&tight), 2 * ROUNDS);
+    }
+
+    #[test]
+    fn a_way_ends_where_another_loop_begins_again() {
+        assert_eq!(useful(&[1, 2, 3, 2, 3, 2]), 3);
+        assert_eq!(useful(&[1, 2, 3, 1, 2, 2, 3]), 3);
+    }
+
+    #[test]
+    fn a_block_is_hot_when_it_was_seen_often_enough() {
+        let mut heat = Heat::new(1000, 3);
+        assert!(!heat.see(0x10) && !heat.see(0x10) && !heat.see(0x20));
+        assert!(heat.see(0x10));
+        heat.give_up(0x10);
+        assert!(!heat.see(0x10));
+        assert!(!heat.is_due(0) && heat.is_due(1000));
+        heat.wait(1000);
+        assert!((500..1500).contains(&heat.left(1000)));
+        assert_eq!(Heat::new(0, 3).left(1 << 40), i64::MAX);
+    }
+}
