@@ -14,6 +14,8 @@ use gasang_exec::{Interpreter, Step};
 
 /// Rounds of a loop in a superblock at most.
 const ROUNDS: usize = 8;
+/// Looks are so many times rarer at most when they find nothing.
+const LONGEST_WAIT: u64 = 32;
 /// Blocks that are remembered before all are forgotten.
 const REMEMBERED: usize = 4096;
 /// Says of a block that there is nothing to gain.
@@ -24,7 +26,9 @@ const HOPELESS: u8 = u8::MAX;
 pub(crate) struct Heat {
     /// By the host address of the block's first byte.
     seen: AddressMap<u64, u8>,
-    /// Instructions between two looks, about; 0 for never.
+    /// Instructions between two looks at least, about; 0 for never.
+    least: u64,
+    /// Instructions between two looks, about.
     period: u64,
     /// Looks that make a block hot.
     enough: u8,
@@ -35,14 +39,15 @@ pub(crate) struct Heat {
 }
 
 impl Heat {
-    /// A look about every `period` instructions, never for 0; a block is hot when it was seen `enough` times.
+    /// A look about every `period` instructions, never for 0, and more rarely while nothing is found; a block is hot when
+    /// it was seen `enough` times.
     pub(crate) fn new(period: u64, enough: u8) -> Heat {
-        Heat { seen: AddressMap::default(), period, enough, next: period, noise: 1 }
+        Heat { seen: AddressMap::default(), least: period, period, enough, next: period, noise: 1 }
     }
 
     /// Instructions until the next look.
     pub(crate) fn left(&self, instructions: u64) -> i64 {
-        if self.period == 0 { i64::MAX } else { self.next.saturating_sub(instructions) as i64 }
+        if self.least == 0 { i64::MAX } else { self.next.saturating_sub(instructions) as i64 }
     }
 
     /// Whether a block that stopped for lack of instructions did so to be looked at.
@@ -50,7 +55,9 @@ impl Heat {
         self.left(instructions) < BLOCK_LIMIT as i64
     }
 
-    fn wait(&mut self, instructions: u64) {
+    /// The look found something to do, or not: when to look again.
+    fn wait(&mut self, instructions: u64, found: bool) {
+        self.period = if found { self.least } else { (2 * self.period).min(LONGEST_WAIT * self.least) };
         self.noise = self.noise.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
         self.next = instructions + self.period / 2 + (self.noise >> 33) % self.period;
     }
@@ -61,11 +68,12 @@ impl Heat {
             self.seen.clear();
         }
         let seen = self.seen.entry(host).or_default();
-        if *seen == HOPELESS {
-            return false;
-        }
-        *seen += 1;
+        *seen = seen.saturating_add(1);
         *seen >= self.enough
+    }
+
+    fn has_hope(&self, host: u64) -> bool {
+        self.seen.get(&host) != Some(&HOPELESS)
     }
 
     fn give_up(&mut self, host: u64) {
@@ -92,15 +100,9 @@ impl Translator {
         interpreter: &mut Interpreter,
         end: u64,
     ) -> Option<Step> {
-        self.heat.wait(core.state.instructions);
-        if !core.state.in_64bit_mode() {
-            return None;
-        }
-        let start = self.start(core, Variant::Block)?;
-        let block = self.blocks.get(self.blocks.find(start.key)?);
-        if block.variant == Variant::Superblock || !self.heat.see(start.key.host) {
-            return None;
-        }
+        let candidate = self.candidate(core);
+        self.heat.wait(core.state.instructions, candidate.is_some());
+        let start = candidate.filter(|start| self.heat.see(start.key.host))?;
         let (way, step) = self.follow(core, interpreter, end);
         self.heat.give_up(start.key.host);
         if let Some(way) = way {
@@ -109,6 +111,14 @@ impl Translator {
             self.statistics.translation_time += started.elapsed().as_nanos() as u64;
         }
         step
+    }
+
+    /// The block at RIP, if it may become a superblock.
+    fn candidate(&mut self, core: &mut Core<'_>) -> Option<Start> {
+        let start = self.start(core, Variant::Block).filter(|start| start.key.wide)?;
+        let block = self.blocks.get(self.blocks.find(start.key)?);
+        let may = block.variant == Variant::Block && self.heat.has_hope(start.key.host);
+        may.then_some(start)
     }
 
     /// Execute by T0 as many instructions as a block may have: their addresses and the next one's, and what T0 said if
@@ -275,10 +285,12 @@ mod tests {
         assert!(!heat.see(0x10) && !heat.see(0x10) && !heat.see(0x20));
         assert!(heat.see(0x10));
         heat.give_up(0x10);
-        assert!(!heat.see(0x10));
+        assert!(!heat.has_hope(0x10) && heat.has_hope(0x20));
         assert!(!heat.is_due(0) && heat.is_due(1000));
-        heat.wait(1000);
+        heat.wait(1000, true);
         assert!((500..1500).contains(&heat.left(1000)));
+        heat.wait(1000, false);
+        assert!((1000..3000).contains(&heat.left(1000)));
         assert_eq!(Heat::new(0, 3).left(1 << 40), i64::MAX);
     }
 }
