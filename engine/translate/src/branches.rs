@@ -178,8 +178,9 @@ impl Emitter<'_, '_> {
             }
         } else {
             let word = self.word();
-            let place =
-                self.access(operation, 0, word, false, |emitter| emitter.effective_address(instruction));
+            let place = self.access(operation, 0, word, false, |emitter, further| {
+                emitter.effective_address(instruction, further);
+            });
             self.load_word(reg::R10, place);
         }
     }

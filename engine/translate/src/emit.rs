@@ -200,6 +200,8 @@ pub(crate) struct Emitter<'a, 't> {
     pub host_flags: bool,
     /// The status flags are right in their slot.
     pub slot_flags: bool,
+    /// The slot of a shared check whose address is in R11.
+    pub held: Option<i32>,
     /// Extended state that the block has already made sure of.
     pub extended: u8,
     pub out_of_line: Vec<OutOfLine>,
@@ -227,6 +229,7 @@ pub fn emit_block(
         number: 0,
         host_flags: false,
         slot_flags: false,
+        held: None,
         extended: 0,
         out_of_line: Vec::new(),
         info,

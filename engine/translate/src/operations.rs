@@ -16,6 +16,20 @@ fn is_spilled(register: Register) -> bool {
     matches!(register.full_register(), Register::R9 | Register::R10 | Register::R11)
 }
 
+/// Whether R11 is changed by such an operation's accesses only.
+fn leaves_r11(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::Nothing
+            | Kind::Plain
+            | Kind::Memory { .. }
+            | Kind::Push
+            | Kind::Pop
+            | Kind::Side { .. }
+            | Kind::CallThrough
+    )
+}
+
 /// The number of a general-purpose register.
 fn number_of(register: Register) -> usize {
     register.full_register().number()
@@ -59,6 +73,13 @@ impl Emitter<'_, '_> {
         if operation.extended != 0 {
             self.require_extended(operation);
         }
+        let known = leaves_r11(operation.kind);
+        self.held = self.held.filter(|_| known);
+        self.emit(operation);
+        self.held = self.held.filter(|_| known);
+    }
+
+    fn emit(&mut self, operation: &Operation) {
         match operation.kind {
             Kind::Nothing => {}
             Kind::Plain => self.plain(operation),
@@ -118,7 +139,7 @@ impl Emitter<'_, '_> {
         let word_shift = if size == 8 { 6 } else { 5 };
         let write = instruction.mnemonic() != Mnemonic::Bt;
         self.check(operation, size, write, |emitter| {
-            emitter.effective_address(instruction);
+            emitter.effective_address(instruction, 0);
             emitter.load_register(reg::R11, bit);
             emitter.assembler.shift_right_arithmetic(reg::R11, word_shift, size == 8);
             emitter.assembler.sign_extend32(reg::R11, size == 8);
@@ -161,6 +182,7 @@ impl Emitter<'_, '_> {
             not_executed: self.not_executed(),
             retry,
             resume: 0,
+            hopeful: false,
             size: 1 << shift,
             write,
             block: self.origin.block,
@@ -217,6 +239,7 @@ impl Emitter<'_, '_> {
             not_executed: self.not_executed(),
             retry,
             resume: 0,
+            hopeful: false,
             size: operation.extended,
             write: false,
             block: self.origin.block,
@@ -224,7 +247,7 @@ impl Emitter<'_, '_> {
         self.assembler.test8(state(slots::EXTENDED_LIVE), operation.extended);
         let jump = self.assembler.jump_if_forward(Condition::E);
         self.out_of_line.push(OutOfLine::Extended { jump, site });
-        self.host_flags = false;
+        (self.host_flags, self.held) = (false, None);
         self.extended |= operation.extended;
     }
 
@@ -315,6 +338,9 @@ impl Emitter<'_, '_> {
             return self.interpret(operation);
         }
         let scratch = [reg::R10, reg::R11];
+        if spilled.count == scratch.len() {
+            self.held = None;
+        }
         self.load_spilled(&spilled, scratch);
         Self::substitute(&mut rewritten, &spilled, scratch);
         self.emit_rewritten(operation, &rewritten);
@@ -328,8 +354,8 @@ impl Emitter<'_, '_> {
         if spilled.overflow || spilled.count > 1 {
             return self.interpret(operation);
         }
-        let place = self.access(operation, 0, size, write, |emitter| {
-            emitter.effective_address(&operation.instruction);
+        let place = self.access(operation, 0, size, write, |emitter, further| {
+            emitter.effective_address(&operation.instruction, further);
         });
         self.flags_to_host(operation);
         let scratch = [reg::R10, reg::R11];
@@ -356,7 +382,7 @@ impl Emitter<'_, '_> {
             self.emit_rewritten(operation, &rewritten);
             return;
         }
-        self.address_without_segment(instruction);
+        self.address_without_segment(instruction, 0);
         let full = number_of(target);
         if target.is_gpr64() || target.is_gpr32() {
             if target.is_gpr32() {
@@ -384,10 +410,11 @@ impl Emitter<'_, '_> {
         Some(number_of(register) as u8)
     }
 
-    /// The offset of the memory operand to R10; may use R11.
-    fn address_without_segment(&mut self, instruction: &Instruction) {
+    /// The offset of the memory operand, and `further` bytes on, to R10; may use R11.
+    fn address_without_segment(&mut self, instruction: &Instruction, further: i32) {
         if instruction.is_ip_rel_memory_operand() {
-            self.assembler.immediate(reg::R10, instruction.ip_rel_memory_address());
+            let address = instruction.ip_rel_memory_address();
+            self.assembler.immediate(reg::R10, address.wrapping_add_signed(i64::from(further)));
             return;
         }
         let (base, index) = (instruction.memory_base(), instruction.memory_index());
@@ -395,12 +422,13 @@ impl Emitter<'_, '_> {
             || index.is_gpr32()
             || base == Register::None && index == Register::None && instruction.memory_displ_size() == 4;
         if base == Register::None && index == Register::None {
-            let displacement = instruction.memory_displacement64();
+            let displacement = instruction.memory_displacement64().wrapping_add_signed(i64::from(further));
             self.assembler
                 .immediate(reg::R10, if narrow { displacement & 0xffff_ffff } else { displacement });
             return;
         }
-        let displacement = instruction.memory_displacement64() as i32;
+        // Where there is anything to add the sum is small (`plan::FARTHEST`).
+        let displacement = (instruction.memory_displacement64() as i32).wrapping_add(further);
         let base = self.address_register(base, reg::R10);
         let index = self.address_register(index, reg::R11);
         let scale = instruction.memory_index_scale() as u8;
@@ -412,9 +440,9 @@ impl Emitter<'_, '_> {
         }
     }
 
-    /// The linear address of the memory operand to R10; may use R11.
-    pub(crate) fn effective_address(&mut self, instruction: &Instruction) {
-        self.address_without_segment(instruction);
+    /// The linear address of the memory operand, and `further` bytes on, to R10; may use R11.
+    pub(crate) fn effective_address(&mut self, instruction: &Instruction, further: i32) {
+        self.address_without_segment(instruction, further);
         let base = match instruction.memory_segment() {
             Register::FS => segment::FS,
             Register::GS => segment::GS,
@@ -440,11 +468,13 @@ impl Emitter<'_, '_> {
             not_executed: self.not_executed(),
             retry,
             resume: 0,
+            hopeful: false,
             size: size as u8,
             write,
             block: self.origin.block,
         });
         compute(self);
+        self.held = None;
         let mask = (self.origin.tlb_entries - 1) << 5;
         let a = &mut *self.assembler;
         a.rotate_right32(reg::R11, reg::R10, 7);
@@ -459,48 +489,51 @@ impl Emitter<'_, '_> {
     }
 
     /// See that an access of the operation, its `position`th, may be made at the linear address that `compute` puts into
-    /// R10; returns where it is, in terms of R11 and perhaps R10.
+    /// R10, so many bytes further as it is told; returns where it is, in terms of R11 and perhaps R10.
     pub(crate) fn access(
         &mut self,
         operation: &Operation,
         position: usize,
         size: u32,
         write: bool,
-        compute: impl FnOnce(&mut Self),
+        compute: impl FnOnce(&mut Self, i32),
     ) -> Memory {
         match self.plan[self.number as usize][position] {
             Check::Alone => {
                 self.flags_will_change(operation.live_before);
-                let site = self.check(operation, size, write, compute);
+                let site = self.check(operation, size, write, |emitter| compute(emitter, 0));
                 if !write {
                     self.allow_copy(site);
                 }
                 address(Some(reg::R11), Some((reg::R10, 1)), 0)
             }
-            Check::First { slot, low, span, offset } => {
+            Check::First { slot, low, span, offset, write } => {
                 self.flags_will_change(operation.live_before);
-                self.check(operation, u32::from(span), write, |emitter| {
-                    compute(emitter);
-                    if low != offset {
-                        let start = address(Some(reg::R10), None, low - offset);
-                        emitter.assembler.lea(reg::R10, start);
-                    }
-                });
-                self.leave_if_it_crosses(operation, u32::from(span));
+                let compute = |emitter: &mut Self| compute(emitter, low - offset);
+                let site = self.check(operation, u32::from(span), write, compute);
+                self.share_check(site, operation, u32::from(span));
                 self.assembler.lea(reg::R11, address(Some(reg::R11), Some((reg::R10, 1)), -low));
                 self.assembler.store(state(slot), reg::R11);
+                self.held = Some(slot);
                 address(Some(reg::R11), None, offset)
             }
             Check::Covered { slot, offset } => {
-                self.assembler.load(reg::R11, state(slot));
+                if self.held != Some(slot) {
+                    self.assembler.load(reg::R11, state(slot));
+                    self.held = Some(slot);
+                }
                 address(Some(reg::R11), None, offset)
             }
         }
     }
 
-    /// If the span of the check just made crosses a page, a superblock is left for a block that shares no checks.
-    fn leave_if_it_crosses(&mut self, operation: &Operation, span: u32) {
+    /// If the span of the check just made crosses a page, or the check fails otherwise, a superblock is left for a block
+    /// that shares no checks.
+    fn share_check(&mut self, site: u32, operation: &Operation, span: u32) {
         let not_executed = self.not_executed();
+        if let Site::Retry { hopeful, .. } = &mut self.tables.sites[site as usize] {
+            *hopeful = self.origin.superblock;
+        }
         if let Some(OutOfLine::Miss { crossing, .. }) =
             self.out_of_line.last_mut().filter(|_| self.origin.superblock)
         {
@@ -533,8 +566,8 @@ impl Emitter<'_, '_> {
         displacement: i32,
         write: bool,
     ) -> Memory {
-        self.access(operation, position, self.word(), write, |emitter| {
-            emitter.guest_address(reg::R10, address(Some(reg::RSP), None, displacement));
+        self.access(operation, position, self.word(), write, |emitter, further| {
+            emitter.guest_address(reg::R10, address(Some(reg::RSP), None, displacement + further));
         })
     }
 
@@ -543,8 +576,9 @@ impl Emitter<'_, '_> {
         let word = self.word();
         let below = -(word as i32);
         if instruction.op0_kind() == OpKind::Memory {
-            let source =
-                self.access(operation, 0, word, false, |emitter| emitter.effective_address(instruction));
+            let source = self.access(operation, 0, word, false, |emitter, further| {
+                emitter.effective_address(instruction, further);
+            });
             self.load_word(reg::R10, source);
             self.assembler.store(state(slots::TEMPORARY), reg::R10);
             let place = self.stack(operation, 1, below, true);
@@ -595,8 +629,9 @@ impl Emitter<'_, '_> {
     fn leave(&mut self, operation: &Operation) {
         let word = self.word();
         let frame = |displacement| address(Some(reg::RBP), None, displacement);
-        let place =
-            self.access(operation, 0, word, false, |emitter| emitter.guest_address(reg::R10, frame(0)));
+        let place = self.access(operation, 0, word, false, |emitter, further| {
+            emitter.guest_address(reg::R10, frame(further))
+        });
         self.load_word(reg::R10, place);
         self.guest_address(reg::RSP, frame(word as i32));
         self.assembler.copy(reg::RBP, reg::R10);

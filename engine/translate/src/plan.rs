@@ -5,7 +5,8 @@
 //! fails the check; then the first access is T0's, and a block that fails often is translated again without sharing.
 //!
 //! A check for reading covers reads only: asking for a page to be written marks it dirty, which must not happen before a
-//! write is certain. A check for writing covers what follows of both kinds.
+//! write is certain. A check for writing covers what follows of both kinds. A superblock hopes: it checks for writing at
+//! once, and is left, without any effect, for a block that shares nothing if that is not known to be allowed.
 
 use crate::decode::{Kind, Operation};
 use crate::slots;
@@ -24,7 +25,7 @@ pub enum Check {
     /// By itself.
     Alone,
     /// For itself and others: `span` bytes from `low` on; the host address of offset 0 goes to the slot.
-    First { slot: i32, low: i32, span: u8, offset: i32 },
+    First { slot: i32, low: i32, span: u8, offset: i32, write: bool },
     /// It was covered by an earlier check.
     Covered { slot: i32, offset: i32 },
 }
@@ -60,20 +61,21 @@ struct Group {
     first: Access,
     low: i64,
     high: i64,
+    write: bool,
     slot: i32,
 }
 
 impl Group {
     fn covers(&self, access: &Access) -> bool {
         self.first.key == access.key
-            && (self.first.write || !access.write)
+            && (self.write || !access.write)
             && self.low <= access.offset
             && access.offset + access.size <= self.high
     }
 }
 
-/// Find the accesses that share checks.
-pub fn share(operations: &[Operation], info: &mut InstructionInfoFactory) -> Vec<Checks> {
+/// Find the accesses that share checks; `hopeful` for a superblock.
+pub fn share(operations: &[Operation], hopeful: bool, info: &mut InstructionInfoFactory) -> Vec<Checks> {
     let accesses = collect(operations, info);
     let mut plan = alone(operations);
     let mut groups: Vec<Group> = Vec::new();
@@ -81,31 +83,35 @@ pub fn share(operations: &[Operation], info: &mut InstructionInfoFactory) -> Vec
         let check = if let Some(group) = groups.iter().find(|group| group.covers(access)) {
             Check::Covered { slot: group.slot, offset: access.offset as i32 }
         } else {
-            let (low, high, others) = extent(access, &accesses[number + 1..], &groups);
+            let (low, high, write, others) = extent(access, &accesses[number + 1..], &groups, hopeful);
             if others == 0 || groups.len() == slots::SHARED_CHECKS {
                 continue;
             }
             let slot = slots::shared_check(groups.len());
-            groups.push(Group { first: *access, low, high, slot });
-            Check::First { slot, low: low as i32, span: (high - low) as u8, offset: access.offset as i32 }
+            groups.push(Group { first: *access, low, high, write, slot });
+            let (offset, span) = (access.offset as i32, (high - low) as u8);
+            Check::First { slot, low: low as i32, span, offset, write }
         };
         plan[access.operation][access.position] = check;
     }
     plan
 }
 
-/// The span of `first` and of those of `later` that a check for it can cover and none of `groups` does, and how many
-/// these are.
-fn extent(first: &Access, later: &[Access], groups: &[Group]) -> (i64, i64, usize) {
+/// The span of `first` and of those of `later` that a check for it can cover and none of `groups` does, whether any of
+/// them writes, and how many of the later ones there are.
+fn extent(first: &Access, later: &[Access], groups: &[Group], hopeful: bool) -> (i64, i64, bool, usize) {
     let (mut low, mut high, mut others) = (first.offset, first.offset + first.size, 0);
-    let same = later.iter().filter(|access| access.key == first.key && (first.write || !access.write));
+    let mut write = first.write;
+    let may = |access: &&Access| first.write || hopeful || !access.write;
+    let same = later.iter().filter(|access| access.key == first.key).filter(may);
     for access in same.filter(|access| !groups.iter().any(|group| group.covers(access))) {
         let (new_low, new_high) = (low.min(access.offset), high.max(access.offset + access.size));
         if new_high - new_low <= SPAN {
             (low, high, others) = (new_low, new_high, others + 1);
+            write |= access.write;
         }
     }
-    (low, high, others)
+    (low, high, write, others)
 }
 
 /// What is known about registers while a block is walked.
@@ -113,6 +119,8 @@ struct Registers {
     versions: [u32; 16],
     /// How far each has moved by known amounts since its version began.
     distances: [i64; 16],
+    /// What the offsets of known addresses count from.
+    anchor: u64,
 }
 
 impl Registers {
@@ -144,7 +152,11 @@ impl Registers {
 }
 
 fn collect(operations: &[Operation], info: &mut InstructionInfoFactory) -> Vec<Access> {
-    let mut registers = Registers { versions: [0; 16], distances: [0; 16] };
+    let mut registers = Registers {
+        versions: [0; 16],
+        distances: [0; 16],
+        anchor: operations.first().map_or(0, |first| first.instruction.ip()),
+    };
     let mut accesses = Vec::with_capacity(operations.len());
     for (number, operation) in operations.iter().enumerate() {
         for (position, access) in accesses_of(operation, &registers).into_iter().flatten().enumerate() {
@@ -222,6 +234,12 @@ fn operand_access(instruction: &Instruction, registers: &Registers, size: u32, w
     let (base, index) = (instruction.memory_base(), instruction.memory_index());
     let wide = |register: Register| register == Register::None || register.is_gpr64();
     let flat = !matches!(instruction.memory_segment(), Register::FS | Register::GS);
+    if let Some(address) = known_address(instruction).filter(|_| flat) {
+        let offset = address.wrapping_sub(registers.anchor) as i64;
+        let key = Key { base: (Register::RIP, 0), index: (Register::None, 0), scale: 1 };
+        let key = (-FARTHEST..=FARTHEST).contains(&offset).then_some(key);
+        return Access { operation: 0, position: 0, key, offset, size: i64::from(size), write };
+    }
     let by_register = base.is_gpr64() || index.is_gpr64();
     let key = (flat && by_register && wide(base) && wide(index))
         .then(|| registers.key(base, index, instruction.memory_index_scale()));
@@ -232,8 +250,19 @@ fn operand_access(instruction: &Instruction, registers: &Registers, size: u32, w
         0
     };
     let offset = (instruction.memory_displacement64() as i64).wrapping_add(moved);
-    let key = key.filter(|_| offset.abs() <= FARTHEST);
+    let near = |offset: i64| (-FARTHEST..=FARTHEST).contains(&offset);
+    let key = key.filter(|_| near(offset) && near(instruction.memory_displacement64() as i64));
     Access { operation: 0, position: 0, key, offset, size: i64::from(size), write }
+}
+
+/// The address of an operand that no register tells.
+fn known_address(instruction: &Instruction) -> Option<u64> {
+    let (base, index) = (instruction.memory_base(), instruction.memory_index());
+    if instruction.memory_base() == Register::RIP {
+        return Some(instruction.ip_rel_memory_address());
+    }
+    let absolute = base == Register::None && index == Register::None && instruction.memory_displ_size() == 8;
+    absolute.then(|| instruction.memory_displacement64())
 }
 
 /// Note what the operation does to the registers.
@@ -325,7 +354,7 @@ mod tests {
         let mut classifier = Classifier::new(&CpuModel::parse("max").unwrap());
         let how = Decoding { bits: 64, user: false, strict_flags: false };
         let operations = decode_block(0x1000, code, BLOCK_LIMIT, how, &mut classifier);
-        share(&operations, &mut classifier.info)
+        share(&operations, false, &mut classifier.info)
     }
 
     #[test]
@@ -333,7 +362,7 @@ mod tests {
         // push rbx; push rbp; sub rsp, 16; mov [rsp + 8], rax
         let plan = planned(&[0x53, 0x55, 0x48, 0x83, 0xec, 0x10, 0x48, 0x89, 0x44, 0x24, 0x08]);
         let slot = slots::shared_check(0);
-        assert_eq!(plan[0][0], Check::First { slot, low: -24, span: 24, offset: -8 });
+        assert_eq!(plan[0][0], Check::First { slot, low: -24, span: 24, offset: -8, write: true });
         assert_eq!(plan[1][0], Check::Covered { slot, offset: -16 });
         assert_eq!(plan[3][0], Check::Covered { slot, offset: -24 });
     }

@@ -20,6 +20,8 @@ pub enum Site {
         retry: u64,
         /// Host address where it goes on with R11 and R10 saying where the bytes are; 0 if it must not.
         resume: u64,
+        /// It is a superblock's check, perhaps for more than the instruction needs.
+        hopeful: bool,
         /// Bytes accessed; or the extended state wanted.
         size: u8,
         /// Whether it writes.

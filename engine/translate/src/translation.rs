@@ -159,7 +159,7 @@ impl Translator {
         let plan = if !wide || alone {
             plan::alone(operations)
         } else {
-            plan::share(operations, &mut self.classifier.info)
+            plan::share(operations, origin.superblock, &mut self.classifier.info)
         };
         let (assembler, info) = (&mut self.assembler, &mut self.classifier.info);
         let entries = emit_block(assembler, &self.exits, &mut tables, origin, operations, &plan, info);

@@ -25,13 +25,14 @@ use crate::warmth::Warmth;
 use gasang_cpu::tlb::Mode;
 use gasang_cpu::{Access, Core, CpuModel, Shadow, VcpuState};
 use gasang_exec::{Interpreter, Step, host_fault};
-use gasang_memory::GuestMemory;
+use gasang_memory::{GuestMemory, PAGE_HAS_CODE};
 use gasang_x86::control::{cr0, cr4, xcr0};
 use gasang_x86::rflags;
 use std::collections::HashSet;
 use std::hash::BuildHasherDefault;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// More than any block takes: 64 instructions, each with its checks and stubs.
 pub(crate) const BLOCK_ROOM: u32 = 64 * 512;
@@ -446,7 +447,9 @@ impl Translator {
     }
 
     fn after_miss(&mut self, core: &mut Core<'_>, site: u32) -> Next {
-        let Site::Retry { retry, resume, size, write, block, .. } = self.sites[site as usize] else {
+        let Site::Retry { rip, not_executed, retry, resume, hopeful, size, write, block } =
+            self.sites[site as usize]
+        else {
             unreachable!("a miss at a site that cannot be tried again")
         };
         self.statistics.misses += 1;
@@ -460,6 +463,14 @@ impl Translator {
             self.misses_in_a_row = 0;
             return self.return_to_site(core, site);
         }
+        if hopeful {
+            if write && !self.may_write(core, address) {
+                self.crossed(core, block);
+            }
+            core.state.rip = rip;
+            core.state.instructions = core.state.instructions.wrapping_sub(u64::from(not_executed));
+            return self.plain(core);
+        }
         if self.fill(core, address, size, write) {
             return Next::Resume(retry);
         }
@@ -467,9 +478,28 @@ impl Translator {
             if resume != 0 && self.copy(core, address, size) {
                 return Next::Resume(resume);
             }
-            self.crossed(core, block);
+            if self.blocks.get(block).variant == Variant::Block {
+                self.crossed(core, block);
+            }
         }
         self.return_to_site(core, site)
+    }
+
+    /// Whether a write at the address could be made by generated code, if it is made at all.
+    fn may_write(&self, core: &mut Core<'_>, address: u64) -> bool {
+        let privilege = core.privilege();
+        if !VcpuState::canonical(address) || core.probe(address, Access::Write, privilege).is_err() {
+            return false;
+        }
+        let host = core.translate_for_debugger(address).and_then(|physical| self.memory.host(physical));
+        host.is_some_and(|host| self.memory.flags(host).load(Ordering::Acquire) & PAGE_HAS_CODE == 0)
+    }
+
+    /// Go on at RIP in a block that shares no checks.
+    fn plain(&mut self, core: &mut Core<'_>) -> Next {
+        let Some(found) = self.find_or_translate(core, Variant::Plain) else { return Next::Untranslated };
+        let block = self.blocks.get(found);
+        Next::Enter(self.cache.address(block.offset) + u64::from(block.entries.slot_flags))
     }
 
     /// Bring the page of an access into the TLB; false if T0 must make the access.
@@ -514,10 +544,11 @@ impl Translator {
         true
     }
 
-    /// A check in the block found that its span crosses a page. After some of these, checks are shared there no longer.
+    /// A check in the block found that its span crosses a page, or asked too much. After some of these, checks are shared
+    /// there no longer.
     fn crossed(&mut self, core: &mut Core<'_>, block: u32) {
         let Block { host, variant, .. } = *self.blocks.get(block);
-        let enough = variant == Variant::Block && self.blocks.count_crossing(block) == CROSSINGS;
+        let enough = variant != Variant::Plain && self.blocks.count_crossing(block) == CROSSINGS;
         if enough && self.unshared.insert(host) {
             self.invalidate(core, host, 1);
         }
