@@ -15,7 +15,7 @@ use crate::strings;
 use crate::time;
 use crate::transitions;
 use gasang_cpu::tlb::TlbEntry;
-use iced_x86::InstructionInfoFactory;
+use iced_x86::{InstructionInfoFactory, Register};
 use std::mem::{offset_of, size_of};
 
 /// Where the exits of the cache's own code are.
@@ -202,6 +202,8 @@ pub(crate) struct Emitter<'a, 't> {
     pub slot_flags: bool,
     /// The slot of a shared check whose address is in R11.
     pub held: Option<i32>,
+    /// The guest register whose value is in R10 as well as in the state.
+    pub held_in_r10: Option<Register>,
     /// Extended state that the block has already made sure of.
     pub extended: u8,
     pub out_of_line: Vec<OutOfLine>,
@@ -230,6 +232,7 @@ pub fn emit_block(
         host_flags: false,
         slot_flags: false,
         held: None,
+        held_in_r10: None,
         extended: 0,
         out_of_line: Vec::new(),
         info,
@@ -480,6 +483,7 @@ impl Emitter<'_, '_> {
         a.store16(state(slots::FLAGS), reg::RAX);
         a.copy(reg::RAX, reg::R10);
         self.slot_flags = true;
+        self.held_in_r10 = None;
     }
 
     /// EFLAGS to the slot, leaving R10 and R11 alone.

@@ -30,6 +30,11 @@ fn leaves_r11(kind: Kind) -> bool {
     )
 }
 
+/// Whether R10 is changed by such an operation's checks and spilled registers only.
+fn leaves_r10(kind: Kind) -> bool {
+    matches!(kind, Kind::Nothing | Kind::Plain | Kind::Memory { .. } | Kind::Side { .. })
+}
+
 /// The number of a general-purpose register.
 fn number_of(register: Register) -> usize {
     register.full_register().number()
@@ -60,9 +65,18 @@ fn place_operand(instruction: &mut Instruction, place: Memory) {
     instruction.set_memory_displ_size(u32::from(place.displacement() != 0));
 }
 
-/// Spilled registers among an instruction's operands, each once, and whether it is written.
+/// A spilled register among an instruction's operands.
+#[derive(Clone, Copy)]
+struct SpilledRegister {
+    full: Register,
+    /// What it was matters.
+    read: bool,
+    written: bool,
+}
+
+/// Spilled registers among an instruction's operands, each once.
 struct Spilled {
-    registers: [(Register, bool); 2],
+    registers: [SpilledRegister; 2],
     count: usize,
     overflow: bool,
 }
@@ -73,10 +87,15 @@ impl Emitter<'_, '_> {
         if operation.extended != 0 {
             self.require_extended(operation);
         }
-        let known = leaves_r11(operation.kind);
-        self.held = self.held.filter(|_| known);
+        self.forget_scratch(operation.kind);
         self.emit(operation);
-        self.held = self.held.filter(|_| known);
+        self.forget_scratch(operation.kind);
+    }
+
+    /// Before and after an operation that uses scratch registers for its own purposes.
+    fn forget_scratch(&mut self, kind: Kind) {
+        self.held = self.held.filter(|_| leaves_r11(kind));
+        self.held_in_r10 = self.held_in_r10.filter(|_| leaves_r10(kind));
     }
 
     fn emit(&mut self, operation: &Operation) {
@@ -247,7 +266,7 @@ impl Emitter<'_, '_> {
         self.assembler.test8(state(slots::EXTENDED_LIVE), operation.extended);
         let jump = self.assembler.jump_if_forward(Condition::E);
         self.out_of_line.push(OutOfLine::Extended { jump, site });
-        (self.host_flags, self.held) = (false, None);
+        (self.host_flags, self.held, self.held_in_r10) = (false, None, None);
         self.extended |= operation.extended;
     }
 
@@ -270,7 +289,8 @@ impl Emitter<'_, '_> {
     }
 
     fn spilled_operands(&mut self, instruction: &Instruction) -> Spilled {
-        let mut spilled = Spilled { registers: [(Register::None, false); 2], count: 0, overflow: false };
+        let none = SpilledRegister { full: Register::None, read: false, written: false };
+        let mut spilled = Spilled { registers: [none; 2], count: 0, overflow: false };
         let any = (0..instruction.op_count()).any(|operand| {
             instruction.op_kind(operand) == OpKind::Register && is_spilled(instruction.op_register(operand))
         });
@@ -282,17 +302,21 @@ impl Emitter<'_, '_> {
             if instruction.op_kind(operand) != OpKind::Register {
                 continue;
             }
-            let full = instruction.op_register(operand).full_register();
+            let register = instruction.op_register(operand);
+            let full = register.full_register();
             if !is_spilled(full) {
                 continue;
             }
-            let written =
-                !matches!(info.op_access(operand), OpAccess::Read | OpAccess::CondRead | OpAccess::None);
-            let known = spilled.registers[..spilled.count].iter().position(|&(register, _)| register == full);
-            match known {
-                Some(index) => spilled.registers[index].1 |= written,
+            let access = info.op_access(operand);
+            let written = !matches!(access, OpAccess::Read | OpAccess::CondRead | OpAccess::None);
+            let read = access != OpAccess::Write || register.size() < 4;
+            match spilled.registers[..spilled.count].iter_mut().find(|known| known.full == full) {
+                Some(known) => {
+                    known.read |= read;
+                    known.written |= written;
+                }
                 None if spilled.count < 2 => {
-                    spilled.registers[spilled.count] = (full, written);
+                    spilled.registers[spilled.count] = SpilledRegister { full, read, written };
                     spilled.count += 1;
                 }
                 None => spilled.overflow = true,
@@ -308,8 +332,8 @@ impl Emitter<'_, '_> {
                 continue;
             }
             let register = instruction.op_register(operand);
-            for (index, &(full, _)) in spilled.registers[..spilled.count].iter().enumerate() {
-                if register.full_register() == full {
+            for (index, known) in spilled.registers[..spilled.count].iter().enumerate() {
+                if register.full_register() == known.full {
                     instruction.set_op_register(operand, same_width(register, scratch[index]));
                 }
             }
@@ -317,15 +341,21 @@ impl Emitter<'_, '_> {
     }
 
     fn load_spilled(&mut self, spilled: &Spilled, scratch: [u8; 2]) {
-        for (index, &(full, _)) in spilled.registers[..spilled.count].iter().enumerate() {
-            self.assembler.load(scratch[index], state(slots::gpr(number_of(full))));
+        for (register, scratch) in spilled.registers[..spilled.count].iter().zip(scratch) {
+            let there = scratch == reg::R10 && self.held_in_r10 == Some(register.full);
+            if register.read && !there {
+                self.assembler.load(scratch, state(slots::gpr(number_of(register.full))));
+            }
         }
     }
 
     fn store_spilled(&mut self, spilled: &Spilled, scratch: [u8; 2]) {
-        for (index, &(full, written)) in spilled.registers[..spilled.count].iter().enumerate() {
-            if written {
-                self.assembler.store(state(slots::gpr(number_of(full))), scratch[index]);
+        for (register, scratch) in spilled.registers[..spilled.count].iter().zip(scratch) {
+            if register.written {
+                self.assembler.store(state(slots::gpr(number_of(register.full))), scratch);
+            }
+            if scratch == reg::R10 {
+                self.held_in_r10 = Some(register.full);
             }
         }
     }
@@ -474,7 +504,7 @@ impl Emitter<'_, '_> {
             block: self.origin.block,
         });
         compute(self);
-        self.held = None;
+        (self.held, self.held_in_r10) = (None, None);
         let mask = (self.origin.tlb_entries - 1) << 5;
         let a = &mut *self.assembler;
         a.rotate_right32(reg::R11, reg::R10, 7);
@@ -635,5 +665,19 @@ impl Emitter<'_, '_> {
         self.load_word(reg::R10, place);
         self.guest_address(reg::RSP, frame(word as i32));
         self.assembler.copy(reg::RBP, reg::R10);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use iced_x86::{Code, Instruction, InstructionInfoFactory, OpAccess, Register};
+
+    #[test]
+    fn what_may_leave_its_target_as_it_was_is_not_taken_to_overwrite_it() {
+        let mut factory = InstructionInfoFactory::new();
+        for code in [Code::Bsf_r64_rm64, Code::Bsr_r32_rm32, Code::Cmove_r32_rm32, Code::Cmove_r64_rm64] {
+            let instruction = Instruction::with2(code, Register::R9, Register::RAX).unwrap();
+            assert_ne!(factory.info(&instruction).op_access(0), OpAccess::Write, "{code:?}");
+        }
     }
 }

@@ -14,6 +14,8 @@ use gasang_exec::{Interpreter, Step};
 
 /// Rounds of a loop in a superblock at most.
 const ROUNDS: usize = 8;
+/// Instructions that T0 executes to see where a hot block leads.
+const FOLLOWED: usize = 3 * BLOCK_LIMIT;
 /// Looks are so many times rarer at most when they find nothing.
 const LONGEST_WAIT: u64 = 32;
 /// Blocks that are remembered before all are forgotten.
@@ -121,8 +123,7 @@ impl Translator {
         may.then_some(start)
     }
 
-    /// Execute by T0 as many instructions as a block may have: their addresses and the next one's, and what T0 said if
-    /// the caller must look. No addresses if the page tables or the privilege are others now.
+    /// Execute some instructions by T0: their addresses and the next one's, and what T0 said if the caller must look. No addresses if the page tables or the privilege are others now.
     fn follow(
         &mut self,
         core: &mut Core<'_>,
@@ -132,7 +133,7 @@ impl Translator {
         let before = (core.state.cr3, core.state.cpl());
         let mut way = vec![core.state.rip];
         let mut step = None;
-        while way.len() <= BLOCK_LIMIT && step.is_none() && core.state.instructions < end {
+        while way.len() <= FOLLOWED && step.is_none() && core.state.instructions < end {
             step = self.interpret(core, interpreter);
             way.push(core.state.rip);
         }
@@ -154,7 +155,8 @@ impl Translator {
             other: None,
             returns: Vec::new(),
         };
-        for pair in way[..=useful(way)].windows(2) {
+        let way = chosen(way);
+        for pair in way.windows(2) {
             if !self.extend(core, &mut builder, pair[0], pair[1]) {
                 break;
             }
@@ -214,21 +216,27 @@ impl Translator {
     }
 }
 
-/// How many instructions of the way belong in a superblock: whole rounds if it is a loop, otherwise up to where a loop
-/// within it begins again.
-fn useful(way: &[u64]) -> usize {
-    let (mut rounds, mut round) = (0, 0);
-    for (number, rip) in way.iter().enumerate().skip(1) {
-        if *rip == way[0] {
-            (rounds, round) = (rounds + 1, number);
-            if rounds == ROUNDS {
-                break;
-            }
-        } else if way[round..number].contains(rip) {
-            return if rounds == 0 { number } else { round };
-        }
-    }
-    if rounds == 0 { way.len() - 1 } else { round }
+/// The addresses that belong in a superblock, and the one after them: of a loop the most frequent way round, several
+/// times; otherwise the way up to where a loop within it begins again.
+fn chosen(way: &[u64]) -> Vec<u64> {
+    let start = way[0];
+    let rounds: Vec<&[u64]> = way.split(|&rip| rip == start).collect();
+    // What comes before the start is nothing, what comes after its last return is no whole round.
+    let whole = &rounds[1..rounds.len() - 1];
+    let simple = |round: &&&[u64]| round.len() < BLOCK_LIMIT && first_repeated(round) == round.len();
+    let frequency = |round: &&&[u64]| whole.iter().filter(|other| other == round).count();
+    let Some(round) = whole.iter().rev().filter(simple).max_by_key(frequency) else {
+        return way[..first_repeated(way).min(BLOCK_LIMIT).min(way.len() - 1) + 1].to_vec();
+    };
+    let times = ROUNDS.min(BLOCK_LIMIT / (round.len() + 1));
+    let mut chosen: Vec<u64> = (0..times).flat_map(|_| [&[start], *round].concat()).collect();
+    chosen.push(start);
+    chosen
+}
+
+/// Where the first address comes that came before; the way's length if there is none.
+fn first_repeated(way: &[u64]) -> usize {
+    (1..way.len()).find(|&number| way[..number].contains(&way[number])).unwrap_or(way.len())
 }
 
 /// What the instruction is in a superblock in which `next` is executed after it, and whether anything may follow it there;
@@ -266,17 +274,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_loop_is_followed_in_whole_rounds() {
-        assert_eq!(useful(&[1, 2, 3, 1, 2, 3, 1, 2]), 6);
-        assert_eq!(useful(&[1, 2, 3, 4]), 3);
-        let tight: Vec<u64> = (0..64).map(|number| number % 2).collect();
-        assert_eq!(useful(&tight), 2 * ROUNDS);
+    fn a_loop_is_followed_by_its_most_frequent_way_round() {
+        let way = [1, 2, 4, 1, 2, 3, 1, 2, 3, 1, 2];
+        assert_eq!(chosen(&way), [[1, 2, 3].repeat(ROUNDS), vec![1]].concat());
+        let long: Vec<u64> = (0..160).map(|number| number % 40).collect();
+        assert_eq!(chosen(&long), (0..41).map(|number| number % 40).collect::<Vec<u64>>());
+        assert_eq!(chosen(&[1, 1, 1]), vec![1; ROUNDS + 1], "an instruction that jumps to itself");
     }
 
     #[test]
     fn a_way_ends_where_another_loop_begins_again() {
-        assert_eq!(useful(&[1, 2, 3, 2, 3, 2]), 3);
-        assert_eq!(useful(&[1, 2, 3, 1, 2, 2, 3]), 3);
+        assert_eq!(chosen(&[1, 2, 3, 4]), [1, 2, 3, 4]);
+        assert_eq!(chosen(&[1, 2, 3, 2, 3, 2]), [1, 2, 3, 2]);
+        assert_eq!(chosen(&[1, 2, 3, 2, 3, 1, 2]), [1, 2, 3, 2], "a round with a loop in it");
+        let straight: Vec<u64> = (0..100).collect();
+        assert_eq!(chosen(&straight), straight[..=BLOCK_LIMIT]);
     }
 
     #[test]
