@@ -21,7 +21,7 @@ pub enum Mode {
 /// Jump entries in a context.
 pub const JUMPS: usize = 1 << JUMP_BITS;
 /// log2 of that.
-pub const JUMP_BITS: u32 = 12;
+pub const JUMP_BITS: u32 = 14;
 /// What the low half of a target is multiplied with: the high bits of the low half of the product number its entry.
 pub const JUMP_HASH: u32 = 0x9e37_79b1;
 

@@ -204,9 +204,13 @@ pub(crate) fn element_address(
     Ok(linear)
 }
 
-/// #AC for a misaligned access by a program that asked for it (SDM vol. 3, 6.15, interrupt 17).
+/// Whether a program asked for #AC and may get it (SDM vol. 3, 6.15, interrupt 17).
+pub(crate) fn checks_alignment(state: &VcpuState) -> bool {
+    state.rflags & rflags::AC != 0 && state.cr0 & cr0::AM != 0 && state.cpl() == 3
+}
+
+/// #AC for a misaligned access by a program that asked for it.
 fn check_alignment(state: &VcpuState, linear: u64, size: usize) -> Result<(), Trap> {
-    let checked = state.cr0 & cr0::AM != 0 && state.cpl() == 3;
     let alignment = match size {
         2 | 4 | 8 | 16 => size as u64,
         32 | 64 => 16,
@@ -216,7 +220,7 @@ fn check_alignment(state: &VcpuState, linear: u64, size: usize) -> Result<(), Tr
         28 | 108 | 512 => 4,
         _ => 1,
     };
-    if checked && linear % alignment != 0 { Err(Exception::alignment().into()) } else { Ok(()) }
+    if checks_alignment(state) && linear % alignment != 0 { Err(Exception::alignment().into()) } else { Ok(()) }
 }
 
 /// Read 1, 2, 4 or 8 bytes of data.

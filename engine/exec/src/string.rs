@@ -3,7 +3,7 @@
 
 use crate::decode::Decoded;
 use crate::flow::Flow;
-use crate::operand::{linear_address, mask, read, segment_number, write, write_gpr};
+use crate::operand::{checks_alignment, linear_address, mask, read, segment_number, write, write_gpr};
 use crate::plan::Handler;
 use crate::stub::strings::{self, Compared, Range};
 use gasang_cpu::{Access, Core, Trap};
@@ -252,7 +252,7 @@ impl Operation {
 
     /// As many of `most` iterations as stay in a page of RAM, at the host's speed; None if that is no gain.
     fn chunk(&self, core: &mut Core<'_>, most: u64) -> Result<Option<Done>, Trap> {
-        let plain = core.state.rflags & (rflags::DF | rflags::AC) == 0;
+        let plain = core.state.rflags & rflags::DF == 0 && !checks_alignment(core.state);
         let fast = matches!(self.kind, Kind::Move | Kind::Store | Kind::Compare | Kind::Scan);
         if most < 2 || !plain || !fast {
             return Ok(None);
