@@ -220,7 +220,11 @@ fn check_alignment(state: &VcpuState, linear: u64, size: usize) -> Result<(), Tr
         28 | 108 | 512 => 4,
         _ => 1,
     };
-    if checks_alignment(state) && linear % alignment != 0 { Err(Exception::alignment().into()) } else { Ok(()) }
+    if checks_alignment(state) && linear % alignment != 0 {
+        Err(Exception::alignment().into())
+    } else {
+        Ok(())
+    }
 }
 
 /// Read 1, 2, 4 or 8 bytes of data.

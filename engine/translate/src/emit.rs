@@ -155,7 +155,7 @@ pub struct Tables<'a> {
 /// Code after the block's end, reached by a forward jump.
 pub(crate) enum OutOfLine {
     /// A missed memory check.
-    Miss { jump: u32, site: u32, write: bool, retry: u64, crossing: Option<Crossing> },
+    Miss { jump: u32, site: u32, write: bool, retry: u64, resume: u32, crossing: Option<Crossing> },
     /// A shared check whose span crosses a page.
     Crossing { jump: u32, rip: u64, not_executed: u32 },
     /// Extended state is not in the registers.
@@ -351,7 +351,7 @@ impl Emitter<'_, '_> {
 
     fn emit_out_of_line(&mut self, piece: &OutOfLine) {
         match *piece {
-            OutOfLine::Miss { jump, site, write, retry, ref crossing } => {
+            OutOfLine::Miss { jump, site, write, retry, resume, ref crossing } => {
                 let a = &mut *self.assembler;
                 a.close(jump);
                 a.xor(reg::R10, tlb(Some(reg::R11), tag_offset(write)));
@@ -364,6 +364,9 @@ impl Emitter<'_, '_> {
                 }
                 let a = &mut *self.assembler;
                 a.store_immediate32(state(slots::SITE), site);
+                if !write {
+                    a.store_immediate32(state(slots::RESUME), resume);
+                }
                 a.lea_code(reg::R11, retry);
                 a.jump(if write { self.exits.refill_write } else { self.exits.refill_read });
             }

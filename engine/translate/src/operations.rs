@@ -513,7 +513,7 @@ impl Emitter<'_, '_> {
         a.compare_immediate(reg::R10, 4096 - size as i32);
         let jump = a.jump_if_forward(Condition::A);
         a.load(reg::R11, tlb(Some(reg::R11), offset_of!(TlbEntry, page) as i32));
-        self.out_of_line.push(OutOfLine::Miss { jump, site, write, retry, crossing: None });
+        self.out_of_line.push(OutOfLine::Miss { jump, site, write, retry, resume: 0, crossing: None });
         self.host_flags = false;
         site
     }
@@ -574,6 +574,9 @@ impl Emitter<'_, '_> {
     /// What is only read may come from a copy, if it crosses a page: the access goes on here then.
     fn allow_copy(&mut self, site: u32) {
         let here = self.assembler.address_of(self.assembler.here());
+        if let Some(OutOfLine::Miss { retry, resume, .. }) = self.out_of_line.last_mut() {
+            *resume = (here - *retry) as u32;
+        }
         if let Site::Retry { resume, .. } = &mut self.tables.sites[site as usize] {
             *resume = here;
         }

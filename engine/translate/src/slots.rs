@@ -98,6 +98,14 @@ pub const STRING_SOURCE: i32 = slot(35 + SHARED_CHECKS);
 /// How many elements lie there.
 pub const STRING_COUNT: i32 = slot(36 + SHARED_CHECKS);
 
+/// How far behind where a read starts again it goes on with bytes from elsewhere (PLACE); 0 if it must not.
+pub const RESUME: i32 = slot(37 + SHARED_CHECKS);
+/// Address of room for bytes on both sides of a page's end, `COPIED_BYTES` of each.
+pub const COPIED: i32 = slot(38 + SHARED_CHECKS);
+
+/// Bytes of the longest access.
+pub const COPIED_BYTES: u64 = 64;
+
 /// Index of a slot's word in `VcpuState::translator`.
 pub const fn word(slot: i32) -> usize {
     (slot as usize - offset_of!(VcpuState, translator)) / 8

@@ -89,7 +89,7 @@ pub struct Translator {
 
 /// Room for the bytes of one access, at any distance from a 64-byte boundary.
 #[repr(align(64))]
-struct Copied([u8; 128]);
+struct Copied([u8; 2 * slots::COPIED_BYTES as usize]);
 
 /// How far to execute, as counts of instructions retired.
 #[derive(Debug, Clone, Copy)]
@@ -177,7 +177,7 @@ impl Translator {
             counts: options.count_blocks.then(|| BlockCounts::new(options.cache_bytes.max(4 * BLOCK_ROOM))),
             unshared: HashSet::new(),
             classifier: Classifier::new(model),
-            copied: Box::new(Copied([0; 128])),
+            copied: Box::new(Copied([0; 2 * slots::COPIED_BYTES as usize])),
             extended_mask: host_state::extended_mask(),
             time_scale: None,
             warmth: Warmth::new(),
@@ -337,6 +337,7 @@ impl Translator {
         let (start, scale) = self.time_scale.filter(|_| state.cr4 & cr4::TSD == 0).unwrap_or_default();
         slots[slots::word(slots::TSC_START)] = start;
         slots[slots::word(slots::TSC_SCALE)] = scale;
+        slots[slots::word(slots::COPIED)] = self.copied.0.as_mut_ptr() as u64;
         slots[slots::word(slots::EXTENDED_MASK)] = self.extended_mask;
         slots[slots::word(slots::ENTRY)] = address;
         if let Some(counts) = &self.counts {
