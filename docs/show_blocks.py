@@ -39,8 +39,8 @@ SNIPPETS = {
         jmp next
         next: hlt""",
     "neighbours": """
-        mov rax, [rsi]
-        mov rdx, [rsi + 8]
+        push rbx
+        push rbp
         jmp next
         next: hlt""",
     "spilled": """

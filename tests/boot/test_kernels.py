@@ -71,6 +71,7 @@ def test_kernel_on_lesser_processors(model):
     "switch",
     [
         "GASANG_STRICT_FLAGS",
+        "GASANG_HOT",
         pytest.param("GASANG_TINY_CACHE", marks=pytest.mark.slow),
         pytest.param("GASANG_FLUSH_ON_WRITE", marks=pytest.mark.slow),
     ],

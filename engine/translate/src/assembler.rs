@@ -331,6 +331,11 @@ impl Assembler {
         self.memory_form(true, &[0x3b], register, memory);
     }
 
+    /// Bytes as they are.
+    pub fn raw(&mut self, bytes: &[u8]) {
+        self.code.extend_from_slice(bytes);
+    }
+
     /// `cmp register, with` (64 bits).
     pub fn compare_registers(&mut self, register: u8, with: u8) {
         self.register_form(true, 0x39, with, register);

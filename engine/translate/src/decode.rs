@@ -150,6 +150,8 @@ pub mod extended {
 pub struct Operation {
     /// As decoded.
     pub instruction: Instruction,
+    /// Its bytes, and what is behind them.
+    pub bytes: [u8; 15],
     /// What to do with it.
     pub kind: Kind,
     /// Extended state it needs (`extended`), 0 for none.
@@ -211,7 +213,10 @@ pub fn decode_block(
         if leaves_page && !operations.is_empty() {
             break;
         }
-        let operation = classify(instruction, bits, user, classifier);
+        let start = decoder.position() - instruction.len();
+        let length = 15.min(bytes.len() - start);
+        let mut operation = classify(instruction, bits, user, classifier);
+        operation.bytes[..length].copy_from_slice(&bytes[start..start + length]);
         let ends = operation.kind.ends_block();
         operations.push(operation);
         if ends {
@@ -259,7 +264,19 @@ fn classify(instruction: Instruction, bits: u32, user: bool, classifier: &mut Cl
     };
     let kills = if shifts_by_cl(&instruction) { 0 } else { writes };
     let extended = extended_state(&instruction);
-    Operation { instruction, kind, extended, reads, writes, kills, live_after: STATUS, live_before: STATUS }
+    let live = STATUS;
+    let bytes = [0; 15];
+    Operation {
+        instruction,
+        bytes,
+        kind,
+        extended,
+        reads,
+        writes,
+        kills,
+        live_after: live,
+        live_before: live,
+    }
 }
 
 /// A direct jump to an address that is not canonical faults at the jump itself, if it is taken.

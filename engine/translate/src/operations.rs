@@ -277,6 +277,18 @@ impl Emitter<'_, '_> {
             self.interpret(operation);
             return false;
         }
+        self.note_fault(operation, offset);
+        true
+    }
+
+    /// Emit the instruction as it is in the guest's memory, noting where it may fault.
+    fn emit_unchanged(&mut self, operation: &Operation) {
+        let offset = self.tables.offset + self.assembler.here();
+        self.assembler.raw(&operation.bytes[..operation.instruction.len()]);
+        self.note_fault(operation, offset);
+    }
+
+    fn note_fault(&mut self, operation: &Operation, offset: u32) {
         if may_fault(operation) {
             self.tables.faults.push(FaultPoint {
                 offset,
@@ -285,7 +297,6 @@ impl Emitter<'_, '_> {
                 host_flags: self.host_flags && !self.slot_flags,
             });
         }
-        true
     }
 
     fn spilled_operands(&mut self, instruction: &Instruction) -> Spilled {
@@ -366,6 +377,10 @@ impl Emitter<'_, '_> {
         let spilled = self.spilled_operands(&rewritten);
         if spilled.overflow {
             return self.interpret(operation);
+        }
+        if spilled.count == 0 && self.origin.wide {
+            self.emit_unchanged(operation);
+            return self.flags_after(operation);
         }
         let scratch = [reg::R10, reg::R11];
         if spilled.count == scratch.len() {

@@ -5,12 +5,15 @@
 //! fails the check; then the first access is T0's, and a block that fails often is translated again without sharing.
 //!
 //! A check for reading covers reads only: asking for a page to be written marks it dirty, which must not happen before a
-//! write is certain. A check for writing covers what follows of both kinds. A superblock hopes: it checks for writing at
-//! once, and is left, without any effect, for a block that shares nothing if that is not known to be allowed.
+//! write is certain. A check for writing covers what follows of both kinds.
+//!
+//! A block by itself shares the checks of its stack accesses only: that is found cheaply. A superblock shares whatever can
+//! be shared. And it hopes: it checks for writing at once, and is left, without any effect, for a block that shares nothing
+//! if that is not known to be allowed.
 
 use crate::decode::{Kind, Operation};
 use crate::slots;
-use iced_x86::{Code, Instruction, InstructionInfoFactory, OpAccess, OpKind, Register};
+use iced_x86::{Code, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
 
 /// Bytes that one check covers at most: the more, the likelier that they cross a page.
 const SPAN: i64 = 128;
@@ -74,9 +77,17 @@ impl Group {
     }
 }
 
-/// Find the accesses that share checks; `hopeful` for a superblock.
-pub fn share(operations: &[Operation], hopeful: bool, info: &mut InstructionInfoFactory) -> Vec<Checks> {
-    let accesses = collect(operations, info);
+/// Find the stack accesses of a block that share checks.
+pub fn share_stack(operations: &[Operation]) -> Vec<Checks> {
+    share(operations, &collect(operations, follow_stack), false)
+}
+
+/// Find the accesses of a superblock that share checks.
+pub fn share_all(operations: &[Operation], info: &mut InstructionInfoFactory) -> Vec<Checks> {
+    share(operations, &collect(operations, |operation, registers| follow(operation, registers, info)), true)
+}
+
+fn share(operations: &[Operation], accesses: &[Access], hopeful: bool) -> Vec<Checks> {
     let mut plan = alone(operations);
     let mut groups: Vec<Group> = Vec::new();
     for (number, access) in accesses.iter().enumerate().filter(|(_, access)| access.key.is_some()) {
@@ -151,7 +162,7 @@ impl Registers {
     }
 }
 
-fn collect(operations: &[Operation], info: &mut InstructionInfoFactory) -> Vec<Access> {
+fn collect(operations: &[Operation], mut follow: impl FnMut(&Operation, &mut Registers)) -> Vec<Access> {
     let mut registers = Registers {
         versions: [0; 16],
         distances: [0; 16],
@@ -162,7 +173,7 @@ fn collect(operations: &[Operation], info: &mut InstructionInfoFactory) -> Vec<A
         for (position, access) in accesses_of(operation, &registers).into_iter().flatten().enumerate() {
             accesses.push(Access { operation: number, position, ..access });
         }
-        follow(operation, &mut registers, info);
+        follow(operation, &mut registers);
     }
     accesses
 }
@@ -265,6 +276,42 @@ fn known_address(instruction: &Instruction) -> Option<u64> {
     absolute.then(|| instruction.memory_displacement64())
 }
 
+/// Note what the operation does to RSP; whatever else gives addresses is taken to change each time.
+fn follow_stack(operation: &Operation, registers: &mut Registers) {
+    let instruction = &operation.instruction;
+    match operation.kind {
+        Kind::Push | Kind::PushFlags | Kind::Call(_) | Kind::CallThrough | Kind::CallIndirect => {
+            registers.moved(Register::RSP, -8);
+        }
+        Kind::PopFlags => registers.moved(Register::RSP, 8),
+        Kind::Pop if instruction.op0_register() != Register::RSP => registers.moved(Register::RSP, 8),
+        Kind::Nothing | Kind::Branch(_) | Kind::Jump(_) => {}
+        Kind::Plain | Kind::Address | Kind::Memory { .. } if !names_stack_pointer(instruction) => {}
+        Kind::Plain | Kind::Address if instruction.op0_register().full_register() == Register::RSP => {
+            match constant_move(instruction) {
+                Some(distance) => registers.moved(Register::RSP, distance),
+                None => registers.changed(Register::RSP),
+            }
+        }
+        // From it to elsewhere.
+        Kind::Plain | Kind::Memory { .. }
+            if instruction.mnemonic() == Mnemonic::Mov
+                && instruction.op0_register().full_register() != Register::RSP => {}
+        _ => registers.changed(Register::RSP),
+    }
+    for number in (0..registers.versions.len()).filter(|&number| number != Register::RSP.number()) {
+        registers.versions[number] += 1;
+    }
+}
+
+/// Whether RSP, or a part of it, is an operand.
+fn names_stack_pointer(instruction: &Instruction) -> bool {
+    (0..instruction.op_count()).any(|operand| {
+        instruction.op_kind(operand) == OpKind::Register
+            && instruction.op_register(operand).full_register() == Register::RSP
+    })
+}
+
 /// Note what the operation does to the registers.
 fn follow(operation: &Operation, registers: &mut Registers, info: &mut InstructionInfoFactory) {
     let instruction = &operation.instruction;
@@ -354,7 +401,53 @@ mod tests {
         let mut classifier = Classifier::new(&CpuModel::parse("max").unwrap());
         let how = Decoding { bits: 64, user: false, strict_flags: false };
         let operations = decode_block(0x1000, code, BLOCK_LIMIT, how, &mut classifier);
-        share(&operations, false, &mut classifier.info)
+        let info = &mut classifier.info;
+        share(
+            &operations,
+            &collect(&operations, |operation, registers| follow(operation, registers, info)),
+            false,
+        )
+    }
+
+    fn planned_by_itself(code: &[u8]) -> Vec<Checks> {
+        let mut classifier = Classifier::new(&CpuModel::parse("max").unwrap());
+        let how = Decoding { bits: 64, user: false, strict_flags: false };
+        share_stack(&decode_block(0x1000, code, BLOCK_LIMIT, how, &mut classifier))
+    }
+
+    #[test]
+    fn a_block_by_itself_shares_on_the_stack_until_its_pointer_changes() {
+        let covered = |code: &[u8]| {
+            planned_by_itself(code).iter().filter(|checks| matches!(checks[0], Check::Covered { .. })).count()
+        };
+        assert_eq!(
+            covered(&[0x53, 0x55, 0x48, 0x89, 0xe5, 0x53]),
+            2,
+            "push rbx; push rbp; mov rbp, rsp; push rbx"
+        );
+        assert_eq!(covered(&[0x53, 0x48, 0x8b, 0x24, 0x24, 0x53]), 1, "push rbx; mov rsp, [rsp]; push rbx");
+        assert_eq!(covered(&[0x53, 0x89, 0xc4, 0x53]), 0, "push rbx; mov esp, eax; push rbx");
+        assert_eq!(covered(&[0x53, 0x48, 0x94, 0x53]), 0, "push rbx; xchg rsp, rax; push rbx");
+        assert_eq!(covered(&[0x53, 0x5c, 0x53]), 1, "push rbx; pop rsp, which is covered; push rbx");
+        assert_eq!(
+            covered(&[0x48, 0x8b, 0x07, 0x48, 0x8b, 0x4f, 0x08]),
+            0,
+            "mov rax, [rdi]; mov rcx, [rdi + 8]"
+        );
+    }
+
+    #[test]
+    fn a_superblock_checks_for_writing_at_once() {
+        // mov rax, [rdi]; mov [rdi + 8], rax; add rdi, 16; mov rcx, [rdi]
+        let code = [0x48, 0x8b, 0x07, 0x48, 0x89, 0x47, 0x08, 0x48, 0x83, 0xc7, 0x10, 0x48, 0x8b, 0x0f];
+        let mut classifier = Classifier::new(&CpuModel::parse("max").unwrap());
+        let how = Decoding { bits: 64, user: false, strict_flags: false };
+        let operations = decode_block(0x1000, &code, BLOCK_LIMIT, how, &mut classifier);
+        let plan = share_all(&operations, &mut classifier.info);
+        let slot = slots::shared_check(0);
+        assert_eq!(plan[0][0], Check::First { slot, low: 0, span: 24, offset: 0, write: true });
+        assert_eq!(plan[1][0], Check::Covered { slot, offset: 8 });
+        assert_eq!(plan[3][0], Check::Covered { slot, offset: 16 }, "as far on as RDI has moved");
     }
 
     #[test]

@@ -158,8 +158,10 @@ impl Translator {
         };
         let plan = if !wide || alone {
             plan::alone(operations)
+        } else if origin.superblock {
+            plan::share_all(operations, &mut self.classifier.info)
         } else {
-            plan::share(operations, origin.superblock, &mut self.classifier.info)
+            plan::share_stack(operations)
         };
         let (assembler, info) = (&mut self.assembler, &mut self.classifier.info);
         let entries = emit_block(assembler, &self.exits, &mut tables, origin, operations, &plan, info);
