@@ -108,9 +108,7 @@ impl Translator {
         let (way, step) = self.follow(core, interpreter, end);
         self.heat.give_up(start.key.host);
         if let Some(way) = way {
-            let started = std::time::Instant::now();
-            self.make(core, start, &way);
-            self.statistics.translation_time += started.elapsed().as_nanos() as u64;
+            self.translating(start.key.linear, |translator| translator.make(core, start, &way));
         }
         step
     }

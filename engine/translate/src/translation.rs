@@ -44,11 +44,18 @@ impl Translator {
         if !self.options.eager && !self.warmth.meet(start.key.host) {
             return None;
         }
-        let interrupted = self.profile().map(|profile| profile.begin(Phase::Translate, start.key.linear));
-        let made = self.translate(core, start, variant);
+        self.translating(start.key.linear, |translator| translator.translate(core, start, variant))
+    }
+
+    /// Do what counts as the translation of code at `linear`.
+    pub(crate) fn translating<T>(&mut self, linear: u64, work: impl FnOnce(&mut Self) -> T) -> T {
+        let started = std::time::Instant::now();
+        let interrupted = self.profile().map(|profile| profile.begin(Phase::Translate, linear));
+        let made = work(self);
         if let (Some(profile), Some(interrupted)) = (self.profile(), interrupted) {
-            profile.resume(interrupted, start.key.linear);
+            profile.resume(interrupted, linear);
         }
+        self.statistics.translation_time += started.elapsed().as_nanos() as u64;
         made
     }
 
@@ -82,7 +89,6 @@ impl Translator {
     }
 
     fn translate(&mut self, core: &mut Core<'_>, start: Start, variant: Variant) -> Option<u32> {
-        let started = std::time::Instant::now();
         if self.cache.left() < BLOCK_ROOM {
             self.flush(core);
         }
@@ -92,9 +98,7 @@ impl Translator {
             self.release(core, start.key.host);
             return None;
         };
-        let made = self.place(core, start, &source);
-        self.statistics.translation_time += started.elapsed().as_nanos() as u64;
-        Some(made)
+        Some(self.place(core, start, &source))
     }
 
     /// The block at RIP as it is in memory. None if not all of an instruction can be fetched.
