@@ -378,7 +378,9 @@ impl Emitter<'_, '_> {
         if spilled.overflow {
             return self.interpret(operation);
         }
-        if spilled.count == 0 && self.origin.wide {
+        // Of BSF and BSR the host would make others if a prefix is there that the guest's processor ignores.
+        let same = !matches!(rewritten.mnemonic(), Mnemonic::Bsf | Mnemonic::Bsr);
+        if spilled.count == 0 && self.origin.wide && same {
             self.emit_unchanged(operation);
             return self.flags_after(operation);
         }
