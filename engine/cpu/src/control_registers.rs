@@ -255,7 +255,7 @@ impl Core<'_> {
             return refuse();
         }
         match kind {
-            0 => self.tlb.invalidate_page(linear),
+            0 => self.tlb.invalidate_page_everywhere(linear),
             1 => self.tlb.flush_pcid(pcid as u16),
             2 => self.tlb.flush_all(),
             3 => self.tlb.flush_non_global(),

@@ -216,6 +216,14 @@ impl TlbContext {
         }
     }
 
+    /// Have writes to some host pages miss; the second level looks at the pages' flags.
+    fn forbid_writes(&mut self, forbidden: impl Fn(u64) -> bool) {
+        let entries = self.first_level().iter_mut().enumerate();
+        for (index, entry) in entries.filter(|(_, entry)| forbidden(entry.page)) {
+            entry.write = no_tag(index);
+        }
+    }
+
     fn clear_jumps(&mut self) {
         let first = HEADER_SLOTS + self.entries;
         let pairs = self.slots[first..].iter_mut().enumerate();
@@ -323,6 +331,44 @@ struct Space {
     pcid: u16,
     last_use: u64,
     contexts: [TlbContext; MODES],
+    /// Host addresses of pages to which writes must not hit any more once this is the current space.
+    forbidden: Vec<u64>,
+}
+
+/// When more pages wait in a space that is not the current one, all its writes will miss.
+const MOST_FORBIDDEN: usize = 64;
+
+impl Space {
+    fn new(pcid: u16, entries: usize) -> Space {
+        let contexts = std::array::from_fn(|_| TlbContext::new(entries));
+        Space { pcid, last_use: 0, contexts, forbidden: Vec::new() }
+    }
+
+    /// Have writes to `page` miss from now on.
+    fn forbid_writes(&mut self, page: u64) {
+        for context in self.contexts.iter_mut().filter(|context| context.used) {
+            context.forbid_writes(|found| found == page);
+        }
+    }
+
+    /// The same when this becomes the current space.
+    fn forbid_writes_later(&mut self, page: u64) {
+        if self.contexts.iter().any(|context| context.used) && self.forbidden.len() <= MOST_FORBIDDEN {
+            self.forbidden.push(page);
+        }
+    }
+
+    /// Before this becomes the current space.
+    fn catch_up(&mut self) {
+        let forbidden = std::mem::take(&mut self.forbidden);
+        if forbidden.is_empty() {
+            return;
+        }
+        let all = forbidden.len() > MOST_FORBIDDEN;
+        for context in self.contexts.iter_mut().filter(|context| context.used) {
+            context.forbid_writes(|found| all || forbidden.contains(&found));
+        }
+    }
 }
 
 /// The TLB of one processor.
@@ -332,6 +378,8 @@ pub struct Tlb {
     current: usize,
     entries: usize,
     uses: u64,
+    /// There may be global translations of addresses in the lower half.
+    low_globals: bool,
     /// Walks that filled an entry, since creation.
     pub refills: u64,
     /// Contexts cleared, since creation.
@@ -347,9 +395,16 @@ impl Tlb {
     /// If `entries` is not a power of two: a bug of ours.
     pub fn new(entries: usize) -> Tlb {
         assert!(entries.is_power_of_two(), "{entries} TLB entries");
-        let space =
-            Space { pcid: 0, last_use: 0, contexts: std::array::from_fn(|_| TlbContext::new(entries)) };
-        Tlb { spaces: vec![space], current: 0, entries, uses: 0, refills: 0, flushes: 0, page_flushes: 0 }
+        Tlb {
+            spaces: vec![Space::new(0, entries)],
+            current: 0,
+            entries,
+            uses: 0,
+            low_globals: false,
+            refills: 0,
+            flushes: 0,
+            page_flushes: 0,
+        }
     }
 
     /// Times that an address space was selected, since creation: writes of CR3, mostly.
@@ -378,6 +433,7 @@ impl Tlb {
     /// Keep what a walk found, for the current space.
     pub fn insert(&mut self, mode: Mode, fill: &Fill) {
         self.refills += 1;
+        self.low_globals |= fill.global && fill.linear >> 63 == 0;
         self.spaces[self.current].contexts[mode as usize].insert(fill, mode == Mode::User);
     }
 
@@ -414,8 +470,7 @@ impl Tlb {
         if let Some(found) = self.spaces.iter().position(|space| space.pcid == pcid) {
             self.current = found;
         } else if self.spaces.len() < SPACES {
-            let contexts = std::array::from_fn(|_| TlbContext::new(self.entries));
-            self.spaces.push(Space { pcid, last_use: 0, contexts });
+            self.spaces.push(Space::new(pcid, self.entries));
             self.current = self.spaces.len() - 1;
         } else {
             let oldest = (0..SPACES).min_by_key(|&index| self.spaces[index].last_use).unwrap_or(0);
@@ -424,6 +479,7 @@ impl Tlb {
             self.current = oldest;
         }
         self.spaces[self.current].last_use = self.uses;
+        self.spaces[self.current].catch_up();
     }
 
     /// Forget everything, global translations included.
@@ -446,9 +502,19 @@ impl Tlb {
         }
     }
 
-    /// Forget the page of `linear` everywhere (INVLPG: the current PCID's and global translations; forgetting the
-    /// others' too is allowed).
+    /// Forget the page of `linear`: the current PCID's and global translations (INVLPG), and perhaps others.
     pub fn invalidate_page(&mut self, linear: u64) {
+        if self.low_globals || linear >> 63 == 1 {
+            return self.invalidate_page_everywhere(linear);
+        }
+        self.page_flushes += 1;
+        for context in &mut self.spaces[self.current].contexts {
+            context.invalidate_page(linear);
+        }
+    }
+
+    /// Forget the page of `linear` in every space.
+    pub fn invalidate_page_everywhere(&mut self, linear: u64) {
         self.page_flushes += 1;
         for context in self.spaces.iter_mut().flat_map(|space| &mut space.contexts) {
             context.invalidate_page(linear);
@@ -457,11 +523,11 @@ impl Tlb {
 
     /// Code was translated from the page at host address `page`, and its flags say so: writes to it must no longer hit.
     pub fn forbid_writes(&mut self, page: u64) {
-        let contexts = self.spaces.iter_mut().flat_map(|space| &mut space.contexts);
-        for context in contexts.filter(|context| context.used) {
-            let entries = context.first_level().iter_mut().enumerate();
-            for (index, entry) in entries.filter(|(_, entry)| entry.page == page) {
-                entry.write = no_tag(index);
+        for (number, space) in self.spaces.iter_mut().enumerate() {
+            if number == self.current {
+                space.forbid_writes(page);
+            } else {
+                space.forbid_writes_later(page);
             }
         }
     }
@@ -533,6 +599,51 @@ mod tests {
         tlb.insert(Mode::Supervisor, &fill(0x20_1000, false, 21));
         tlb.invalidate_page(0x20_5000);
         assert!(!holds(&tlb, 0x20_1000));
+    }
+
+    #[test]
+    fn invlpg_spares_the_lower_half_of_other_spaces_until_globals_are_there() {
+        let high = 0xffff_8000_0000_1000;
+        let mut tlb = Tlb::new(16);
+        for linear in [0x2000, high] {
+            tlb.insert(Mode::Supervisor, &fill(linear, false, 12));
+        }
+        tlb.select(1);
+        tlb.invalidate_page(0x2000);
+        tlb.invalidate_page(high);
+        tlb.select(0);
+        assert!(holds(&tlb, 0x2000) && !holds(&tlb, high));
+        tlb.insert(Mode::Supervisor, &fill(0x3000, true, 12));
+        tlb.select(1);
+        tlb.invalidate_page(0x3000);
+        tlb.select(0);
+        assert!(!holds(&tlb, 0x3000));
+        tlb.select(1);
+        tlb.invalidate_page_everywhere(0x2000);
+        tlb.select(0);
+        assert!(!holds(&tlb, 0x2000));
+    }
+
+    #[test]
+    fn forbidden_writes_miss_in_every_space_whenever_it_comes_back() {
+        for pages in [1, MOST_FORBIDDEN + 2] {
+            let mut tlb = Tlb::new(16);
+            let writes = |tlb: &Tlb| tlb.entry(Mode::Supervisor, 0x2000).write == 0x2000;
+            let filled = fill(0x2000, false, 12);
+            tlb.insert(Mode::Supervisor, &filled);
+            tlb.select(1);
+            tlb.insert(Mode::Supervisor, &filled);
+            (1..pages as u64).for_each(|page| tlb.forbid_writes(page << 12));
+            assert!(writes(&tlb), "other pages");
+            tlb.forbid_writes(filled.page);
+            assert!(!writes(&tlb));
+            tlb.insert(Mode::Supervisor, &filled);
+            tlb.select(0);
+            assert!(!writes(&tlb));
+            assert!(holds(&tlb, 0x2000), "reads go on");
+            tlb.select(1);
+            assert!(writes(&tlb), "what was found afterwards stays");
+        }
     }
 
     #[test]

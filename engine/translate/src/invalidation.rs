@@ -51,7 +51,10 @@ impl Translator {
         self.release(core, host);
         for number in gone {
             self.statistics.invalidated += 1;
-            self.warmth.lose(self.blocks.get(number).host);
+            let host = self.blocks.get(number).host;
+            self.warmth.lose(host);
+            self.heat.forget(host);
+            self.unshared.remove(&host);
             self.bar(number);
         }
     }

@@ -480,10 +480,11 @@ impl Emitter<'_, '_> {
         let index = self.address_register(index, reg::R11);
         let scale = instruction.memory_index_scale() as u8;
         let place = address(base, index.map(|index| (index, scale)), displacement);
-        if narrow {
-            self.assembler.lea32(reg::R10, place);
-        } else {
-            self.assembler.lea(reg::R10, place);
+        match (narrow, base, index) {
+            (true, _, _) => self.assembler.lea32(reg::R10, place),
+            // Costs the host no time.
+            (false, Some(base), None) if displacement == 0 => self.assembler.copy(reg::R10, base),
+            (false, _, _) => self.assembler.lea(reg::R10, place),
         }
     }
 

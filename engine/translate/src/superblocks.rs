@@ -6,10 +6,10 @@
 //! shared across all of it (`plan`): where pointers advance by constant steps, one check serves several rounds.
 
 use crate::blocks::{AddressMap, OtherPage, Piece, Variant};
-use crate::decode::{BLOCK_LIMIT, Kind, Operation, decode_block, mark_live_flags};
+use crate::decode::{BLOCK_LIMIT, Decoding, Kind, Operation, decode_block, mark_live_flags};
 use crate::translation::{LONGEST_INSTRUCTION, Source, Start};
 use crate::translator::{BLOCK_ROOM, Translator};
-use gasang_cpu::Core;
+use gasang_cpu::{Core, VcpuState};
 use gasang_exec::{Interpreter, Step};
 
 /// Rounds of a loop in a superblock at most.
@@ -78,14 +78,26 @@ impl Heat {
         self.seen.get(&host) != Some(&HOPELESS)
     }
 
-    fn give_up(&mut self, host: u64) {
+    pub(crate) fn give_up(&mut self, host: u64) {
         self.seen.insert(host, HOPELESS);
     }
+
+    /// There is other code at `host` by now.
+    pub(crate) fn forget(&mut self, host: u64) {
+        self.seen.remove(&host);
+    }
+}
+
+/// What decides how code is executed: a way is followed as long as it stays the same.
+fn mode(state: &VcpuState) -> (u64, u8, bool) {
+    (state.cr3, state.cpl(), state.in_64bit_mode())
 }
 
 /// A superblock in the making.
 struct Builder {
     start: Start,
+    /// The processor is in the mode in which the way was executed.
+    same_mode: bool,
     operations: Vec<Operation>,
     pieces: [Piece; 2],
     other: Option<OtherPage>,
@@ -105,11 +117,10 @@ impl Translator {
         let candidate = self.candidate(core);
         self.heat.wait(core.state.instructions, candidate.is_some());
         let start = candidate.filter(|start| self.heat.see(start.key.host))?;
+        let before = mode(core.state);
         let (way, step) = self.follow(core, interpreter, end);
-        self.heat.give_up(start.key.host);
-        if let Some(way) = way {
-            self.translating(start.key.linear, |translator| translator.make(core, start, &way));
-        }
+        let same_mode = before == mode(core.state);
+        self.translating(start.key.linear, |translator| translator.make(core, start, &way, same_mode));
         step
     }
 
@@ -121,26 +132,29 @@ impl Translator {
         may.then_some(start)
     }
 
-    /// Execute some instructions by T0: their addresses and the next one's, and what T0 said if the caller must look. No addresses if the page tables or the privilege are others now.
+    /// Execute some instructions by T0, at most to where the page tables or the privilege change: their addresses and the
+    /// next one's, and what T0 said if the caller must look.
     fn follow(
         &mut self,
         core: &mut Core<'_>,
         interpreter: &mut Interpreter,
         end: u64,
-    ) -> (Option<Vec<u64>>, Option<Step>) {
-        let before = (core.state.cr3, core.state.cpl());
+    ) -> (Vec<u64>, Option<Step>) {
+        let before = mode(core.state);
         let mut way = vec![core.state.rip];
         let mut step = None;
         while way.len() <= FOLLOWED && step.is_none() && core.state.instructions < end {
             step = self.interpret(core, interpreter);
             way.push(core.state.rip);
+            if mode(core.state) != before {
+                break;
+            }
         }
-        let same = before == (core.state.cr3, core.state.cpl()) && core.state.in_64bit_mode();
-        (same.then_some(way), step)
+        (way, step)
     }
 
     /// Make a superblock of what can be followed of the way, in place of the block at its start.
-    fn make(&mut self, core: &mut Core<'_>, start: Start, way: &[u64]) {
+    fn make(&mut self, core: &mut Core<'_>, start: Start, way: &[u64], same_mode: bool) {
         if self.cache.left() < BLOCK_ROOM {
             // Everything goes soon.
             return;
@@ -148,11 +162,13 @@ impl Translator {
         let Some(old) = self.blocks.find(start.key) else { return };
         let mut builder = Builder {
             start,
+            same_mode,
             operations: Vec::with_capacity(BLOCK_LIMIT),
             pieces: [Piece { host: start.key.host, size: 1 }, Piece::default()],
             other: None,
             returns: Vec::new(),
         };
+        let stopped = way.len() <= BLOCK_LIMIT;
         let way = chosen(way);
         for pair in way.windows(2) {
             if !self.extend(core, &mut builder, pair[0], pair[1]) {
@@ -161,7 +177,8 @@ impl Translator {
         }
         let Builder { mut operations, pieces, other, .. } = builder;
         let (known, executed) = (self.blocks.get(old).instructions as usize, operations.len());
-        if executed > known {
+        // Also of the same instructions: more checks are shared.
+        if executed >= known {
             mark_live_flags(&mut operations, self.options.strict_flags);
             let next = way[executed];
             self.blocks.take(&[old]);
@@ -172,8 +189,15 @@ impl Translator {
                 start,
                 &Source { operations, next, variant: Variant::Superblock, pieces, other },
             );
-        } else if let Some(other) = other {
-            self.release(core, other.host);
+        } else {
+            if stopped {
+                self.heat.forget(start.key.host);
+            } else {
+                self.heat.give_up(start.key.host);
+            }
+            if let Some(other) = other {
+                self.release(core, other.host);
+            }
         }
     }
 
@@ -184,7 +208,8 @@ impl Translator {
         let mut bytes = [0; LONGEST_INSTRUCTION];
         let rest = ((4096 - (host & 0xfff)) as usize).min(LONGEST_INSTRUCTION);
         self.memory.copy_out(host, &mut bytes[..rest]);
-        let how = self.decoding(core);
+        let user = builder.start.key.user;
+        let how = Decoding { bits: 64, user, strict_flags: self.options.strict_flags };
         let Some(mut operation) = decode_block(rip, &bytes[..rest], 1, how, &mut self.classifier).pop()
         else {
             return false;
@@ -206,6 +231,9 @@ impl Translator {
         }
         if let Some(other) = builder.other {
             return (other.linear == rip & !0xfff).then_some(other.host);
+        }
+        if !builder.same_mode {
+            return None;
         }
         let other = self.page(core, rip & !0xfff).filter(|other| other.host != key.host & !0xfff)?;
         self.protect(core, other.host);
@@ -296,6 +324,8 @@ mod tests {
         assert!(heat.see(0x10));
         heat.give_up(0x10);
         assert!(!heat.has_hope(0x10) && heat.has_hope(0x20));
+        heat.forget(0x10);
+        assert!(heat.has_hope(0x10) && !heat.see(0x10), "other code starts anew");
         assert!(!heat.is_due(0) && heat.is_due(1000));
         heat.wait(1000, true);
         assert!((500..1500).contains(&heat.left(1000)));

@@ -549,9 +549,10 @@ impl Translator {
     /// there no longer.
     fn crossed(&mut self, core: &mut Core<'_>, block: u32) {
         let Block { host, variant, .. } = *self.blocks.get(block);
-        let enough = variant != Variant::Plain && self.blocks.count_crossing(block) == CROSSINGS;
-        if enough && self.unshared.insert(host) {
+        if variant != Variant::Plain && self.blocks.count_crossing(block) == CROSSINGS {
             self.invalidate(core, host, 1);
+            self.unshared.insert(host);
+            self.heat.give_up(host);
         }
     }
 
