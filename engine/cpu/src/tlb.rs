@@ -4,7 +4,10 @@
 //! kernel, or STAC and CLAC select another context and clear nothing. A processor may forget any translation at any
 //! time (SDM vol. 3, 4.10.2.2), so replacing a context is always right.
 
+mod regions;
+
 use gasang_memory::PAGE_SIZE;
+use regions::Regions;
 
 /// How memory is accessed as far as permissions go: the index of a context within an address space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,8 +103,22 @@ pub struct Fill {
 
 /// What generated code reaches of a context beside its entries, at fixed distances below the first of them.
 pub mod header {
-    /// Bytes below the first entry.
-    pub const SIZE: usize = 64;
+    /// Bytes below the first entry: these words, and the regions below them.
+    pub const SIZE: usize = 64 + REGIONS * REGION_SIZE as usize;
+    /// Regions: the first half serves reads, the second writes.
+    pub const REGIONS: usize = 64;
+    /// Bytes of one.
+    pub const REGION_SIZE: i32 = 32;
+    /// The first region. It holds where it begins, …
+    pub const FIRST_REGION: i32 = -(SIZE as i32);
+    /// … the first offset at which an access of `LONGEST_ACCESS` bytes does not lie in it (0 if there is no region), …
+    pub const REGION_LIMIT: i32 = 8;
+    /// … the host address of its first byte, …
+    pub const REGION_HOST: i32 = 16;
+    /// … and how many accesses may miss it before another is asked for.
+    pub const REGION_PATIENCE: i32 = 24;
+    /// Accesses to regions are no longer.
+    pub const LONGEST_ACCESS: u64 = 128;
     /// Address of the second level.
     pub const SECOND_LEVEL: i32 = -64;
     /// What the low bits of a second-level key must be for a page that is not global.
@@ -148,11 +165,14 @@ pub struct TlbContext {
     large: Vec<LargePage>,
     /// Something was put here since the last `clear`.
     used: bool,
+    regions: Regions,
 }
 
 /// log2 of its size, and its number among pages of that size.
 type LargePage = (u32, u64);
 
+/// The entry that the words of the header begin in.
+const HEADER: usize = header::REGIONS;
 /// `header::SIZE` in entries.
 const HEADER_SLOTS: usize = header::SIZE / size_of::<TlbEntry>();
 
@@ -168,8 +188,10 @@ impl TlbContext {
             second: vec![[0; 4]; SECOND_LEVEL_ENTRIES].into(),
             large: Vec::new(),
             used: false,
+            regions: Regions::default(),
         };
-        context.slots[0] = TlbEntry {
+        context.reset_regions();
+        context.slots[HEADER] = TlbEntry {
             read: context.second.as_ptr() as u64,
             write: 2,
             exec: 1,
@@ -187,17 +209,17 @@ impl TlbContext {
     }
 
     fn generation(&self) -> u64 {
-        self.slots[0].write
+        self.slots[HEADER].write
     }
 
     fn global_generation(&self) -> u64 {
-        self.slots[0].exec
+        self.slots[HEADER].exec
     }
 
     fn clear(&mut self) {
         if self.used {
             self.clear_non_global();
-            self.slots[0].exec += 2;
+            self.slots[HEADER].exec += 2;
             self.large.clear();
             self.used = false;
         }
@@ -208,16 +230,18 @@ impl TlbContext {
         if !self.used {
             return;
         }
+        self.forget_regions();
         self.first_level().iter_mut().enumerate().for_each(|(index, entry)| *entry = TlbEntry::empty(index));
-        self.slots[0].write += 2;
+        self.slots[HEADER].write += 2;
         if self.generation() > LAST_GENERATION || self.global_generation() + 2 > LAST_GENERATION {
             self.second.fill([0; 4]);
-            (self.slots[0].write, self.slots[0].exec) = (2, 1);
+            (self.slots[HEADER].write, self.slots[HEADER].exec) = (2, 1);
         }
     }
 
     /// Have writes to some host pages miss; the second level looks at the pages' flags.
     fn forbid_writes(&mut self, forbidden: impl Fn(u64) -> bool) {
+        self.forget_written_regions();
         let entries = self.first_level().iter_mut().enumerate();
         for (index, entry) in entries.filter(|(_, entry)| forbidden(entry.page)) {
             entry.write = no_tag(index);
@@ -239,6 +263,7 @@ impl TlbContext {
             self.clear();
             return;
         }
+        self.forget_regions_with(linear);
         let index = index_of(linear, self.entries);
         self.first_level()[index] = TlbEntry::empty(index);
         let second = &mut self.second[second_index(linear)];
@@ -264,6 +289,9 @@ impl TlbContext {
             [(fill.read, right::READ), (fill.write, right::WRITE), (fill.global, right::GLOBAL)]
         {
             rights |= if allowed { bit } else { 0 };
+        }
+        if self.second(fill.linear).is_some_and(|before| (before[1] ^ fill.page) & !(PAGE_SIZE - 1) != 0) {
+            self.forget_regions_with(fill.linear);
         }
         let generation = if fill.global { self.global_generation() } else { self.generation() };
         self.second[second_index(fill.linear)] = [tag | generation, fill.page | rights, exec, fill.flags];

@@ -4,6 +4,7 @@
 //! address against the mapping, so a wrong one is a panic of ours and never an access outside the guest.
 
 mod map;
+mod mirrors;
 
 use std::arch::asm;
 use std::fs::File;
@@ -13,6 +14,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use map::{HIGH_RAM_START, LOW_RAM_LIMIT, PhysicalMap, VIDEO_HOLE};
+pub use mirrors::{Laid, Mirrors};
 
 /// Bytes in a page.
 pub const PAGE_SIZE: u64 = 4096;

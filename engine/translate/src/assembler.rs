@@ -70,6 +70,8 @@ pub fn address(base: Option<u8>, index: Option<(u8, u8)>, displacement: i32) -> 
 #[derive(Debug, Clone, Copy)]
 #[repr(u8)]
 pub enum Condition {
+    /// Above or equal, unsigned.
+    Ae = 3,
     /// Equal, zero.
     E = 4,
     /// Not equal, not zero.
@@ -324,6 +326,22 @@ impl Assembler {
     /// `xor register, memory` (64 bits).
     pub fn xor(&mut self, register: u8, memory: Memory) {
         self.memory_form(true, &[0x33], register, memory);
+    }
+
+    /// `add register, memory` (64 bits).
+    pub fn add(&mut self, register: u8, memory: Memory) {
+        self.memory_form(true, &[0x03], register, memory);
+    }
+
+    /// `sub register, memory` (64 bits).
+    pub fn subtract_memory(&mut self, register: u8, memory: Memory) {
+        self.memory_form(true, &[0x2b], register, memory);
+    }
+
+    /// `sub dword memory, 1`.
+    pub fn decrement32(&mut self, memory: Memory) {
+        self.memory_form(false, &[0x83], 5, memory);
+        self.byte(1);
     }
 
     /// `cmp register, memory` (64 bits).

@@ -77,6 +77,11 @@ impl CodePages {
         }
     }
 
+    /// How many processors the machine has.
+    pub(crate) fn processors(&self) -> usize {
+        self.processors.len()
+    }
+
     /// Processor number `processor` is about to use its TLB, and does so until the value is dropped.
     pub fn enter(&self, processor: usize, tlb: &mut Tlb) -> Inside<'_> {
         self.processors[processor].inside.store(true, Ordering::SeqCst);

@@ -41,6 +41,8 @@ pub struct Exits {
     pub refill_write: u64,
     /// The same of a block's page.
     pub refill_execute: u64,
+    /// Another region wanted.
+    pub region: u64,
     /// Extended state wanted.
     pub extended: u64,
     /// SYSCALL, SYSRET, IRETQ.
@@ -76,6 +78,7 @@ impl Exits {
             refill_read: far(refill::refill_read),
             refill_write: far(refill::refill_write),
             refill_execute: far(refill::refill_execute),
+            region: far(entry::exit_region),
             extended: far(entry::exit_extended),
             system_call: far(transitions::syscall),
             system_return: far(transitions::sysret),
@@ -155,7 +158,11 @@ pub struct Tables<'a> {
 /// Code after the block's end, reached by a forward jump.
 pub(crate) enum OutOfLine {
     /// A missed memory check.
-    Miss { jump: u32, site: u32, write: bool, retry: u64, resume: u32, crossing: Option<Crossing> },
+    Miss { jump: u32, miss: Miss },
+    /// An access that is not in its region: it goes on at `back` by the TLB.
+    OutOfRegion { jump: u32, back: u32, region: u8, size: u32, miss: Miss },
+    /// So many accesses were not in their region that another is wanted; the address is in R10.
+    Region { jump: u32, site: u32 },
     /// A shared check whose span crosses a page.
     Crossing { jump: u32, rip: u64, not_executed: u32 },
     /// Extended state is not in the registers.
@@ -176,7 +183,19 @@ pub(crate) enum OutOfLine {
     Return { jump: u32, rip: u64, undo_rsp: i64, not_executed: u32 },
 }
 
+/// What to do about an access that the TLB does not have.
+pub(crate) struct Miss {
+    pub site: u32,
+    pub write: bool,
+    /// Where the access starts again.
+    pub retry: u64,
+    /// Bytes from there to where it goes on with a copy; 0 if it must not.
+    pub resume: u32,
+    pub crossing: Option<Crossing>,
+}
+
 /// What to do if a shared check's span crosses a page.
+#[derive(Clone, Copy)]
 pub(crate) struct Crossing {
     /// Bytes that the check covers.
     pub span: u32,
@@ -254,7 +273,7 @@ impl Emitter<'_, '_> {
             self.direct_exit(self.origin.next);
         }
         while let Some(piece) = self.out_of_line.pop() {
-            self.emit_out_of_line(&piece);
+            self.emit_out_of_line(piece);
         }
         if starts_in_slot {
             entries.host_flags = self.assembler.here();
@@ -349,26 +368,20 @@ impl Emitter<'_, '_> {
         self.assembler.jump(exit);
     }
 
-    fn emit_out_of_line(&mut self, piece: &OutOfLine) {
-        match *piece {
-            OutOfLine::Miss { jump, site, write, retry, resume, ref crossing } => {
-                let a = &mut *self.assembler;
-                a.close(jump);
-                a.xor(reg::R10, tlb(Some(reg::R11), tag_offset(write)));
-                if let &Some(Crossing { span, rip, not_executed }) = crossing {
-                    a.copy32(reg::R11, reg::R10);
-                    a.and32(reg::R11, 4095);
-                    a.compare_immediate(reg::R11, 4096 - span as i32);
-                    let jump = a.jump_if_forward(Condition::A);
-                    self.out_of_line.push(OutOfLine::Crossing { jump, rip, not_executed });
-                }
-                let a = &mut *self.assembler;
-                a.store_immediate32(state(slots::SITE), site);
-                if !write {
-                    a.store_immediate32(state(slots::RESUME), resume);
-                }
-                a.lea_code(reg::R11, retry);
-                a.jump(if write { self.exits.refill_write } else { self.exits.refill_read });
+    fn emit_out_of_line(&mut self, piece: OutOfLine) {
+        match piece {
+            OutOfLine::Miss { jump, miss } => self.miss(jump, &miss),
+            OutOfLine::OutOfRegion { jump, back, region, size, miss } => {
+                self.assembler.close(jump);
+                self.out_of_region(region, size, miss);
+                let back = self.assembler.address_of(back);
+                self.assembler.jump(back);
+            }
+            OutOfLine::Region { jump, site } => {
+                self.assembler.close(jump);
+                self.assembler.store(state(slots::MISSED_ADDRESS), reg::R10);
+                self.assembler.store_immediate32(state(slots::SITE), site);
+                self.assembler.jump(self.exits.region);
             }
             OutOfLine::Extended { jump, site } => {
                 self.assembler.close(jump);
@@ -425,6 +438,26 @@ impl Emitter<'_, '_> {
                 self.indirect_exit(rip, undo_rsp);
             }
         }
+    }
+
+    fn miss(&mut self, jump: u32, miss: &Miss) {
+        let a = &mut *self.assembler;
+        a.close(jump);
+        a.xor(reg::R10, tlb(Some(reg::R11), tag_offset(miss.write)));
+        if let Some(Crossing { span, rip, not_executed }) = miss.crossing {
+            a.copy32(reg::R11, reg::R10);
+            a.and32(reg::R11, 4095);
+            a.compare_immediate(reg::R11, 4096 - span as i32);
+            let jump = a.jump_if_forward(Condition::A);
+            self.out_of_line.push(OutOfLine::Crossing { jump, rip, not_executed });
+        }
+        let a = &mut *self.assembler;
+        a.store_immediate32(state(slots::SITE), miss.site);
+        if !miss.write {
+            a.store_immediate32(state(slots::RESUME), miss.resume);
+        }
+        a.lea_code(reg::R11, miss.retry);
+        a.jump(if miss.write { self.exits.refill_write } else { self.exits.refill_read });
     }
 
     /// Bytes of a stack slot, and of a pointer.

@@ -26,6 +26,8 @@ pub enum Exit {
     Extended = 5,
     /// The host faulted at FAULT_RIP.
     Fault = 6,
+    /// Too many accesses at SITE missed its region, the last one to MISSED_ADDRESS.
+    Region = 7,
 }
 
 impl Exit {
@@ -38,7 +40,8 @@ impl Exit {
             3 => Exit::Interpret,
             4 => Exit::Miss,
             5 => Exit::Extended,
-            _ => Exit::Fault,
+            6 => Exit::Fault,
+            _ => Exit::Region,
         }
     }
 }
@@ -65,6 +68,7 @@ exit_with!(exit_link, Exit::Link, "Leave: an unlinked jump. Status flags are in 
 exit_with!(exit_interpret, Exit::Interpret, "Leave: an instruction for T0. Status flags are in their slot.");
 exit_with!(exit_miss, Exit::Miss, "Leave: a TLB miss. Status flags are in their slot.");
 exit_with!(exit_extended, Exit::Extended, "Leave: extended state is wanted. Status flags are in their slot.");
+exit_with!(exit_region, Exit::Region, "Leave: another region is wanted. Status flags are in their slot.");
 exit_with!(exit_fault, Exit::Fault, "Leave: a host fault; entered from the signal handler.");
 
 /// Save the host's status flags to their slot, then as `exit_lookup`.

@@ -74,8 +74,8 @@ fn phase_after(exit: Exit, state: &VcpuState) -> Phase {
         Exit::Lookup => Phase::Lookup,
         Exit::Link => Phase::Link,
         Exit::Interpret => Phase::Leave,
-        Exit::Miss if state.cpl() == 3 => Phase::UserMiss,
-        Exit::Miss => Phase::SupervisorMiss,
+        Exit::Miss | Exit::Region if state.cpl() == 3 => Phase::UserMiss,
+        Exit::Miss | Exit::Region => Phase::SupervisorMiss,
         Exit::Extended => Phase::Extended,
         Exit::Fault => Phase::Fault,
     }

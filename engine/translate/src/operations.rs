@@ -2,11 +2,11 @@
 
 use crate::assembler::{Condition, Memory, address, reg, state, tlb};
 use crate::decode::{Kind, Operation, may_fault};
-use crate::emit::{Crossing, Emitter, OutOfLine, tag_offset};
+use crate::emit::{Crossing, Emitter, Miss, OutOfLine, tag_offset};
 use crate::plan::Check;
 use crate::site::{FaultPoint, Site};
 use crate::slots;
-use gasang_cpu::tlb::TlbEntry;
+use gasang_cpu::tlb::{TlbEntry, header};
 use gasang_x86::segment;
 use iced_x86::{Instruction, Mnemonic, OpAccess, OpKind, Register};
 use std::mem::offset_of;
@@ -53,6 +53,11 @@ fn same_width(like: Register, full: u8) -> Register {
         // R8L-R15L follow SPL, BPL, SIL, DIL: only numbers from 8 up are asked for.
         Register::R8L + u32::from(full - 8)
     }
+}
+
+/// Offset in a TLB context of a region's first word.
+fn first_word(region: u8) -> i32 {
+    header::FIRST_REGION + header::REGION_SIZE * i32::from(region)
 }
 
 /// Make `place` the instruction's memory operand.
@@ -157,7 +162,7 @@ impl Emitter<'_, '_> {
         self.flags_will_change(operation.live_before);
         let word_shift = if size == 8 { 6 } else { 5 };
         let write = instruction.mnemonic() != Mnemonic::Bt;
-        self.check(operation, size, write, |emitter| {
+        self.check(operation, size, write, None, |emitter| {
             emitter.effective_address(instruction, 0);
             emitter.load_register(reg::R11, bit);
             emitter.assembler.shift_right_arithmetic(reg::R11, word_shift, size == 8);
@@ -204,6 +209,7 @@ impl Emitter<'_, '_> {
             hopeful: false,
             size: 1 << shift,
             write,
+            region: 0,
             block: self.origin.block,
         })
     }
@@ -261,6 +267,7 @@ impl Emitter<'_, '_> {
             hopeful: false,
             size: operation.extended,
             write: false,
+            region: 0,
             block: self.origin.block,
         });
         self.assembler.test8(state(slots::EXTENDED_LIVE), operation.extended);
@@ -502,12 +509,13 @@ impl Emitter<'_, '_> {
 
     /// Translate the linear address that `compute` puts into R10: on a hit R11 is the host page, R10 the offset in it.
     /// On a miss the dispatcher fills the TLB and starts again here, or lets T0 execute the instruction. EFLAGS are lost.
-    /// Returns the site.
+    /// In a region, R11 is its first byte and R10 the offset there. Returns the site.
     pub(crate) fn check(
         &mut self,
         operation: &Operation,
         size: u32,
         write: bool,
+        region: Option<u8>,
         compute: impl FnOnce(&mut Self),
     ) -> u32 {
         let retry = self.assembler.address_of(self.assembler.here());
@@ -519,21 +527,54 @@ impl Emitter<'_, '_> {
             hopeful: false,
             size: size as u8,
             write,
+            region: region.unwrap_or_default(),
             block: self.origin.block,
         });
         compute(self);
         (self.held, self.held_in_r10) = (None, None);
+        let miss = Miss { site, write, retry, resume: 0, crossing: None };
+        match region {
+            Some(region) => self.find_in_region(region, size, miss),
+            None => self.find_in_tlb(size, miss),
+        }
+        self.host_flags = false;
+        site
+    }
+
+    /// The access of `size` bytes at the address in R10, by the TLB.
+    fn find_in_tlb(&mut self, size: u32, miss: Miss) {
         let mask = (self.origin.tlb_entries - 1) << 5;
         let a = &mut *self.assembler;
         a.rotate_right32(reg::R11, reg::R10, 7);
         a.and32(reg::R11, mask as i32);
-        a.xor(reg::R10, tlb(Some(reg::R11), tag_offset(write)));
+        a.xor(reg::R10, tlb(Some(reg::R11), tag_offset(miss.write)));
         a.compare_immediate(reg::R10, 4096 - size as i32);
         let jump = a.jump_if_forward(Condition::A);
         a.load(reg::R11, tlb(Some(reg::R11), offset_of!(TlbEntry, page) as i32));
-        self.out_of_line.push(OutOfLine::Miss { jump, site, write, retry, resume: 0, crossing: None });
-        self.host_flags = false;
-        site
+        self.out_of_line.push(OutOfLine::Miss { jump, miss });
+    }
+
+    /// The same by a region: the address is not needed to find the host's, only to see that it may be used.
+    fn find_in_region(&mut self, region: u8, size: u32, miss: Miss) {
+        let first = first_word(region);
+        let a = &mut *self.assembler;
+        a.subtract_memory(reg::R10, tlb(None, first));
+        a.compare(reg::R10, tlb(None, first + header::REGION_LIMIT));
+        let jump = a.jump_if_forward(Condition::Ae);
+        a.load(reg::R11, tlb(None, first + header::REGION_HOST));
+        let back = a.here();
+        self.out_of_line.push(OutOfLine::OutOfRegion { jump, back, region, size, miss });
+    }
+
+    /// The access is not in its region, from whose first byte R10 counts.
+    pub(crate) fn out_of_region(&mut self, region: u8, size: u32, miss: Miss) {
+        let first = first_word(region);
+        let a = &mut *self.assembler;
+        a.add(reg::R10, tlb(None, first));
+        a.decrement32(tlb(None, first + header::REGION_PATIENCE));
+        let jump = a.jump_if_forward(Condition::S);
+        self.out_of_line.push(OutOfLine::Region { jump, site: miss.site });
+        self.find_in_tlb(size, miss);
     }
 
     /// See that an access of the operation, its `position`th, may be made at the linear address that `compute` puts into
@@ -547,18 +588,18 @@ impl Emitter<'_, '_> {
         compute: impl FnOnce(&mut Self, i32),
     ) -> Memory {
         match self.plan[self.number as usize][position] {
-            Check::Alone => {
+            Check::Alone { region } => {
                 self.flags_will_change(operation.live_before);
-                let site = self.check(operation, size, write, |emitter| compute(emitter, 0));
+                let site = self.check(operation, size, write, region, |emitter| compute(emitter, 0));
                 if !write {
                     self.allow_copy(site);
                 }
                 address(Some(reg::R11), Some((reg::R10, 1)), 0)
             }
-            Check::First { slot, low, span, offset, write } => {
+            Check::First { slot, low, span, offset, write, region } => {
                 self.flags_will_change(operation.live_before);
                 let compute = |emitter: &mut Self| compute(emitter, low - offset);
-                let site = self.check(operation, u32::from(span), write, compute);
+                let site = self.check(operation, u32::from(span), write, region, compute);
                 self.share_check(site, operation, u32::from(span));
                 self.assembler.lea(reg::R11, address(Some(reg::R11), Some((reg::R10, 1)), -low));
                 self.assembler.store(state(slot), reg::R11);
@@ -582,21 +623,29 @@ impl Emitter<'_, '_> {
         if let Site::Retry { hopeful, .. } = &mut self.tables.sites[site as usize] {
             *hopeful = self.origin.superblock;
         }
-        if let Some(OutOfLine::Miss { crossing, .. }) =
-            self.out_of_line.last_mut().filter(|_| self.origin.superblock)
+        if self.origin.superblock
+            && let Some(miss) = self.last_miss()
         {
-            *crossing = Some(Crossing { span, rip: operation.instruction.ip(), not_executed });
+            miss.crossing = Some(Crossing { span, rip: operation.instruction.ip(), not_executed });
         }
     }
 
     /// What is only read may come from a copy, if it crosses a page: the access goes on here then.
     fn allow_copy(&mut self, site: u32) {
         let here = self.assembler.address_of(self.assembler.here());
-        if let Some(OutOfLine::Miss { retry, resume, .. }) = self.out_of_line.last_mut() {
-            *resume = (here - *retry) as u32;
+        if let Some(miss) = self.last_miss() {
+            miss.resume = (here - miss.retry) as u32;
         }
         if let Site::Retry { resume, .. } = &mut self.tables.sites[site as usize] {
             *resume = here;
+        }
+    }
+
+    /// What the check just made does about a miss.
+    fn last_miss(&mut self) -> Option<&mut Miss> {
+        match self.out_of_line.last_mut() {
+            Some(OutOfLine::Miss { miss, .. } | OutOfLine::OutOfRegion { miss, .. }) => Some(miss),
+            _ => None,
         }
     }
 

@@ -24,6 +24,8 @@ pub struct Options {
     pub look_period: u64,
     /// Looks that make a block hot.
     pub looks: u8,
+    /// Superblocks look for their accesses in regions first.
+    pub regions: bool,
     /// Translate rewritten code when it is met first, as any other.
     pub eager: bool,
     /// Throw everything away whenever translated code is written.
@@ -39,6 +41,7 @@ impl Default for Options {
             count_blocks: false,
             look_period: 0,
             looks: 2,
+            regions: true,
             eager: true,
             flush_on_write: false,
         }
@@ -48,7 +51,7 @@ impl Default for Options {
 impl Options {
     /// For machines: code that was rewritten waits for its translation. GASANG_EAGER=1 has it translated at once, as do
     /// the other switches: GASANG_STRICT_FLAGS=1, GASANG_TINY_CACHE=1 and GASANG_FLUSH_ON_WRITE=1. GASANG_HOT=1 makes superblocks
-    /// of whatever is executed, GASANG_NO_SUPERBLOCKS=1 none.
+    /// of whatever is executed, GASANG_NO_SUPERBLOCKS=1 none, GASANG_NO_REGIONS=1 such that know no regions.
     pub fn from_environment() -> Options {
         let set = |name: &str| std::env::var_os(name).is_some_and(|value| value == "1");
         let defaults = Options::default();
@@ -66,6 +69,7 @@ impl Options {
                 LOOK_PERIOD
             },
             looks: if hot { 1 } else { defaults.looks },
+            regions: !set("GASANG_NO_REGIONS"),
             eager: set("GASANG_EAGER") || strict_flags || flush_on_write || tiny,
             cache_bytes: if tiny { TINY_CACHE } else { defaults.cache_bytes },
             ..defaults

@@ -13,6 +13,7 @@
 
 use crate::decode::{Kind, Operation};
 use crate::slots;
+use gasang_cpu::tlb::header;
 use iced_x86::{Code, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
 
 /// Bytes that one check covers at most: the more, the likelier that they cross a page.
@@ -21,14 +22,14 @@ const SPAN: i64 = 128;
 /// Offsets are no farther from 0 than this, so that those of a span's ends fit in 32 bits.
 const FARTHEST: i64 = 1 << 30;
 
-/// How an access is checked. Offsets count from the address that the access's registers give without displacement,
+/// How an access is checked, and the region that it is looked for in first. Offsets count from the address that the access's registers give without displacement,
 /// when the group began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Check {
     /// By itself.
-    Alone,
+    Alone { region: Option<u8> },
     /// For itself and others: `span` bytes from `low` on; the host address of offset 0 goes to the slot.
-    First { slot: i32, low: i32, span: u8, offset: i32, write: bool },
+    First { slot: i32, low: i32, span: u8, offset: i32, write: bool, region: Option<u8> },
     /// It was covered by an earlier check.
     Covered { slot: i32, offset: i32 },
 }
@@ -56,7 +57,7 @@ struct Access {
 
 /// The plan of a block that shares nothing.
 pub fn alone(operations: &[Operation]) -> Vec<Checks> {
-    vec![[Check::Alone; 2]; operations.len()]
+    vec![[Check::Alone { region: None }; 2]; operations.len()]
 }
 
 /// A check that others share: the access that makes it, the span from `low` to `high`, the slot of its result.
@@ -82,9 +83,40 @@ pub fn share_stack(operations: &[Operation]) -> Vec<Checks> {
     share(operations, &collect(operations, follow_stack), false)
 }
 
-/// Find the accesses of a superblock that share checks.
-pub fn share_all(operations: &[Operation], info: &mut InstructionInfoFactory) -> Vec<Checks> {
-    share(operations, &collect(operations, |operation, registers| follow(operation, registers, info)), true)
+/// Find the accesses of a superblock that share checks, and give what is checked regions, from number `first_region` of
+/// each half on; None for no regions.
+pub fn share_all(
+    operations: &[Operation],
+    info: &mut InstructionInfoFactory,
+    first_region: Option<usize>,
+) -> Vec<Checks> {
+    let accesses = collect(operations, |operation, registers| follow(operation, registers, info));
+    let mut plan = share(operations, &accesses, true);
+    if let Some(first_region) = first_region {
+        give_regions(&mut plan, &accesses, first_region);
+    }
+    plan
+}
+
+/// Accesses through the same registers reach the same region, whatever the registers hold.
+fn give_regions(plan: &mut [Checks], accesses: &[Access], first_region: usize) {
+    let mut known: [Vec<[Register; 2]>; 2] = Default::default();
+    for access in accesses {
+        let Some(key) = access.key else { continue };
+        let (region, write) = match &mut plan[access.operation][access.position] {
+            Check::Alone { region } => (region, access.write),
+            Check::First { region, write, .. } => (region, *write),
+            Check::Covered { .. } => continue,
+        };
+        let registers = [key.base.0, key.index.0];
+        let known = &mut known[usize::from(write)];
+        let place = known.iter().position(|other| *other == registers).unwrap_or_else(|| {
+            known.push(registers);
+            known.len() - 1
+        });
+        let half = header::REGIONS / 2;
+        *region = Some(((first_region + place) % half + if write { half } else { 0 }) as u8);
+    }
 }
 
 fn share(operations: &[Operation], accesses: &[Access], hopeful: bool) -> Vec<Checks> {
@@ -101,7 +133,7 @@ fn share(operations: &[Operation], accesses: &[Access], hopeful: bool) -> Vec<Ch
             let slot = slots::shared_check(groups.len());
             groups.push(Group { first: *access, low, high, write, slot });
             let (offset, span) = (access.offset as i32, (high - low) as u8);
-            Check::First { slot, low: low as i32, span, offset, write }
+            Check::First { slot, low: low as i32, span, offset, write, region: None }
         };
         plan[access.operation][access.position] = check;
     }
@@ -397,6 +429,8 @@ mod tests {
     use crate::decode::{BLOCK_LIMIT, Classifier, Decoding, decode_block};
     use gasang_cpu::CpuModel;
 
+    const ALONE: Check = Check::Alone { region: None };
+
     fn planned(code: &[u8]) -> Vec<Checks> {
         let mut classifier = Classifier::new(&CpuModel::parse("max").unwrap());
         let how = Decoding { bits: 64, user: false, strict_flags: false };
@@ -443,9 +477,12 @@ mod tests {
         let mut classifier = Classifier::new(&CpuModel::parse("max").unwrap());
         let how = Decoding { bits: 64, user: false, strict_flags: false };
         let operations = decode_block(0x1000, &code, BLOCK_LIMIT, how, &mut classifier);
-        let plan = share_all(&operations, &mut classifier.info);
+        let plan = share_all(&operations, &mut classifier.info, Some(7));
         let slot = slots::shared_check(0);
-        assert_eq!(plan[0][0], Check::First { slot, low: 0, span: 24, offset: 0, write: true });
+        assert_eq!(
+            plan[0][0],
+            Check::First { slot, low: 0, span: 24, offset: 0, write: true, region: Some(39) }
+        );
         assert_eq!(plan[1][0], Check::Covered { slot, offset: 8 });
         assert_eq!(plan[3][0], Check::Covered { slot, offset: 16 }, "as far on as RDI has moved");
     }
@@ -455,7 +492,10 @@ mod tests {
         // push rbx; push rbp; sub rsp, 16; mov [rsp + 8], rax
         let plan = planned(&[0x53, 0x55, 0x48, 0x83, 0xec, 0x10, 0x48, 0x89, 0x44, 0x24, 0x08]);
         let slot = slots::shared_check(0);
-        assert_eq!(plan[0][0], Check::First { slot, low: -24, span: 24, offset: -8, write: true });
+        assert_eq!(
+            plan[0][0],
+            Check::First { slot, low: -24, span: 24, offset: -8, write: true, region: None }
+        );
         assert_eq!(plan[1][0], Check::Covered { slot, offset: -16 });
         assert_eq!(plan[3][0], Check::Covered { slot, offset: -24 });
     }
@@ -465,7 +505,7 @@ mod tests {
         // mov rax, [rdi]; mov [rdi + 8], rax; mov rcx, [rdi + 8]
         let plan = planned(&[0x48, 0x8b, 0x07, 0x48, 0x89, 0x47, 0x08, 0x48, 0x8b, 0x4f, 0x08]);
         assert!(matches!(plan[0][0], Check::First { low: 0, span: 16, .. }), "for the two reads");
-        assert_eq!(plan[1][0], Check::Alone);
+        assert_eq!(plan[1][0], ALONE);
         assert!(matches!(plan[2][0], Check::Covered { .. }));
     }
 
@@ -473,13 +513,13 @@ mod tests {
     fn a_changed_register_ends_the_group() {
         // mov rax, [rdi]; inc edi; mov rcx, [rdi]
         let plan = planned(&[0x48, 0x8b, 0x07, 0xff, 0xc7, 0x48, 0x8b, 0x0f]);
-        assert!(plan.iter().all(|checks| *checks == [Check::Alone; 2]));
+        assert!(plan.iter().all(|checks| *checks == [ALONE; 2]));
     }
 
     #[test]
     fn spans_stay_short() {
         // mov rax, [rdi]; mov rcx, [rdi + 0x100]
         let plan = planned(&[0x48, 0x8b, 0x07, 0x48, 0x8b, 0x8f, 0x00, 0x01, 0x00, 0x00]);
-        assert_eq!(plan[0][0], Check::Alone);
+        assert_eq!(plan[0][0], ALONE);
     }
 }

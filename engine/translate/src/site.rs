@@ -26,6 +26,8 @@ pub enum Site {
         size: u8,
         /// Whether it writes.
         write: bool,
+        /// The region that it is looked for in first; 0 also if there is none.
+        region: u8,
         /// The block that it is in.
         block: u32,
     },

@@ -21,6 +21,8 @@ pub struct Statistics {
     pub entries: u64,
     /// TLB misses of generated code.
     pub misses: u64,
+    /// Searches for a region.
+    pub regions: u64,
     /// Exits for extended state.
     pub extended: u64,
     /// Lookups after indirect jumps.

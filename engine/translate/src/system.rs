@@ -51,7 +51,7 @@ impl Emitter<'_, '_> {
             }
             Kind::SystemReturn => self.exits.system_return,
             _ => {
-                self.check(operation, INTERRUPT_FRAME, false, |emitter| {
+                self.check(operation, INTERRUPT_FRAME, false, None, |emitter| {
                     emitter.assembler.copy(reg::R10, reg::RSP);
                 });
                 self.assembler.lea(reg::R11, address(Some(reg::R11), Some((reg::R10, 1)), 0));

@@ -13,6 +13,9 @@ use gasang_cpu::{Access, Core, VcpuState};
 /// Bytes of an instruction at most.
 pub(crate) const LONGEST_INSTRUCTION: usize = 15;
 
+/// Regions for reads, or for writes, that a superblock is thought to need: the next one's are others.
+const REGIONS_OF_A_SUPERBLOCK: usize = 3;
+
 /// What a block is made from.
 pub(crate) struct Source {
     pub operations: Vec<Operation>,
@@ -163,7 +166,9 @@ impl Translator {
         let plan = if !wide || alone {
             plan::alone(operations)
         } else if origin.superblock {
-            plan::share_all(operations, &mut self.classifier.info)
+            self.first_region += REGIONS_OF_A_SUPERBLOCK;
+            let first_region = self.options.regions.then_some(self.first_region);
+            plan::share_all(operations, &mut self.classifier.info, first_region)
         } else {
             plan::share_stack(operations)
         };

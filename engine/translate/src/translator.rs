@@ -25,7 +25,7 @@ use crate::warmth::Warmth;
 use gasang_cpu::tlb::Mode;
 use gasang_cpu::{Access, Core, CpuModel, Shadow, VcpuState};
 use gasang_exec::{Interpreter, Step, host_fault};
-use gasang_memory::{GuestMemory, PAGE_HAS_CODE};
+use gasang_memory::{GuestMemory, Mirrors, PAGE_HAS_CODE};
 use gasang_x86::control::{cr0, cr4, xcr0};
 use gasang_x86::rflags;
 use std::collections::HashSet;
@@ -80,6 +80,10 @@ pub struct Translator {
     extended_mask: u64,
     /// `Platform::time_stamp_scale`.
     time_scale: Option<(u64, u64)>,
+    /// Scattered pages of programs in a row, for regions.
+    mirrors: Mirrors,
+    /// Where the regions of the superblock made last begin.
+    pub(crate) first_region: usize,
     pub(crate) warmth: Warmth,
     pub(crate) heat: Heat,
     pub(crate) statistics: Statistics,
@@ -157,6 +161,7 @@ impl Translator {
         let exits = Exits::emit(&mut assembler);
         cache.place(assembler.code());
         cache.keep();
+        let mirrors = Mirrors::new(pages.processors());
         let (start, end) = cache.range();
         let registered = host_fault::register(start, end, host_state::on_fault)?;
         Ok(Translator {
@@ -180,6 +185,8 @@ impl Translator {
             copied: Box::new(Copied([0; 2 * slots::COPIED_BYTES as usize])),
             extended_mask: host_state::extended_mask(),
             time_scale: None,
+            mirrors,
+            first_region: 0,
             warmth: Warmth::new(),
             heat: Heat::new(if options.count_blocks { 0 } else { options.look_period }, options.looks),
             statistics: Statistics::default(),
@@ -361,10 +368,10 @@ impl Translator {
     fn after_exit(&mut self, core: &mut Core<'_>, exit: Exit) -> Next {
         let next_rip = core.state.translator[slots::word(slots::NEXT_RIP)];
         let site = core.state.translator[slots::word(slots::SITE)] as u32;
-        if !matches!(exit, Exit::Miss | Exit::Poll) {
+        if !matches!(exit, Exit::Miss | Exit::Region | Exit::Poll) {
             core.state.translator[slots::word(slots::EXTENDED_WANTED)] = 0;
         }
-        if exit != Exit::Miss {
+        if !matches!(exit, Exit::Miss | Exit::Region) {
             self.misses_in_a_row = 0;
         }
         match exit {
@@ -387,6 +394,7 @@ impl Translator {
             Exit::Link => self.after_link(core, site),
             Exit::Interpret => self.return_to_site(core, site),
             Exit::Miss => self.after_miss(core, site),
+            Exit::Region => self.after_region(core, site),
             Exit::Extended => self.after_extended(core, site),
             Exit::Fault => self.after_fault(core),
         }
@@ -448,7 +456,7 @@ impl Translator {
     }
 
     fn after_miss(&mut self, core: &mut Core<'_>, site: u32) -> Next {
-        let Site::Retry { rip, not_executed, retry, resume, hopeful, size, write, block } =
+        let Site::Retry { rip, not_executed, retry, resume, hopeful, size, write, block, .. } =
             self.sites[site as usize]
         else {
             unreachable!("a miss at a site that cannot be tried again")
@@ -484,6 +492,22 @@ impl Translator {
             }
         }
         self.return_to_site(core, site)
+    }
+
+    fn after_region(&mut self, core: &mut Core<'_>, site: u32) -> Next {
+        let Site::Retry { retry, region, .. } = self.sites[site as usize] else {
+            unreachable!("a region wanted at a site that cannot be tried again")
+        };
+        self.statistics.regions += 1;
+        if self.pages.is_asked(self.processor) {
+            return self.return_to_site(core, site);
+        }
+        let address = core.state.translator[slots::word(slots::MISSED_ADDRESS)];
+        let mode = core.tlb_mode(core.privilege());
+        let has_code = |page| self.memory.flags(page).load(Ordering::Acquire) & PAGE_HAS_CODE != 0;
+        let (memory, mirrors) = (&self.memory, &mut self.mirrors);
+        core.tlb.find_region(mode, usize::from(region), address, has_code, memory, mirrors);
+        Next::Resume(retry)
     }
 
     /// Whether a write at the address could be made by generated code, if it is made at all.

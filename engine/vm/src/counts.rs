@@ -38,7 +38,7 @@ impl Counts {
     }
 }
 
-fn of_translator(counts: &Statistics) -> [(&'static str, u64); 12] {
+fn of_translator(counts: &Statistics) -> [(&'static str, u64); 13] {
     [
         ("blocks_translated", counts.blocks),
         ("superblocks", counts.superblocks),
@@ -49,6 +49,7 @@ fn of_translator(counts: &Statistics) -> [(&'static str, u64); 12] {
         ("instructions_interpreted", counts.interpreted),
         ("code_entries", counts.entries),
         ("code_tlb_misses", counts.misses),
+        ("region_searches", counts.regions),
         ("code_extended_exits", counts.extended),
         ("code_lookups", counts.lookups),
         ("code_faults", counts.faults),

@@ -1,0 +1,351 @@
+//! Regions: runs of pages that follow each other in the host's memory as in the guest's, so that one comparison and one
+//! addition translate any address in them.
+//!
+//! A region holds only what the second level holds, with the right that it serves, and goes as soon as any of that might
+//! go. Generated code compares with the regions of its context (`header::FIRST_REGION`), counts what misses, and asks for
+//! another region when patience is at its end.
+
+use super::header::{LONGEST_ACCESS, REGIONS};
+use super::{Mode, SecondEntry, Space, Tlb, TlbContext, TlbEntry, right};
+use gasang_memory::{GuestMemory, Laid, Mirrors, PAGE_SIZE};
+
+/// Accesses that may miss a region before the first one is asked for.
+const LEAST_PATIENCE: u32 = 32;
+/// The same at most, where none that were found helped.
+const MOST_PATIENCE: u32 = 1 << 16;
+
+/// Pages of a run that is long enough as it is.
+const LONG: u64 = 64;
+/// Linear addresses of programs end here.
+const LOWER_HALF: u64 = 1 << 47;
+
+/// What is known of a context's regions beside what generated code reads.
+#[derive(Debug, Clone)]
+pub(super) struct Regions {
+    /// Accesses that may miss each before the next is asked for.
+    patience: [u32; REGIONS],
+    /// Somebody has asked for one since all were forgotten.
+    searched: bool,
+    /// No region has an address below, …
+    low: u64,
+    /// … or from here on.
+    high: u64,
+}
+
+impl Default for Regions {
+    fn default() -> Regions {
+        Regions { patience: [LEAST_PATIENCE; REGIONS], searched: false, low: u64::MAX, high: 0 }
+    }
+}
+
+/// A region that no access is in.
+const fn no_region(patience: u32) -> TlbEntry {
+    TlbEntry { read: 0, write: 0, exec: 0, page: patience as u64 }
+}
+
+fn host_page(entry: &SecondEntry) -> u64 {
+    entry[1] & !(PAGE_SIZE - 1)
+}
+
+/// Pages that follow each other here and there.
+struct Run {
+    first: u64,
+    host: u64,
+    pages: u64,
+}
+
+impl TlbContext {
+    /// What is translated may change: no region holds.
+    pub(super) fn forget_regions(&mut self) {
+        if self.regions.searched {
+            self.reset_regions();
+        }
+    }
+
+    pub(super) fn reset_regions(&mut self) {
+        self.regions = Regions::default();
+        self.slots[..REGIONS].fill(no_region(LEAST_PATIENCE));
+    }
+
+    /// Pages may have become such that writes to them are told.
+    pub(super) fn forget_written_regions(&mut self) {
+        if self.regions.searched {
+            let written = REGIONS / 2..REGIONS;
+            for (region, &patience) in
+                self.slots[written.clone()].iter_mut().zip(&self.regions.patience[written])
+            {
+                *region = no_region(patience);
+            }
+        }
+    }
+
+    /// The translation of `linear` may change.
+    pub(super) fn forget_regions_with(&mut self, linear: u64) {
+        if !(self.regions.low..self.regions.high).contains(&linear) {
+            return;
+        }
+        for (region, patience) in self.slots[..REGIONS].iter_mut().zip(self.regions.patience) {
+            let size = if region.write == 0 { 0 } else { region.write + LONGEST_ACCESS - 1 };
+            if linear.wrapping_sub(region.read) < size {
+                *region = no_region(patience);
+            }
+        }
+    }
+
+    /// What the second level knows of the page at `linear`, if region `number` may have it.
+    fn usable(&self, number: usize, linear: u64, has_code: impl Fn(u64) -> bool) -> Option<SecondEntry> {
+        let needed = if number < REGIONS / 2 { right::READ } else { right::WRITE };
+        let entry = self.second(linear).filter(|entry| entry[1] & needed != 0)?;
+        (needed == right::READ || !has_code(host_page(&entry))).then_some(entry)
+    }
+
+    /// The run that has the page at `linear`, of about `most` pages at most to each side.
+    fn run(&self, linear: u64, most: u64, usable: impl Fn(u64) -> Option<SecondEntry>) -> Option<Run> {
+        let host = host_page(&usable(linear)?);
+        let follows = |distance: u64, up: bool| {
+            away(linear, distance, up)
+                .and_then(&usable)
+                .is_some_and(|entry| away(host, distance, up) == Some(host_page(&entry)))
+        };
+        let pages = |up| (1..=most).take_while(|&number| follows(number * PAGE_SIZE, up)).count() as u64;
+        let (below, above) = (pages(false), pages(true));
+        let before = below * PAGE_SIZE;
+        Some(Run { first: linear - before, host: host - before, pages: below + 1 + above })
+    }
+
+    /// Make region `number` this run.
+    fn set_region(&mut self, number: usize, run: Option<Run>) {
+        let patience = self.regions.patience[number];
+        self.regions.searched = true;
+        self.regions.patience[number] = (2 * patience).min(MOST_PATIENCE);
+        self.slots[number] = run.map_or(no_region(patience), |Run { first, host, pages }| {
+            let size = pages * PAGE_SIZE;
+            self.regions.low = self.regions.low.min(first);
+            self.regions.high = self.regions.high.max(first.saturating_add(size));
+            TlbEntry {
+                read: first,
+                write: size - (LONGEST_ACCESS - 1),
+                exec: host,
+                page: u64::from(patience),
+            }
+        });
+    }
+}
+
+/// An address so far from another.
+fn away(from: u64, distance: u64, up: bool) -> Option<u64> {
+    if up { from.checked_add(distance) } else { from.checked_sub(distance) }
+}
+
+impl Space {
+    /// Something else is at these addresses of the space's mirror now.
+    fn forget_moved(&mut self, moved: &std::ops::Range<u64>) {
+        for linear in moved.clone().step_by(PAGE_SIZE as usize) {
+            self.contexts.iter_mut().for_each(|context| context.forget_regions_with(linear));
+        }
+    }
+}
+
+impl Tlb {
+    /// An access missed the region numbered `number` of the current space: make it one that has `linear`, if that can be.
+    /// Programs' pages that are scattered are laid in a row in `mirrors`. `has_code` says it of a host page.
+    pub fn find_region(
+        &mut self,
+        mode: Mode,
+        number: usize,
+        linear: u64,
+        has_code: impl Fn(u64) -> bool,
+        memory: &GuestMemory,
+        mirrors: &mut Mirrors,
+    ) {
+        let linear = linear & !(PAGE_SIZE - 1);
+        let context = &self.spaces[self.current].contexts[mode as usize];
+        let usable = |linear| context.usable(number, linear, &has_code);
+        // What a search costs is in proportion to the misses that led to it.
+        let patience = u64::from(context.regions.patience[number]);
+        let mut run = context.run(linear, 4 * patience, usable);
+        if linear < LOWER_HALF
+            && let Some(Run { pages: known @ ..LONG, .. }) = run
+        {
+            let (first, pages) = scattered(linear, patience / 2, usable);
+            if pages.len() as u64 > known {
+                run = self.lay(first, &pages, memory, mirrors);
+            }
+        }
+        self.spaces[self.current].contexts[mode as usize].set_region(number, run);
+    }
+
+    /// A run of the pages at these host addresses.
+    fn lay(&mut self, first: u64, pages: &[u64], memory: &GuestMemory, mirrors: &mut Mirrors) -> Option<Run> {
+        match mirrors.lay(memory, self.current, first, pages) {
+            Ok(Laid { host, moved, closed }) => {
+                self.spaces[self.current].forget_moved(&moved);
+                for space in closed {
+                    self.spaces[space].contexts.iter_mut().for_each(TlbContext::forget_regions);
+                }
+                Some(Run { first, host, pages: pages.len() as u64 })
+            }
+            Err(_) => {
+                let contexts = self.spaces.iter_mut().flat_map(|space| &mut space.contexts);
+                contexts.for_each(TlbContext::forget_regions);
+                None
+            }
+        }
+    }
+}
+
+/// Usable pages that follow each other in the guest, of one window, up to `most` on each side of `linear`: the first one's
+/// linear address, and where each is.
+fn scattered(linear: u64, most: u64, usable: impl Fn(u64) -> Option<SecondEntry>) -> (u64, Vec<u64>) {
+    let window = Mirrors::window_of(linear);
+    let side = |up| {
+        (u64::from(up)..=most)
+            .map_while(|number| away(linear, number * PAGE_SIZE, up).filter(|page| window.contains(page)))
+            .map_while(|page| usable(page).map(|entry| host_page(&entry)))
+            .collect::<Vec<u64>>()
+    };
+    let mut pages = side(false);
+    let first = linear - (pages.len() as u64).saturating_sub(1) * PAGE_SIZE;
+    pages.reverse();
+    pages.extend(side(true));
+    (first, pages)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Fill;
+    use super::*;
+
+    /// The upper half, of which there are no mirrors.
+    const HIGH: u64 = 0xffff_8000_0000_0000;
+    const WRITES: usize = REGIONS / 2;
+    /// Linear addresses, and where they are in a host's memory.
+    const PAGES: [(u64, u64); 4] =
+        [(0x1000, 0x7_1000), (0x2000, 0x7_2000), (0x3000, 0x7_3000), (0x4000, 0x9_0000)];
+
+    fn fill(linear: u64, page: u64) -> Fill {
+        Fill {
+            linear,
+            page,
+            physical: page,
+            read: true,
+            write: linear & 0xfff_ffff != 0x3000,
+            has_code: false,
+            flags: page,
+            execute: true,
+            global: false,
+            size_shift: 12,
+        }
+    }
+
+    fn tlb() -> Tlb {
+        let mut tlb = Tlb::new(16);
+        for (linear, page) in PAGES {
+            tlb.insert(Mode::User, &fill(HIGH + linear, page));
+        }
+        tlb
+    }
+
+    fn find(tlb: &mut Tlb, number: usize, linear: u64, has_code: impl Fn(u64) -> bool) {
+        let memory = GuestMemory::new(PAGE_SIZE).unwrap();
+        tlb.find_region(Mode::User, number, HIGH + linear, has_code, &memory, &mut Mirrors::new(1));
+    }
+
+    /// Where a region begins, its pages, and where they are.
+    fn region(tlb: &Tlb, number: usize) -> Option<(u64, u64, u64)> {
+        let TlbEntry { read, write, exec, .. } =
+            tlb.spaces[tlb.current].contexts[Mode::User as usize].slots[number];
+        (write != 0).then(|| (read & !HIGH, (write + LONGEST_ACCESS - 1) / PAGE_SIZE, exec))
+    }
+
+    #[test]
+    fn a_region_is_as_long_as_pages_follow_each_other_on_both_sides() {
+        let mut tlb = tlb();
+        find(&mut tlb, 3, 0x2abc, |_| true);
+        assert_eq!(region(&tlb, 3), Some((0x1000, 3, 0x7_1000)));
+        find(&mut tlb, 3, 0x4abc, |_| true);
+        assert_eq!(region(&tlb, 3), Some((0x4000, 1, 0x9_0000)));
+        find(&mut tlb, 3, 0x5abc, |_| true);
+        assert_eq!(region(&tlb, 3), None);
+    }
+
+    #[test]
+    fn scattered_pages_of_programs_are_laid_in_a_row() {
+        let memory = GuestMemory::new(16 * PAGE_SIZE).unwrap();
+        let mut mirrors = Mirrors::new(1);
+        let mut tlb = Tlb::new(16);
+        let mut pages = [9, 8, 7, 3, 11].map(|page| memory.host_page(page * PAGE_SIZE).unwrap());
+        for (linear, page) in (0x40_0000..).step_by(PAGE_SIZE as usize).zip(pages) {
+            tlb.insert(Mode::User, &fill(linear, page));
+        }
+        let is_mirrored = |mirrors: &mut Mirrors, pages: &[u64]| {
+            mirrors.lay(&memory, 0, 0x40_0000, pages).unwrap().moved.is_empty()
+        };
+        tlb.find_region(Mode::User, 0, 0x40_2345, |_| true, &memory, &mut mirrors);
+        let (first, count, host) = region(&tlb, 0).unwrap();
+        assert_eq!((first, count), (0x40_0000, 5));
+        assert!(is_mirrored(&mut mirrors, &pages));
+
+        pages[1] = memory.host_page(0).unwrap();
+        tlb.invalidate_page(0x40_1000);
+        tlb.insert(Mode::User, &fill(0x40_1000, pages[1]));
+        tlb.find_region(Mode::User, 1, 0x40_0000, |_| true, &memory, &mut mirrors);
+        assert_eq!(region(&tlb, 1), Some((0x40_0000, 5, host)));
+        assert!(is_mirrored(&mut mirrors, &pages), "the page that is there now");
+    }
+
+    #[test]
+    fn a_region_for_writes_has_only_pages_that_may_be_written_unnoticed() {
+        let mut tlb = tlb();
+        find(&mut tlb, WRITES, 0x1000, |_| false);
+        assert_eq!(region(&tlb, WRITES), Some((0x1000, 2, 0x7_1000)), "0x3000 may be read only");
+        find(&mut tlb, WRITES, 0x1000, |page| page == 0x7_2000);
+        assert_eq!(region(&tlb, WRITES), Some((0x1000, 1, 0x7_1000)));
+        find(&mut tlb, 0, 0x1000, |_| true);
+        tlb.forbid_writes(0x7_1000);
+        assert_eq!(region(&tlb, WRITES), None);
+        assert_eq!(region(&tlb, 0), Some((0x1000, 3, 0x7_1000)));
+    }
+
+    #[test]
+    fn regions_go_with_what_they_hold() {
+        let forgetting: [fn(&mut Tlb); 4] = [
+            |tlb| tlb.invalidate_page(HIGH + 0x3fff),
+            Tlb::flush_non_global,
+            Tlb::flush_all,
+            |tlb| tlb.flush_pcid(0),
+        ];
+        for forget in forgetting {
+            let mut tlb = tlb();
+            find(&mut tlb, 0, 0x1000, |_| true);
+            tlb.invalidate_page(HIGH + 0x4000);
+            assert!(region(&tlb, 0).is_some());
+            forget(&mut tlb);
+            assert_eq!(region(&tlb, 0), None);
+        }
+    }
+
+    #[test]
+    fn a_page_that_is_mapped_elsewhere_ends_its_regions() {
+        let mut tlb = tlb();
+        find(&mut tlb, 0, 0x1000, |_| true);
+        let before = region(&tlb, 0);
+        tlb.insert(Mode::User, &Fill { write: false, ..fill(HIGH + 0x2000, 0x7_2000) });
+        assert_eq!(region(&tlb, 0), before, "other rights");
+        tlb.insert(Mode::User, &fill(HIGH + 0x2000, 0x8_0000));
+        assert_eq!(region(&tlb, 0), None);
+    }
+
+    #[test]
+    fn patience_grows_with_every_search_until_all_is_forgotten() {
+        let mut tlb = tlb();
+        let patience = |tlb: &Tlb| tlb.spaces[0].contexts[Mode::User as usize].slots[0].page;
+        assert_eq!(patience(&tlb), u64::from(LEAST_PATIENCE));
+        for times in [1, 2, 4] {
+            find(&mut tlb, 0, 0x1000, |_| true);
+            assert_eq!(patience(&tlb), u64::from(LEAST_PATIENCE) * times);
+        }
+        tlb.flush_all();
+        assert_eq!(patience(&tlb), u64::from(LEAST_PATIENCE));
+    }
+}

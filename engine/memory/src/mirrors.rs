@@ -1,0 +1,255 @@
+//! Pages of guest RAM once more, in the order of their linear addresses: what lies scattered in physical memory lies in a
+//! row here, so that one addition leads to any of it.
+//!
+//! A window of linear addresses is opened where somebody asks for pages in it, and its pages are mapped as they are asked
+//! for. What is mapped says nothing about what a guest may access now: whoever uses it has checked that.
+
+use crate::{GuestMemory, PAGE_SIZE};
+use std::io;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+
+/// Linear addresses of a window.
+const WINDOW: u64 = 1 << 30;
+const WINDOW_PAGES: usize = (WINDOW / PAGE_SIZE) as usize;
+/// Windows that are open at a time.
+const WINDOWS: usize = 8;
+/// Mappings that a process may have, on hosts that say nothing else (`vm.max_map_count`): half of them is ours.
+const MOST_MAPPINGS: usize = 65_530 / 2;
+
+/// Windows of several address spaces.
+#[derive(Debug)]
+pub struct Mirrors {
+    windows: Vec<Window>,
+    mappings: usize,
+    most_mappings: usize,
+    uses: u64,
+}
+
+/// What `Mirrors::lay` did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Laid {
+    /// Host address of the first page.
+    pub host: u64,
+    /// Linear addresses in the space at which something else was mapped before, perhaps.
+    pub moved: Range<u64>,
+    /// Spaces of which a window was closed: none of its addresses may be used any more.
+    pub closed: Vec<usize>,
+}
+
+/// Pages in the order of their linear addresses.
+#[derive(Debug)]
+struct Window {
+    space: usize,
+    /// The linear address in units of windows.
+    number: u64,
+    base: *mut libc::c_void,
+    /// 1 + the number of the page of RAM that is mapped at each place; 0 for none.
+    pages: Vec<u32>,
+    last_use: u64,
+}
+
+// SAFETY: the mapping belongs to this value alone; it may be used from whichever thread owns it.
+unsafe impl Send for Window {}
+
+impl Window {
+    fn open(space: usize, number: u64) -> io::Result<Window> {
+        // SAFETY: a new inaccessible mapping at an address of the kernel's choice; the result is checked.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                WINDOW as usize,
+                libc::PROT_NONE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Window { space, number, base, pages: vec![0; WINDOW_PAGES], last_use: 0 })
+    }
+
+    /// Map `count` pages of RAM from number `page` on at `place`.
+    fn map(&mut self, memory: &GuestMemory, place: usize, page: u64, count: usize) -> io::Result<()> {
+        assert!(place + count <= WINDOW_PAGES && (page + count as u64) * PAGE_SIZE <= memory.size());
+        // SAFETY: `place..place + count` is inside our own mapping and the pages inside the file (checked above); the only
+        // addresses that anybody has of what was mapped there before are those that `Laid` tells to forget.
+        let mapped = unsafe {
+            libc::mmap(
+                self.base.add(place * PAGE_SIZE as usize),
+                count * PAGE_SIZE as usize,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED | libc::MAP_FIXED | libc::MAP_POPULATE,
+                memory.file().as_raw_fd(),
+                (page * PAGE_SIZE) as libc::off_t,
+            )
+        };
+        if mapped == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        for (known, page) in self.pages[place..place + count].iter_mut().zip(page + 1..) {
+            *known = page as u32;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        // SAFETY: unmaps exactly what `open` mapped; whoever had addresses in it was told to forget them.
+        unsafe { libc::munmap(self.base, WINDOW as usize) };
+    }
+}
+
+impl Mirrors {
+    /// No windows; one of `sharers` of the process's mappings.
+    pub fn new(sharers: usize) -> Mirrors {
+        Mirrors { windows: Vec::new(), mappings: 0, most_mappings: MOST_MAPPINGS / sharers.max(1), uses: 0 }
+    }
+
+    /// The linear addresses that may be laid together with `linear`.
+    pub fn window_of(linear: u64) -> Range<u64> {
+        let start = linear & !(WINDOW - 1);
+        start..start.saturating_add(WINDOW)
+    }
+
+    /// Have the pages at the host addresses `pages` (`GuestMemory::host_page`) follow each other, as those of the linear
+    /// addresses from `linear` on in address space `space` do, all within a window.
+    ///
+    /// # Errors
+    /// If the host has no room: every window is closed then.
+    pub fn lay(
+        &mut self,
+        memory: &GuestMemory,
+        space: usize,
+        linear: u64,
+        pages: &[u64],
+    ) -> Result<Laid, io::Error> {
+        let laid = self.try_lay(memory, space, linear, pages);
+        if laid.is_err() || self.mappings > self.most_mappings {
+            self.windows.clear();
+            self.mappings = 0;
+            return laid.and(Err(io::ErrorKind::OutOfMemory.into()));
+        }
+        laid
+    }
+
+    fn try_lay(
+        &mut self,
+        memory: &GuestMemory,
+        space: usize,
+        linear: u64,
+        pages: &[u64],
+    ) -> io::Result<Laid> {
+        let (window, closed) = self.window(space, linear / WINDOW)?;
+        let window = &mut self.windows[window];
+        let first = (linear % WINDOW / PAGE_SIZE) as usize;
+        let number = |host: u64| memory.offset(host, PAGE_SIZE) / PAGE_SIZE;
+        let mut moved = Range { start: u64::MAX, end: 0 };
+        let mut at = 0;
+        while at < pages.len() {
+            let page = number(pages[at]);
+            if u64::from(window.pages[first + at]) == page + 1 {
+                at += 1;
+                continue;
+            }
+            let follows = |&count: &usize| number(pages[at + count]) == page + count as u64;
+            let count = 1 + (1..pages.len() - at).take_while(follows).count();
+            let start = linear + at as u64 * PAGE_SIZE;
+            moved = moved.start.min(start)..start + count as u64 * PAGE_SIZE;
+            window.map(memory, first + at, page, count)?;
+            self.mappings += 1;
+            at += count;
+        }
+        Ok(Laid { host: window.base as u64 + first as u64 * PAGE_SIZE, moved, closed })
+    }
+
+    /// The place of a window, opened if need be, and the spaces that lost one for it.
+    fn window(&mut self, space: usize, number: u64) -> io::Result<(usize, Vec<usize>)> {
+        self.uses += 1;
+        let mut closed = Vec::new();
+        let known = self.windows.iter().position(|window| (window.space, window.number) == (space, number));
+        let place = match known {
+            Some(place) => place,
+            None => {
+                if self.windows.len() == WINDOWS {
+                    let oldest = (0..WINDOWS).min_by_key(|&place| self.windows[place].last_use).unwrap_or(0);
+                    closed.push(self.windows.swap_remove(oldest).space);
+                }
+                self.windows.push(Window::open(space, number)?);
+                self.windows.len() - 1
+            }
+        };
+        self.windows[place].last_use = self.uses;
+        Ok((place, closed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINEAR: u64 = 0x40_0000;
+
+    fn memory() -> (GuestMemory, Vec<u64>) {
+        let memory = GuestMemory::new(16 * PAGE_SIZE).unwrap();
+        let pages = (0..16).map(|page| memory.host_page(page * PAGE_SIZE).unwrap()).collect();
+        (memory, pages)
+    }
+
+    fn read(host: u64) -> u64 {
+        // SAFETY: the tests pass addresses of pages that are mapped.
+        unsafe { (host as *const u64).read_volatile() }
+    }
+
+    #[test]
+    fn scattered_pages_lie_in_a_row_and_are_the_same_pages() {
+        let (memory, pages) = memory();
+        let order = [7, 6, 9, 10, 1];
+        for page in order {
+            memory.store(pages[page], 8, 100 + page as u64);
+        }
+        let scattered: Vec<u64> = order.iter().map(|&page| pages[page]).collect();
+        let mut mirrors = Mirrors::new(1);
+        let laid = mirrors.lay(&memory, 0, LINEAR, &scattered).unwrap();
+        let seen: Vec<u64> = (0..5).map(|number| read(laid.host + number * PAGE_SIZE)).collect();
+        assert_eq!(seen, [107, 106, 109, 110, 101]);
+        assert_eq!(laid.moved, LINEAR..LINEAR + 5 * PAGE_SIZE);
+        memory.store(pages[9], 8, 5);
+        assert_eq!(read(laid.host + 2 * PAGE_SIZE), 5);
+        assert!(mirrors.lay(&memory, 0, LINEAR, &scattered).unwrap().moved.is_empty(), "all is there");
+    }
+
+    #[test]
+    fn what_is_elsewhere_now_is_told() {
+        let (memory, pages) = memory();
+        let mut mirrors = Mirrors::new(1);
+        mirrors.lay(&memory, 0, LINEAR, &pages[..4]).unwrap();
+        let laid = mirrors.lay(&memory, 0, LINEAR, &[pages[0], pages[9], pages[2], pages[8]]).unwrap();
+        assert_eq!(laid.moved, LINEAR + PAGE_SIZE..LINEAR + 4 * PAGE_SIZE);
+        let other = mirrors.lay(&memory, 1, LINEAR, &pages[..1]).unwrap();
+        assert_ne!(other.host, laid.host, "another space's window");
+    }
+
+    #[test]
+    fn the_window_used_longest_ago_makes_room() {
+        let (memory, pages) = memory();
+        let mut mirrors = Mirrors::new(1);
+        for space in 0..WINDOWS {
+            assert!(mirrors.lay(&memory, space, LINEAR, &pages[..1]).unwrap().closed.is_empty());
+        }
+        mirrors.lay(&memory, 0, LINEAR, &pages[..1]).unwrap();
+        assert_eq!(mirrors.lay(&memory, 0, LINEAR + WINDOW, &pages[..1]).unwrap().closed, [1]);
+    }
+
+    #[test]
+    fn too_many_mappings_close_everything() {
+        let (memory, pages) = memory();
+        let mut mirrors = Mirrors::new(MOST_MAPPINGS / 4);
+        let apart: Vec<u64> = pages.iter().copied().step_by(2).collect();
+        assert!(mirrors.lay(&memory, 0, LINEAR, &apart).is_err());
+        assert!(mirrors.lay(&memory, 0, LINEAR, &apart[..4]).is_ok());
+    }
+}
