@@ -167,7 +167,7 @@ impl Translator {
             plan::alone(operations)
         } else if origin.superblock {
             self.first_region += REGIONS_OF_A_SUPERBLOCK;
-            let first_region = self.options.regions.then_some(self.first_region);
+            let first_region = (self.options.regions && user).then_some(self.first_region);
             plan::share_all(operations, &mut self.classifier.info, first_region)
         } else {
             plan::share_stack(operations)

@@ -506,7 +506,8 @@ impl Translator {
         let mode = core.tlb_mode(core.privilege());
         let has_code = |page| self.memory.flags(page).load(Ordering::Acquire) & PAGE_HAS_CODE != 0;
         let (memory, mirrors) = (&self.memory, &mut self.mirrors);
-        core.tlb.find_region(mode, usize::from(region), address, has_code, memory, mirrors);
+        let instructions = core.state.instructions;
+        core.tlb.find_region(mode, usize::from(region), address, instructions, has_code, memory, mirrors);
         Next::Resume(retry)
     }
 

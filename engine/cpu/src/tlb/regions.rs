@@ -13,9 +13,15 @@ use gasang_memory::{GuestMemory, Laid, Mirrors, PAGE_SIZE};
 const LEAST_PATIENCE: u32 = 32;
 /// The same at most, where none that were found helped.
 const MOST_PATIENCE: u32 = 1 << 16;
+/// The most that is left of that when all regions are forgotten: they are likely to be as useful again.
+const PATIENCE_AFTER_FLUSH: u32 = 1 << 10;
+/// Pages to each side that the first search looks at; each search after it looks at twice as many, …
+const LEAST_REACH: u32 = 32;
+/// … up to a window of a mirror's.
+const MOST_REACH: u32 = 1 << 18;
+/// A region helped if so many instructions were executed for each page that was looked at to find it.
+const WORTH_WHILE: u64 = 32;
 
-/// Pages of a run that is long enough as it is.
-const LONG: u64 = 64;
 /// Linear addresses of programs end here.
 const LOWER_HALF: u64 = 1 << 47;
 
@@ -24,6 +30,10 @@ const LOWER_HALF: u64 = 1 << 47;
 pub(super) struct Regions {
     /// Accesses that may miss each before the next is asked for.
     patience: [u32; REGIONS],
+    /// Pages to each side that the next search looks at.
+    reach: [u32; REGIONS],
+    /// The count of instructions when each was found.
+    found: [u64; REGIONS],
     /// Somebody has asked for one since all were forgotten.
     searched: bool,
     /// No region has an address below, …
@@ -34,7 +44,14 @@ pub(super) struct Regions {
 
 impl Default for Regions {
     fn default() -> Regions {
-        Regions { patience: [LEAST_PATIENCE; REGIONS], searched: false, low: u64::MAX, high: 0 }
+        Regions {
+            patience: [LEAST_PATIENCE; REGIONS],
+            reach: [LEAST_REACH; REGIONS],
+            found: [0; REGIONS],
+            searched: false,
+            low: u64::MAX,
+            high: 0,
+        }
     }
 }
 
@@ -63,8 +80,11 @@ impl TlbContext {
     }
 
     pub(super) fn reset_regions(&mut self) {
-        self.regions = Regions::default();
-        self.slots[..REGIONS].fill(no_region(LEAST_PATIENCE));
+        let patience = self.regions.patience.map(|patience| patience.min(PATIENCE_AFTER_FLUSH));
+        self.regions = Regions { patience, ..Regions::default() };
+        for (region, patience) in self.slots[..REGIONS].iter_mut().zip(patience) {
+            *region = no_region(patience);
+        }
     }
 
     /// Pages may have become such that writes to them are told.
@@ -113,11 +133,16 @@ impl TlbContext {
         Some(Run { first: linear - before, host: host - before, pages: below + 1 + above })
     }
 
-    /// Make region `number` this run.
-    fn set_region(&mut self, number: usize, run: Option<Run>) {
-        let patience = self.regions.patience[number];
-        self.regions.searched = true;
-        self.regions.patience[number] = (2 * patience).min(MOST_PATIENCE);
+    /// Make region `number` this run; `instructions` were executed so far.
+    fn set_region(&mut self, number: usize, run: Option<Run>, instructions: u64) {
+        let Regions { patience, reach, found, searched, .. } = &mut self.regions;
+        let (patience, reach) = (&mut patience[number], &mut reach[number]);
+        let since = instructions.wrapping_sub(std::mem::replace(&mut found[number], instructions));
+        let helped = since > WORTH_WHILE * u64::from(*reach);
+        *patience = if helped { *patience / 2 } else { *patience * 2 }.clamp(LEAST_PATIENCE, MOST_PATIENCE);
+        *reach = (*reach * 2).min(MOST_REACH);
+        *searched = true;
+        let patience = *patience;
         self.slots[number] = run.map_or(no_region(patience), |Run { first, host, pages }| {
             let size = pages * PAGE_SIZE;
             self.regions.low = self.regions.low.min(first);
@@ -148,12 +173,14 @@ impl Space {
 
 impl Tlb {
     /// An access missed the region numbered `number` of the current space: make it one that has `linear`, if that can be.
-    /// Programs' pages that are scattered are laid in a row in `mirrors`. `has_code` says it of a host page.
+    /// Programs' pages that are scattered are laid in a row in `mirrors`. `instructions` were executed so far; `has_code`
+    /// says it of a host page.
     pub fn find_region(
         &mut self,
         mode: Mode,
         number: usize,
         linear: u64,
+        instructions: u64,
         has_code: impl Fn(u64) -> bool,
         memory: &GuestMemory,
         mirrors: &mut Mirrors,
@@ -161,18 +188,17 @@ impl Tlb {
         let linear = linear & !(PAGE_SIZE - 1);
         let context = &self.spaces[self.current].contexts[mode as usize];
         let usable = |linear| context.usable(number, linear, &has_code);
-        // What a search costs is in proportion to the misses that led to it.
-        let patience = u64::from(context.regions.patience[number]);
-        let mut run = context.run(linear, 4 * patience, usable);
+        let reach = u64::from(context.regions.reach[number]);
+        let mut run = context.run(linear, reach, usable);
         if linear < LOWER_HALF
-            && let Some(Run { pages: known @ ..LONG, .. }) = run
+            && let Some(Run { pages: known, .. }) = run
         {
-            let (first, pages) = scattered(linear, patience / 2, usable);
+            let (first, pages) = scattered(linear, reach, usable);
             if pages.len() as u64 > known {
                 run = self.lay(first, &pages, memory, mirrors);
             }
         }
-        self.spaces[self.current].contexts[mode as usize].set_region(number, run);
+        self.spaces[self.current].contexts[mode as usize].set_region(number, run, instructions);
     }
 
     /// A run of the pages at these host addresses.
@@ -248,7 +274,7 @@ mod tests {
 
     fn find(tlb: &mut Tlb, number: usize, linear: u64, has_code: impl Fn(u64) -> bool) {
         let memory = GuestMemory::new(PAGE_SIZE).unwrap();
-        tlb.find_region(Mode::User, number, HIGH + linear, has_code, &memory, &mut Mirrors::new(1));
+        tlb.find_region(Mode::User, number, HIGH + linear, 1, has_code, &memory, &mut Mirrors::new(1));
     }
 
     /// Where a region begins, its pages, and where they are.
@@ -281,7 +307,7 @@ mod tests {
         let is_mirrored = |mirrors: &mut Mirrors, pages: &[u64]| {
             mirrors.lay(&memory, 0, 0x40_0000, pages).unwrap().moved.is_empty()
         };
-        tlb.find_region(Mode::User, 0, 0x40_2345, |_| true, &memory, &mut mirrors);
+        tlb.find_region(Mode::User, 0, 0x40_2345, 1, |_| true, &memory, &mut mirrors);
         let (first, count, host) = region(&tlb, 0).unwrap();
         assert_eq!((first, count), (0x40_0000, 5));
         assert!(is_mirrored(&mut mirrors, &pages));
@@ -289,7 +315,7 @@ mod tests {
         pages[1] = memory.host_page(0).unwrap();
         tlb.invalidate_page(0x40_1000);
         tlb.insert(Mode::User, &fill(0x40_1000, pages[1]));
-        tlb.find_region(Mode::User, 1, 0x40_0000, |_| true, &memory, &mut mirrors);
+        tlb.find_region(Mode::User, 1, 0x40_0000, 1, |_| true, &memory, &mut mirrors);
         assert_eq!(region(&tlb, 1), Some((0x40_0000, 5, host)));
         assert!(is_mirrored(&mut mirrors, &pages), "the page that is there now");
     }
@@ -337,15 +363,25 @@ mod tests {
     }
 
     #[test]
-    fn patience_grows_with_every_search_until_all_is_forgotten() {
+    fn patience_grows_with_every_search_that_did_not_help() {
         let mut tlb = tlb();
         let patience = |tlb: &Tlb| tlb.spaces[0].contexts[Mode::User as usize].slots[0].page;
         assert_eq!(patience(&tlb), u64::from(LEAST_PATIENCE));
-        for times in [1, 2, 4] {
+        for times in [2, 4, 8] {
             find(&mut tlb, 0, 0x1000, |_| true);
             assert_eq!(patience(&tlb), u64::from(LEAST_PATIENCE) * times);
         }
+        let memory = GuestMemory::new(PAGE_SIZE).unwrap();
+        let long = 8 * u64::from(LEAST_REACH) * WORTH_WHILE;
+        for (later, times) in [(2 + long, 4), (3 + long, 8)] {
+            tlb.find_region(Mode::User, 0, HIGH, later, |_| true, &memory, &mut Mirrors::new(1));
+            assert_eq!(patience(&tlb), u64::from(LEAST_PATIENCE) * times, "a region that helped");
+        }
+        for later in 0..20 {
+            tlb.find_region(Mode::User, 0, HIGH, later, |_| true, &memory, &mut Mirrors::new(1));
+        }
+        assert_eq!(patience(&tlb), u64::from(MOST_PATIENCE));
         tlb.flush_all();
-        assert_eq!(patience(&tlb), u64::from(LEAST_PATIENCE));
+        assert_eq!(patience(&tlb), u64::from(PATIENCE_AFTER_FLUSH));
     }
 }
