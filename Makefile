@@ -109,4 +109,6 @@ $(TOOLS): pyproject.toml | host
 
 $(ENGINE): $(ENGINE_SOURCES) $(TOOLS)
 	@VIRTUAL_ENV='$(CURDIR)/.venv' $(BIN)/maturin develop --release >&2
+	@# As pip does for what it installs: else it is done anew by every process where Python may not write it.
+	@$(BIN)/python -m compileall -q src/gasang
 	@touch $@

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import bz2
-import io
 import lzma
+import os
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import lz4.block
 import zstandard
@@ -78,17 +79,21 @@ def _lz4(data: memoryview) -> bytes:
     Linux's build appends the size of the whole as a last word. It cannot be told from a block's size, save
     that no block can follow it: so a frame ends where fewer than five bytes are left.
     """
-    content = io.BytesIO()
+    blocks = []
     position = 4
     while len(data) - position > 4:
         size = int.from_bytes(data[position : position + 4], "little")
         position += 4
         if position + size > len(data):
             raise EOFError
-        block = data[position : position + size]
-        content.write(lz4.block.decompress(block, uncompressed_size=_LZ4_LEGACY_BLOCK))
+        blocks.append(data[position : position + size])
         position += size
-    return content.getvalue()
+    with ThreadPoolExecutor(os.cpu_count()) as executor:
+        return b"".join(executor.map(_lz4_block, blocks))
+
+
+def _lz4_block(block: memoryview) -> bytes:
+    return lz4.block.decompress(block, uncompressed_size=_LZ4_LEGACY_BLOCK)
 
 
 def _finished(content: bytes, *, eof: bool) -> bytes:
