@@ -22,6 +22,8 @@ pub enum Mode {
 pub const JUMPS: usize = 1 << JUMP_BITS;
 /// log2 of that.
 pub const JUMP_BITS: u32 = 14;
+/// Places of a jump entry: the first is where its target belongs, the others lie beside it.
+pub const JUMP_PLACES: usize = 4;
 /// What the low half of a target is multiplied with: the high bits of the low half of the product number its entry.
 pub const JUMP_HASH: u32 = 0x9e37_79b1;
 
@@ -62,7 +64,7 @@ impl TlbEntry {
 
     /// Two jump entries whose addresses nothing matches that is looked up in them: 0 and 1 belong elsewhere.
     fn no_jumps(pair: usize) -> TlbEntry {
-        let elsewhere = u64::from(jump_index(0) / 2 == pair);
+        let elsewhere = u64::from(2 * pair / JUMP_PLACES == jump_index(0) / JUMP_PLACES);
         TlbEntry { read: elsewhere, write: 0, exec: elsewhere, page: 0 }
     }
 }
@@ -101,7 +103,13 @@ pub struct Fill {
 /// What generated code reaches of a context beside its entries, at fixed distances below the first of them.
 pub mod header {
     /// Bytes below the first entry.
-    pub const SIZE: usize = 64;
+    pub const SIZE: usize = 64 + GROUPS;
+    /// A byte for each group of entries: not zero if one of them may be of a page that is not global.
+    pub const LOCAL: i32 = -(SIZE as i32);
+    /// Groups of entries, at most.
+    pub const GROUPS: usize = 128;
+    /// Entries of a group.
+    pub const GROUP: usize = 8;
     /// Address of the second level.
     pub const SECOND_LEVEL: i32 = -64;
     /// What the low bits of a second-level key must be for a page that is not global.
@@ -155,6 +163,8 @@ type LargePage = (u32, u64);
 
 /// `header::SIZE` in entries.
 const HEADER_SLOTS: usize = header::SIZE / size_of::<TlbEntry>();
+/// Those of them that hold `header::LOCAL`.
+const LOCAL_SLOTS: usize = header::GROUPS / size_of::<TlbEntry>();
 
 impl TlbContext {
     fn new(entries: usize) -> TlbContext {
@@ -169,7 +179,7 @@ impl TlbContext {
             large: Vec::new(),
             used: false,
         };
-        context.slots[0] = TlbEntry {
+        context.slots[LOCAL_SLOTS] = TlbEntry {
             read: context.second.as_ptr() as u64,
             write: 2,
             exec: 1,
@@ -182,38 +192,74 @@ impl TlbContext {
         &mut self.slots[HEADER_SLOTS..HEADER_SLOTS + self.entries]
     }
 
-    fn jump_slot(&mut self, index: usize) -> &mut TlbEntry {
-        &mut self.slots[HEADER_SLOTS + self.entries + index / 2]
+    /// The jump entry at `place`: target and host code.
+    fn jump_at(&self, place: usize) -> (u64, u64) {
+        let slot = &self.slots[HEADER_SLOTS + self.entries + place / 2];
+        if place % 2 == 0 { (slot.read, slot.write) } else { (slot.exec, slot.page) }
+    }
+
+    fn set_jump(&mut self, place: usize, (target, code): (u64, u64)) {
+        let slot = &mut self.slots[HEADER_SLOTS + self.entries + place / 2];
+        if place % 2 == 0 {
+            (slot.read, slot.write) = (target, code);
+        } else {
+            (slot.exec, slot.page) = (target, code);
+        }
     }
 
     fn generation(&self) -> u64 {
-        self.slots[0].write
+        self.slots[LOCAL_SLOTS].write
     }
 
     fn global_generation(&self) -> u64 {
-        self.slots[0].exec
+        self.slots[LOCAL_SLOTS].exec
     }
 
     fn clear(&mut self) {
         if self.used {
+            self.empty(0, self.entries);
             self.clear_non_global();
-            self.slots[0].exec += 2;
+            self.slots[LOCAL_SLOTS].exec += 2;
             self.large.clear();
             self.used = false;
         }
     }
 
-    /// The first level forgets all; global pages come back from the second.
+    /// The first level forgets what may not be global; global pages that it loses with that come back from the second.
     fn clear_non_global(&mut self) {
         if !self.used {
             return;
         }
-        self.first_level().iter_mut().enumerate().for_each(|(index, entry)| *entry = TlbEntry::empty(index));
-        self.slots[0].write += 2;
-        if self.generation() > LAST_GENERATION || self.global_generation() + 2 > LAST_GENERATION {
-            self.second.fill([0; 4]);
-            (self.slots[0].write, self.slots[0].exec) = (2, 1);
+        for slot in 0..LOCAL_SLOTS {
+            let TlbEntry { read, write, exec, page } =
+                std::mem::replace(&mut self.slots[slot], TlbEntry { read: 0, write: 0, exec: 0, page: 0 });
+            for (word, mut local) in [read, write, exec, page].into_iter().enumerate() {
+                while local != 0 {
+                    let byte = local.trailing_zeros() as usize / 8;
+                    local &= !(0xff << (8 * byte));
+                    self.empty(((slot * 4 + word) * 8 + byte) * header::GROUP, header::GROUP);
+                }
+            }
         }
+        let header = &mut self.slots[LOCAL_SLOTS];
+        header.write += 2;
+        if header.write > LAST_GENERATION || header.exec + 2 > LAST_GENERATION {
+            (header.write, header.exec) = (2, 1);
+            self.second.fill([0; 4]);
+        }
+    }
+
+    /// Forget some entries of the first level.
+    fn empty(&mut self, first: usize, count: usize) {
+        let entries = self.first_level().iter_mut().enumerate().skip(first).take(count);
+        entries.for_each(|(index, entry)| *entry = TlbEntry::empty(index));
+    }
+
+    /// The entry `index` is about to be that of a page that is not global.
+    fn mark_local(&mut self, index: usize) {
+        let byte = index / header::GROUP;
+        let TlbEntry { read, write, exec, page } = &mut self.slots[byte / size_of::<TlbEntry>()];
+        *[read, write, exec, page][byte / 8 % 4] |= 1 << (byte % 8 * 8);
     }
 
     /// Have writes to some host pages miss; the second level looks at the pages' flags.
@@ -253,6 +299,9 @@ impl TlbContext {
         let exec = if fill.execute { exec_key(fill.linear, user, fill.physical) } else { NO_KEY };
         let index = index_of(fill.linear, self.entries);
         let key = |allowed| if allowed { tag } else { no_tag(index) };
+        if !fill.global {
+            self.mark_local(index);
+        }
         self.first_level()[index] = TlbEntry {
             read: key(fill.read),
             write: key(fill.write && !fill.has_code),
@@ -286,6 +335,9 @@ impl TlbContext {
     fn revive(&mut self, linear: u64, entry: &SecondEntry, has_code: bool) {
         let index = index_of(linear, self.entries);
         let tag = |allowed| if allowed { linear & !(PAGE_SIZE - 1) } else { no_tag(index) };
+        if entry[1] & right::GLOBAL == 0 {
+            self.mark_local(index);
+        }
         self.first_level()[index] = TlbEntry {
             read: tag(entry[1] & right::READ != 0),
             write: tag(entry[1] & right::WRITE != 0 && !has_code),
@@ -294,24 +346,24 @@ impl TlbContext {
         };
     }
 
-    /// A jump entry that is displaced goes to the place beside it.
+    /// A jump entry that is displaced goes to a place beside it, and displaces another there.
     fn insert_jump(&mut self, target: u64, code: u64) {
-        let index = jump_index(target);
-        let slot = self.jump_slot(index);
-        let (first, second) = ((slot.read, slot.write), (slot.exec, slot.page));
-        if index % 2 == 0 {
-            let beside = if first.0 == target { second } else { first };
-            (slot.read, slot.write, slot.exec, slot.page) = (target, code, beside.0, beside.1);
-        } else {
-            let beside = if second.0 == target { first } else { second };
-            (slot.read, slot.write, slot.exec, slot.page) = (beside.0, beside.1, target, code);
+        let first = jump_index(target);
+        let mut moved = (target, code);
+        for place in (0..JUMP_PLACES).map(|step| first ^ step) {
+            let displaced = self.jump_at(place);
+            self.set_jump(place, moved);
+            if displaced.0 == target || displaced.1 == 0 {
+                break;
+            }
+            moved = displaced;
         }
     }
 
     fn jump(&self, target: u64) -> Option<u64> {
-        let slot = &self.slots[HEADER_SLOTS + self.entries + jump_index(target) / 2];
-        let entries = [(slot.read, slot.write), (slot.exec, slot.page)];
-        entries.into_iter().find(|&(known, code)| known == target && code != 0).map(|(_, code)| code)
+        let first = jump_index(target);
+        let mut places = (0..JUMP_PLACES).map(|step| self.jump_at(first ^ step));
+        places.find(|&(known, code)| known == target && code != 0).map(|(_, code)| code)
     }
 }
 
@@ -389,12 +441,13 @@ pub struct Tlb {
 }
 
 impl Tlb {
-    /// A TLB with `entries` (a power of two) in each context.
+    /// A TLB with `entries` (a power of two, at most 1,024) in each context.
     ///
     /// # Panics
-    /// If `entries` is not a power of two: a bug of ours.
+    /// If `entries` is none of these: a bug of ours.
     pub fn new(entries: usize) -> Tlb {
-        assert!(entries.is_power_of_two(), "{entries} TLB entries");
+        let possible = entries.is_power_of_two() && entries <= header::GROUPS * header::GROUP;
+        assert!(possible, "{entries} TLB entries");
         Tlb {
             spaces: vec![Space::new(0, entries)],
             current: 0,
@@ -562,10 +615,33 @@ mod tests {
         tlb.insert(Mode::Supervisor, &fill(0x1000, true, 12));
         tlb.insert(Mode::Supervisor, &fill(0x2000, false, 12));
         tlb.flush_non_global();
+        assert!(!holds(&tlb, 0x2000));
         assert!(tlb.revive(Mode::Supervisor, 0x1000, |_| false));
         assert!(!tlb.revive(Mode::Supervisor, 0x2000, |_| false));
         tlb.flush_all();
         assert!(!holds(&tlb, 0x1000));
+        assert!(!tlb.revive(Mode::Supervisor, 0x1000, |_| false));
+    }
+
+    #[test]
+    fn every_page_that_is_not_global_is_forgotten_wherever_it_is_and_however_it_came() {
+        let mut tlb = Tlb::new(1024);
+        let space = 1024 * PAGE_SIZE;
+        let filled = |linear: u64| fill(linear, linear / PAGE_SIZE % 9 == 0, 12);
+        for linear in (0..space).step_by(PAGE_SIZE as usize) {
+            tlb.insert(Mode::Supervisor, &filled(linear));
+        }
+        tlb.flush_non_global();
+        let pages = (0..space).step_by(PAGE_SIZE as usize);
+        assert!(pages.clone().all(|linear| filled(linear).global || !holds(&tlb, linear)));
+        tlb.insert(Mode::Supervisor, &filled(0x5000));
+        tlb.insert(Mode::Supervisor, &filled(space + 0x5000));
+        tlb.insert(Mode::Supervisor, &fill(space + 0x8000, true, 12));
+        assert!(tlb.revive(Mode::Supervisor, 0x5000, |_| false));
+        assert!(holds(&tlb, 0x5000) && holds(&tlb, space + 0x8000));
+        tlb.flush_non_global();
+        assert!(!holds(&tlb, 0x5000));
+        assert!(holds(&tlb, space + 0x8000), "no page of its group was the space's own");
     }
 
     #[test]
@@ -682,14 +758,18 @@ mod tests {
     }
 
     #[test]
-    fn a_displaced_jump_is_found_beside_its_place() {
+    fn displaced_jumps_are_found_beside_their_place() {
         let mut tlb = Tlb::new(16);
-        let other = (2..).find(|&target| jump_index(target) == jump_index(1)).unwrap();
-        tlb.insert_jump(Mode::User, 1, 7);
-        tlb.insert_jump(Mode::User, other, 8);
-        assert_eq!((tlb.jump(Mode::User, 1), tlb.jump(Mode::User, other)), (Some(7), Some(8)));
-        tlb.insert_jump(Mode::User, other, 9);
-        assert_eq!((tlb.jump(Mode::User, 1), tlb.jump(Mode::User, other)), (Some(7), Some(9)));
+        let same = |&target: &u64| jump_index(target) == jump_index(1);
+        let targets: Vec<u64> = (1..).filter(same).take(JUMP_PLACES + 1).collect();
+        let (last, first) = targets.split_last().unwrap();
+        for round in 1..3 {
+            first.iter().for_each(|&target| tlb.insert_jump(Mode::User, target, target + round));
+            assert!(first.iter().all(|&target| tlb.jump(Mode::User, target) == Some(target + round)));
+        }
+        tlb.insert_jump(Mode::User, *last, 7);
+        assert_eq!(tlb.jump(Mode::User, *last), Some(7));
+        assert_eq!(first.iter().filter(|&&target| tlb.jump(Mode::User, target).is_none()).count(), 1);
     }
 
     #[test]
