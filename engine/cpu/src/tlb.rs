@@ -156,6 +156,8 @@ pub struct TlbContext {
     large: Vec<LargePage>,
     /// Something was put here since the last `clear`.
     used: bool,
+    /// Where displaced jump entries go.
+    dice: u32,
 }
 
 /// log2 of its size, and its number among pages of that size.
@@ -178,6 +180,7 @@ impl TlbContext {
             second: vec![[0; 4]; SECOND_LEVEL_ENTRIES].into(),
             large: Vec::new(),
             used: false,
+            dice: 0,
         };
         context.slots[LOCAL_SLOTS] = TlbEntry {
             read: context.second.as_ptr() as u64,
@@ -346,17 +349,21 @@ impl TlbContext {
         };
     }
 
-    /// A jump entry that is displaced goes to a place beside it, and displaces another there.
+    /// A jump entry that is displaced goes to one of the places beside it, as dice say: so what is in use stays sooner or
+    /// later, and what is not is displaced for good. (In turns, three that are in use may displace each other for ever.)
     fn insert_jump(&mut self, target: u64, code: u64) {
         let first = jump_index(target);
-        let mut moved = (target, code);
-        for place in (0..JUMP_PLACES).map(|step| first ^ step) {
-            let displaced = self.jump_at(place);
-            self.set_jump(place, moved);
-            if displaced.0 == target || displaced.1 == 0 {
-                break;
-            }
-            moved = displaced;
+        let places = (0..JUMP_PLACES).map(|step| first ^ step);
+        if let Some(place) = places.clone().find(|&place| self.jump_at(place).0 == target) {
+            return self.set_jump(place, (target, code));
+        }
+        let displaced = self.jump_at(first);
+        self.set_jump(first, (target, code));
+        if displaced.1 != 0 {
+            // Numerical Recipes' generator; its high bits are the better ones.
+            self.dice = self.dice.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let step = 1 + (self.dice >> 16) as usize % (JUMP_PLACES - 1);
+            self.set_jump(first ^ step, displaced);
         }
     }
 
@@ -760,16 +767,34 @@ mod tests {
     #[test]
     fn displaced_jumps_are_found_beside_their_place() {
         let mut tlb = Tlb::new(16);
-        let same = |&target: &u64| jump_index(target) == jump_index(1);
-        let targets: Vec<u64> = (1..).filter(same).take(JUMP_PLACES + 1).collect();
-        let (last, first) = targets.split_last().unwrap();
+        let targets = of_bucket(1, |index| index == jump_index(1));
         for round in 1..3 {
-            first.iter().for_each(|&target| tlb.insert_jump(Mode::User, target, target + round));
-            assert!(first.iter().all(|&target| tlb.jump(Mode::User, target) == Some(target + round)));
+            targets.iter().for_each(|&target| tlb.insert_jump(Mode::User, target, target + round));
+            assert!(targets.iter().all(|&target| tlb.jump(Mode::User, target) == Some(target + round)));
         }
-        tlb.insert_jump(Mode::User, *last, 7);
-        assert_eq!(tlb.jump(Mode::User, *last), Some(7));
-        assert_eq!(first.iter().filter(|&&target| tlb.jump(Mode::User, target).is_none()).count(), 1);
+    }
+
+    #[test]
+    fn jumps_that_are_in_use_outlast_those_that_are_not() {
+        let all = of_bucket(1, |index| index / JUMP_PLACES == jump_index(1) / JUMP_PLACES);
+        let others = of_bucket(1 << 20, |index| index / JUMP_PLACES == jump_index(1) / JUMP_PLACES);
+        for in_use in [&all[..2], &all[..3], &all] {
+            let mut tlb = Tlb::new(16);
+            others.iter().for_each(|&target| tlb.insert_jump(Mode::User, target, 7));
+            let mut misses = 0;
+            for target in in_use.iter().cycle().take(100) {
+                if tlb.jump(Mode::User, *target).is_none() {
+                    tlb.insert_jump(Mode::User, *target, 8);
+                    misses += 1;
+                }
+            }
+            assert!(misses < 50, "{misses} of {} jumps", in_use.len());
+        }
+    }
+
+    /// As many targets from `start` on as a bucket has places, whose jump entries are where asked for.
+    fn of_bucket(start: u64, place: impl Fn(usize) -> bool) -> Vec<u64> {
+        (start..).filter(|&target| place(jump_index(target))).take(JUMP_PLACES).collect()
     }
 
     #[test]
