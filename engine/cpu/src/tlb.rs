@@ -359,7 +359,12 @@ impl TlbContext {
         }
         let displaced = self.jump_at(first);
         self.set_jump(first, (target, code));
-        if displaced.1 != 0 {
+        if displaced.1 == 0 {
+            return;
+        }
+        if let Some(place) = places.skip(1).find(|&place| self.jump_at(place).1 == 0) {
+            self.set_jump(place, displaced);
+        } else {
             // Numerical Recipes' generator; its high bits are the better ones.
             self.dice = self.dice.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             let step = 1 + (self.dice >> 16) as usize % (JUMP_PLACES - 1);
@@ -782,13 +787,13 @@ mod tests {
             let mut tlb = Tlb::new(16);
             others.iter().for_each(|&target| tlb.insert_jump(Mode::User, target, 7));
             let mut misses = 0;
-            for target in in_use.iter().cycle().take(100) {
+            for target in in_use.iter().cycle().take(1000) {
                 if tlb.jump(Mode::User, *target).is_none() {
                     tlb.insert_jump(Mode::User, *target, 8);
                     misses += 1;
                 }
             }
-            assert!(misses < 50, "{misses} of {} jumps", in_use.len());
+            assert!(misses < 200, "{misses} of {} jumps", in_use.len());
         }
     }
 
