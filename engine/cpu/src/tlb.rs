@@ -349,8 +349,8 @@ impl TlbContext {
         };
     }
 
-    /// A jump entry that is displaced goes to one of the places beside it, as dice say: so what is in use stays sooner or
-    /// later, and what is not is displaced for good. (In turns, three that are in use may displace each other for ever.)
+    /// A jump entry that is displaced goes to one of the places beside it, or nowhere, as dice say: sooner or later what is
+    /// not in use is gone, and what is in use stays. (By any fixed rule some displace each other for ever.)
     fn insert_jump(&mut self, target: u64, code: u64) {
         let first = jump_index(target);
         let places = (0..JUMP_PLACES).map(|step| first ^ step);
@@ -367,8 +367,10 @@ impl TlbContext {
         } else {
             // Numerical Recipes' generator; its high bits are the better ones.
             self.dice = self.dice.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            let step = 1 + (self.dice >> 16) as usize % (JUMP_PLACES - 1);
-            self.set_jump(first ^ step, displaced);
+            let step = (self.dice >> 16) as usize % JUMP_PLACES;
+            if step != 0 {
+                self.set_jump(first ^ step, displaced);
+            }
         }
     }
 
