@@ -102,10 +102,9 @@ pub struct Fill {
 
 /// What generated code reaches of a context beside its entries, at fixed distances below the first of them.
 pub mod header {
-    /// Bytes below the first entry.
+    /// Bytes below the first entry: the first of them, one for each group of entries, say whether one of the group may be
+    /// of a page that is not global.
     pub const SIZE: usize = 64 + GROUPS;
-    /// A byte for each group of entries: not zero if one of them may be of a page that is not global.
-    pub const LOCAL: i32 = -(SIZE as i32);
     /// Groups of entries, at most.
     pub const GROUPS: usize = 128;
     /// Entries of a group.
@@ -165,7 +164,7 @@ type LargePage = (u32, u64);
 
 /// `header::SIZE` in entries.
 const HEADER_SLOTS: usize = header::SIZE / size_of::<TlbEntry>();
-/// Those of them that hold `header::LOCAL`.
+/// Those of them that hold the bytes for groups of entries.
 const LOCAL_SLOTS: usize = header::GROUPS / size_of::<TlbEntry>();
 
 impl TlbContext {
@@ -258,7 +257,8 @@ impl TlbContext {
         entries.for_each(|(index, entry)| *entry = TlbEntry::empty(index));
     }
 
-    /// The entry `index` is about to be that of a page that is not global.
+    /// The entry `index` is about to be that of a page that is not global. When the second level brings it back, it is
+    /// marked still: what takes the mark away makes the second level forget the page.
     fn mark_local(&mut self, index: usize) {
         let byte = index / header::GROUP;
         let TlbEntry { read, write, exec, page } = &mut self.slots[byte / size_of::<TlbEntry>()];
@@ -338,9 +338,6 @@ impl TlbContext {
     fn revive(&mut self, linear: u64, entry: &SecondEntry, has_code: bool) {
         let index = index_of(linear, self.entries);
         let tag = |allowed| if allowed { linear & !(PAGE_SIZE - 1) } else { no_tag(index) };
-        if entry[1] & right::GLOBAL == 0 {
-            self.mark_local(index);
-        }
         self.first_level()[index] = TlbEntry {
             read: tag(entry[1] & right::READ != 0),
             write: tag(entry[1] & right::WRITE != 0 && !has_code),

@@ -8,7 +8,7 @@ use crate::slots;
 use gasang_cpu::tlb::{SECOND_LEVEL_BITS, SECOND_LEVEL_ENTRIES, TlbEntry, header, right};
 use gasang_memory::PAGE_HAS_CODE;
 use std::arch::naked_asm;
-use std::mem::{offset_of, size_of};
+use std::mem::offset_of;
 
 /// log2 of the distance between a page and its entry's offset.
 const PAGE_TO_ENTRY: u32 = 7;
@@ -69,12 +69,6 @@ macro_rules! refill {
             "not rax",
             "4:",
             "mov fs:[r11 + {read_tag}], rax",
-            "test r10b, {global_page}",
-            "jnz 5f",
-            "mov eax, r11d",
-            "shr eax, {entry_to_group}",
-            "mov byte ptr fs:[rax + {local}], 1",
-            "5:",
             "and r10, -4096",
             "mov fs:[r11 + {page}], r10",
             "mov rcx, [rcx + 16]",
@@ -100,9 +94,6 @@ macro_rules! refill {
             right = const $right,
             write = const right::WRITE,
             read = const right::READ,
-            global_page = const right::GLOBAL,
-            entry_to_group = const (size_of::<TlbEntry>() * header::GROUP).trailing_zeros(),
-            local = const header::LOCAL,
             has_code = const PAGE_HAS_CODE,
             read_tag = const offset_of!(TlbEntry, read),
             write_tag = const offset_of!(TlbEntry, write),
