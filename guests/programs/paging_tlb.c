@@ -6,6 +6,10 @@
 #include "guest.h"
 
 static const u64 linear = TEST_AREA;
+
+/* What lies so far apart may share a place in a TLB. */
+#define DISPLACED (4ul << 20)
+
 static u64 *one, *other;
 static volatile u64 *entry;
 
@@ -42,7 +46,12 @@ static void plain(void)
     leave_stale(0);
     write_cr3(read_cr3());
     expect_fresh("a write of CR3 with PGE set drops the others");
+    map(linear + DISPLACED, (u64)other, P | W | G);
     leave_stale(0);
+    check_equal("a global page that may displace it", read64(linear + DISPLACED), 2);
+    (void)read64(linear);
+    write_cr3(read_cr3());
+    expect_fresh("a write of CR3 drops what was displaced and came back");
     write_cr0(read_cr0() & ~CR0_WP);
     write_cr0(read_cr0() | CR0_WP);
     write_cr4(read_cr4() ^ CR4_PGE);

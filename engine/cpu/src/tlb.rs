@@ -25,6 +25,8 @@ pub enum Mode {
 pub const JUMPS: usize = 1 << JUMP_BITS;
 /// log2 of that.
 pub const JUMP_BITS: u32 = 14;
+/// Places of a jump entry: the first is where its target belongs, the others lie beside it.
+pub const JUMP_PLACES: usize = 4;
 /// What the low half of a target is multiplied with: the high bits of the low half of the product number its entry.
 pub const JUMP_HASH: u32 = 0x9e37_79b1;
 
@@ -65,7 +67,7 @@ impl TlbEntry {
 
     /// Two jump entries whose addresses nothing matches that is looked up in them: 0 and 1 belong elsewhere.
     fn no_jumps(pair: usize) -> TlbEntry {
-        let elsewhere = u64::from(jump_index(0) / 2 == pair);
+        let elsewhere = u64::from(2 * pair / JUMP_PLACES == jump_index(0) / JUMP_PLACES);
         TlbEntry { read: elsewhere, write: 0, exec: elsewhere, page: 0 }
     }
 }
@@ -103,8 +105,9 @@ pub struct Fill {
 
 /// What generated code reaches of a context beside its entries, at fixed distances below the first of them.
 pub mod header {
-    /// Bytes below the first entry: these words, and the regions below them.
-    pub const SIZE: usize = 64 + REGIONS * REGION_SIZE as usize;
+    /// Bytes below the first entry: these words; below them a byte for each group of entries, which says whether one of
+    /// the group may be of a page that is not global; below them the regions.
+    pub const SIZE: usize = 64 + GROUPS + REGIONS * REGION_SIZE as usize;
     /// Regions: the first half serves reads, the second writes.
     pub const REGIONS: usize = 64;
     /// Bytes of one.
@@ -119,6 +122,10 @@ pub mod header {
     pub const REGION_PATIENCE: i32 = 24;
     /// Accesses to regions are no longer.
     pub const LONGEST_ACCESS: u64 = 128;
+    /// Groups of entries, at most.
+    pub const GROUPS: usize = 128;
+    /// Entries of a group.
+    pub const GROUP: usize = 8;
     /// Address of the second level.
     pub const SECOND_LEVEL: i32 = -64;
     /// What the low bits of a second-level key must be for a page that is not global.
@@ -166,13 +173,17 @@ pub struct TlbContext {
     /// Something was put here since the last `clear`.
     used: bool,
     regions: Regions,
+    /// Where displaced jump entries go.
+    dice: u32,
 }
 
 /// log2 of its size, and its number among pages of that size.
 type LargePage = (u32, u64);
 
-/// The entry that the words of the header begin in.
-const HEADER: usize = header::REGIONS;
+/// The entry that the bytes for groups of entries begin in, …
+const FIRST_LOCAL: usize = header::REGIONS;
+/// … and the one that the words of the header begin in.
+const HEADER: usize = FIRST_LOCAL + header::GROUPS / size_of::<TlbEntry>();
 /// `header::SIZE` in entries.
 const HEADER_SLOTS: usize = header::SIZE / size_of::<TlbEntry>();
 
@@ -189,6 +200,7 @@ impl TlbContext {
             large: Vec::new(),
             used: false,
             regions: Regions::default(),
+            dice: 0,
         };
         context.reset_regions();
         context.slots[HEADER] = TlbEntry {
@@ -204,8 +216,19 @@ impl TlbContext {
         &mut self.slots[HEADER_SLOTS..HEADER_SLOTS + self.entries]
     }
 
-    fn jump_slot(&mut self, index: usize) -> &mut TlbEntry {
-        &mut self.slots[HEADER_SLOTS + self.entries + index / 2]
+    /// The jump entry at `place`: target and host code.
+    fn jump_at(&self, place: usize) -> (u64, u64) {
+        let slot = &self.slots[HEADER_SLOTS + self.entries + place / 2];
+        if place % 2 == 0 { (slot.read, slot.write) } else { (slot.exec, slot.page) }
+    }
+
+    fn set_jump(&mut self, place: usize, (target, code): (u64, u64)) {
+        let slot = &mut self.slots[HEADER_SLOTS + self.entries + place / 2];
+        if place % 2 == 0 {
+            (slot.read, slot.write) = (target, code);
+        } else {
+            (slot.exec, slot.page) = (target, code);
+        }
     }
 
     fn generation(&self) -> u64 {
@@ -218,6 +241,7 @@ impl TlbContext {
 
     fn clear(&mut self) {
         if self.used {
+            self.empty(0, self.entries);
             self.clear_non_global();
             self.slots[HEADER].exec += 2;
             self.large.clear();
@@ -225,18 +249,46 @@ impl TlbContext {
         }
     }
 
-    /// The first level forgets all; global pages come back from the second.
+    /// The first level forgets what may not be global; global pages that it loses with that come back from the second.
     fn clear_non_global(&mut self) {
         if !self.used {
             return;
         }
         self.forget_regions();
-        self.first_level().iter_mut().enumerate().for_each(|(index, entry)| *entry = TlbEntry::empty(index));
-        self.slots[HEADER].write += 2;
-        if self.generation() > LAST_GENERATION || self.global_generation() + 2 > LAST_GENERATION {
-            self.second.fill([0; 4]);
-            (self.slots[HEADER].write, self.slots[HEADER].exec) = (2, 1);
+        for slot in 0..HEADER - FIRST_LOCAL {
+            let TlbEntry { read, write, exec, page } = std::mem::replace(
+                &mut self.slots[FIRST_LOCAL + slot],
+                TlbEntry { read: 0, write: 0, exec: 0, page: 0 },
+            );
+            for (word, mut local) in [read, write, exec, page].into_iter().enumerate() {
+                while local != 0 {
+                    let byte = local.trailing_zeros() as usize / 8;
+                    local &= !(0xff << (8 * byte));
+                    self.empty(((slot * 4 + word) * 8 + byte) * header::GROUP, header::GROUP);
+                }
+            }
         }
+        let header = &mut self.slots[HEADER];
+        header.write += 2;
+        if header.write > LAST_GENERATION || header.exec + 2 > LAST_GENERATION {
+            (header.write, header.exec) = (2, 1);
+            self.second.fill([0; 4]);
+        }
+    }
+
+    /// Forget some entries of the first level.
+    fn empty(&mut self, first: usize, count: usize) {
+        let entries = self.first_level().iter_mut().enumerate().skip(first).take(count);
+        entries.for_each(|(index, entry)| *entry = TlbEntry::empty(index));
+    }
+
+    /// The entry `index` is about to be that of a page that is not global. When the second level brings it back, it is
+    /// marked still: what takes the mark away makes the second level forget the page.
+    fn mark_local(&mut self, index: usize) {
+        let byte = index / header::GROUP;
+        let TlbEntry { read, write, exec, page } =
+            &mut self.slots[FIRST_LOCAL + byte / size_of::<TlbEntry>()];
+        *[read, write, exec, page][byte / 8 % 4] |= 1 << (byte % 8 * 8);
     }
 
     /// Have writes to some host pages miss; the second level looks at the pages' flags.
@@ -278,6 +330,9 @@ impl TlbContext {
         let exec = if fill.execute { exec_key(fill.linear, user, fill.physical) } else { NO_KEY };
         let index = index_of(fill.linear, self.entries);
         let key = |allowed| if allowed { tag } else { no_tag(index) };
+        if !fill.global {
+            self.mark_local(index);
+        }
         self.first_level()[index] = TlbEntry {
             read: key(fill.read),
             write: key(fill.write && !fill.has_code),
@@ -322,24 +377,35 @@ impl TlbContext {
         };
     }
 
-    /// A jump entry that is displaced goes to the place beside it.
+    /// A jump entry that is displaced goes to one of the places beside it, or nowhere, as dice say: sooner or later what is
+    /// not in use is gone, and what is in use stays. (By any fixed rule some displace each other for ever.)
     fn insert_jump(&mut self, target: u64, code: u64) {
-        let index = jump_index(target);
-        let slot = self.jump_slot(index);
-        let (first, second) = ((slot.read, slot.write), (slot.exec, slot.page));
-        if index % 2 == 0 {
-            let beside = if first.0 == target { second } else { first };
-            (slot.read, slot.write, slot.exec, slot.page) = (target, code, beside.0, beside.1);
+        let first = jump_index(target);
+        let places = (0..JUMP_PLACES).map(|step| first ^ step);
+        if let Some(place) = places.clone().find(|&place| self.jump_at(place).0 == target) {
+            return self.set_jump(place, (target, code));
+        }
+        let displaced = self.jump_at(first);
+        self.set_jump(first, (target, code));
+        if displaced.1 == 0 {
+            return;
+        }
+        if let Some(place) = places.skip(1).find(|&place| self.jump_at(place).1 == 0) {
+            self.set_jump(place, displaced);
         } else {
-            let beside = if second.0 == target { first } else { second };
-            (slot.read, slot.write, slot.exec, slot.page) = (beside.0, beside.1, target, code);
+            // Numerical Recipes' generator; its high bits are the better ones.
+            self.dice = self.dice.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let step = (self.dice >> 16) as usize % JUMP_PLACES;
+            if step != 0 {
+                self.set_jump(first ^ step, displaced);
+            }
         }
     }
 
     fn jump(&self, target: u64) -> Option<u64> {
-        let slot = &self.slots[HEADER_SLOTS + self.entries + jump_index(target) / 2];
-        let entries = [(slot.read, slot.write), (slot.exec, slot.page)];
-        entries.into_iter().find(|&(known, code)| known == target && code != 0).map(|(_, code)| code)
+        let first = jump_index(target);
+        let mut places = (0..JUMP_PLACES).map(|step| self.jump_at(first ^ step));
+        places.find(|&(known, code)| known == target && code != 0).map(|(_, code)| code)
     }
 }
 
@@ -417,12 +483,13 @@ pub struct Tlb {
 }
 
 impl Tlb {
-    /// A TLB with `entries` (a power of two) in each context.
+    /// A TLB with `entries` (a power of two, at most 1,024) in each context.
     ///
     /// # Panics
-    /// If `entries` is not a power of two: a bug of ours.
+    /// If `entries` is none of these: a bug of ours.
     pub fn new(entries: usize) -> Tlb {
-        assert!(entries.is_power_of_two(), "{entries} TLB entries");
+        let possible = entries.is_power_of_two() && entries <= header::GROUPS * header::GROUP;
+        assert!(possible, "{entries} TLB entries");
         Tlb {
             spaces: vec![Space::new(0, entries)],
             current: 0,
@@ -590,10 +657,33 @@ mod tests {
         tlb.insert(Mode::Supervisor, &fill(0x1000, true, 12));
         tlb.insert(Mode::Supervisor, &fill(0x2000, false, 12));
         tlb.flush_non_global();
+        assert!(!holds(&tlb, 0x2000));
         assert!(tlb.revive(Mode::Supervisor, 0x1000, |_| false));
         assert!(!tlb.revive(Mode::Supervisor, 0x2000, |_| false));
         tlb.flush_all();
         assert!(!holds(&tlb, 0x1000));
+        assert!(!tlb.revive(Mode::Supervisor, 0x1000, |_| false));
+    }
+
+    #[test]
+    fn every_page_that_is_not_global_is_forgotten_wherever_it_is_and_however_it_came() {
+        let mut tlb = Tlb::new(1024);
+        let space = 1024 * PAGE_SIZE;
+        let filled = |linear: u64| fill(linear, linear / PAGE_SIZE % 9 == 0, 12);
+        for linear in (0..space).step_by(PAGE_SIZE as usize) {
+            tlb.insert(Mode::Supervisor, &filled(linear));
+        }
+        tlb.flush_non_global();
+        let pages = (0..space).step_by(PAGE_SIZE as usize);
+        assert!(pages.clone().all(|linear| filled(linear).global || !holds(&tlb, linear)));
+        tlb.insert(Mode::Supervisor, &filled(0x5000));
+        tlb.insert(Mode::Supervisor, &filled(space + 0x5000));
+        tlb.insert(Mode::Supervisor, &fill(space + 0x8000, true, 12));
+        assert!(tlb.revive(Mode::Supervisor, 0x5000, |_| false));
+        assert!(holds(&tlb, 0x5000) && holds(&tlb, space + 0x8000));
+        tlb.flush_non_global();
+        assert!(!holds(&tlb, 0x5000));
+        assert!(holds(&tlb, space + 0x8000), "no page of its group was the space's own");
     }
 
     #[test]
@@ -710,14 +800,36 @@ mod tests {
     }
 
     #[test]
-    fn a_displaced_jump_is_found_beside_its_place() {
+    fn displaced_jumps_are_found_beside_their_place() {
         let mut tlb = Tlb::new(16);
-        let other = (2..).find(|&target| jump_index(target) == jump_index(1)).unwrap();
-        tlb.insert_jump(Mode::User, 1, 7);
-        tlb.insert_jump(Mode::User, other, 8);
-        assert_eq!((tlb.jump(Mode::User, 1), tlb.jump(Mode::User, other)), (Some(7), Some(8)));
-        tlb.insert_jump(Mode::User, other, 9);
-        assert_eq!((tlb.jump(Mode::User, 1), tlb.jump(Mode::User, other)), (Some(7), Some(9)));
+        let targets = of_bucket(1, |index| index == jump_index(1));
+        for round in 1..3 {
+            targets.iter().for_each(|&target| tlb.insert_jump(Mode::User, target, target + round));
+            assert!(targets.iter().all(|&target| tlb.jump(Mode::User, target) == Some(target + round)));
+        }
+    }
+
+    #[test]
+    fn jumps_that_are_in_use_outlast_those_that_are_not() {
+        let all = of_bucket(1, |index| index / JUMP_PLACES == jump_index(1) / JUMP_PLACES);
+        let others = of_bucket(1 << 20, |index| index / JUMP_PLACES == jump_index(1) / JUMP_PLACES);
+        for in_use in [&all[..2], &all[..3], &all] {
+            let mut tlb = Tlb::new(16);
+            others.iter().for_each(|&target| tlb.insert_jump(Mode::User, target, 7));
+            let mut misses = 0;
+            for target in in_use.iter().cycle().take(1000) {
+                if tlb.jump(Mode::User, *target).is_none() {
+                    tlb.insert_jump(Mode::User, *target, 8);
+                    misses += 1;
+                }
+            }
+            assert!(misses < 200, "{misses} of {} jumps", in_use.len());
+        }
+    }
+
+    /// As many targets from `start` on as a bucket has places, whose jump entries are where asked for.
+    fn of_bucket(start: u64, place: impl Fn(usize) -> bool) -> Vec<u64> {
+        (start..).filter(|&target| place(jump_index(target))).take(JUMP_PLACES).collect()
     }
 
     #[test]

@@ -294,14 +294,6 @@ impl Assembler {
         self.byte(count);
     }
 
-    /// `xor register, value` (32 bits).
-    pub fn xor_immediate32(&mut self, register: u8, value: i8) {
-        if register >= 8 {
-            self.byte(0x41);
-        }
-        self.code.extend_from_slice(&[0x83, 0xf0 | register & 7, value as u8]);
-    }
-
     /// `imul to, from, value` (32 bits).
     pub fn multiply32(&mut self, to: u8, from: u8, value: i32) {
         let rex = (to >> 3) << 2 | from >> 3;
@@ -593,7 +585,6 @@ mod tests {
         assert_eq!(text(|a| a.multiply32(R11, R10, 0x1234)), "imul r11d,r10d,1234h");
         assert!(text(|a| a.jump_far(0x1234)).starts_with("jmp qword ptr [1006h]"));
         assert_eq!(text(|a| a.lea_code(R11, 0x1100)), "lea r11,[1100h]");
-        assert_eq!(text(|a| a.xor_immediate32(R11, 16)), "xor r11d,10h");
         assert_eq!(text(|a| a.and32(R11, 0x7fe0)), "and r11d,7FE0h");
         assert_eq!(text(|a| a.xor(R10, tlb(Some(R11), 8))), "xor r10,fs:[r11+8]");
         assert_eq!(text(|a| a.compare_immediate(R10, 4088)), "cmp r10,0FF8h");

@@ -142,7 +142,12 @@ pub(crate) type AddressMap<K, V> = HashMap<K, V, BuildHasherDefault<AddressHashe
 struct PageCode {
     blocks: Vec<u32>,
     granules: u64,
+    /// Writes to the page that changed no block's bytes.
+    spared: usize,
 }
+
+/// So many writes for each block of a page may change none before the blocks are thrown away, so that writes go unnoticed.
+const SPARED: usize = 64;
 
 /// All blocks.
 #[derive(Debug, Default)]
@@ -240,6 +245,14 @@ impl Blocks {
         gone
     }
 
+    /// A write to the page of `host` changed no block's bytes. The blocks of the page, if there were so many writes that
+    /// whatever is still executed had better be translated anew.
+    pub fn spare(&mut self, host: u64) -> Vec<u32> {
+        let Some(page) = self.pages.get_mut(&(host & !0xfff)) else { return Vec::new() };
+        page.spared += 1;
+        if page.spared < SPARED * page.blocks.len() { Vec::new() } else { page.blocks.clone() }
+    }
+
     /// Take out these blocks.
     pub fn take(&mut self, gone: &[u32]) {
         for &number in gone {
@@ -314,6 +327,16 @@ mod tests {
         assert_eq!(blocks.find(key(0x1010, 0x7010)), Some(1));
         assert_eq!(blocks.take_overlapping(0x701f, 1), [1]);
         assert!(!blocks.has_page(0x7000));
+    }
+
+    #[test]
+    fn a_page_that_is_written_beside_its_code_again_and_again_is_given_up() {
+        let mut blocks = Blocks::default();
+        blocks.insert(block(0x1000, 0x7000, 16));
+        blocks.insert(block(0x1010, 0x7010, 16));
+        assert!((1..2 * SPARED).all(|_| blocks.spare(0x7100).is_empty()));
+        assert_eq!(blocks.spare(0x7200), [0, 1]);
+        assert_eq!(blocks.spare(0x8000), []);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use crate::assembler::{Condition, reg, state, tlb};
 use crate::decode::{Kind, Operation};
 use crate::emit::{Emitter, OutOfLine};
+use crate::jumps::JUMP_ENTRY_SIZE;
 use crate::site::{Entry, Site};
 use crate::slots;
 use gasang_cpu::tlb::{JUMP_BITS, JUMP_HASH, JUMPS, TlbEntry};
@@ -11,9 +12,6 @@ use std::mem::size_of;
 
 /// Marks the targets of 32-bit code in jump entries: no address of 64-bit code looks so.
 pub(crate) const NARROW: u64 = 1 << 62;
-
-/// Bytes of a jump entry: address and host code.
-const JUMP_ENTRY_SIZE: i32 = 16;
 
 impl Emitter<'_, '_> {
     /// Emit a control transfer.
@@ -204,7 +202,7 @@ impl Emitter<'_, '_> {
     /// Jump to the block for the target in R10, by the jump entries of the TLB context.
     pub(crate) fn indirect_exit(&mut self, rip: u64, undo_rsp: i64) {
         let site = self.site(Site::Indirect { rip, undo_rsp });
-        let jumps = self.jump_entries();
+        let jumps = self.origin.tlb_entries as i32 * size_of::<TlbEntry>() as i32;
         let wide = self.origin.wide;
         let a = &mut *self.assembler;
         if !wide {
@@ -217,21 +215,5 @@ impl Emitter<'_, '_> {
         let jump = a.jump_if_forward(Condition::Ne);
         a.jump_memory(tlb(Some(reg::R11), jumps + 8));
         self.out_of_line.push(OutOfLine::Unknown { jump, site });
-    }
-
-    /// The jump entry at R11 is another target's: ask the one beside it, to which an entry goes when it is displaced.
-    pub(crate) fn jump_by_neighbour(&mut self) {
-        let jumps = self.jump_entries();
-        let a = &mut *self.assembler;
-        a.xor_immediate32(reg::R11, JUMP_ENTRY_SIZE as i8);
-        a.compare(reg::R10, tlb(Some(reg::R11), jumps));
-        let jump = a.jump_if_forward(Condition::Ne);
-        a.jump_memory(tlb(Some(reg::R11), jumps + 8));
-        a.close(jump);
-    }
-
-    /// Offset in a TLB context of the jump entries.
-    fn jump_entries(&self) -> i32 {
-        self.origin.tlb_entries as i32 * size_of::<TlbEntry>() as i32
     }
 }

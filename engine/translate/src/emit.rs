@@ -7,6 +7,7 @@ use crate::assembler::{Assembler, Condition, Memory, address, reg, state, tlb};
 use crate::blocks::OtherPage;
 use crate::decode::{Kind, Operation, live_at_start, page_key};
 use crate::entry;
+use crate::jumps;
 use crate::plan::Checks;
 use crate::refill;
 use crate::site::{Entry, FaultPoint, Site};
@@ -27,6 +28,10 @@ pub struct Exits {
     pub lookup: u64,
     /// The same with flags in EFLAGS.
     pub lookup_host_flags: u64,
+    /// An indirect jump whose first jump entry is another's, to the target in R10.
+    pub jump: u64,
+    /// The same in 32-bit code.
+    pub jump_narrow: u64,
     /// An unlinked jump.
     pub link: u64,
     /// The same with flags in EFLAGS.
@@ -71,6 +76,8 @@ impl Exits {
             poll: far(entry::exit_poll),
             lookup: far(entry::exit_lookup),
             lookup_host_flags: far(entry::exit_lookup_host_flags),
+            jump: far(jumps::jump_by_others),
+            jump_narrow: far(jumps::jump_by_others_narrow),
             link: far(entry::exit_link),
             link_host_flags: far(entry::exit_link_host_flags),
             interpret: far(entry::exit_interpret),
@@ -390,13 +397,9 @@ impl Emitter<'_, '_> {
             }
             OutOfLine::Unknown { jump, site } => {
                 self.assembler.close(jump);
-                self.jump_by_neighbour();
-                if !self.origin.wide {
-                    self.assembler.copy32(reg::R10, reg::R10);
-                }
-                self.assembler.store(state(slots::NEXT_RIP), reg::R10);
                 self.assembler.store_immediate32(state(slots::SITE), site);
-                self.assembler.jump(self.exits.lookup);
+                let wide = self.origin.wide;
+                self.assembler.jump(if wide { self.exits.jump } else { self.exits.jump_narrow });
             }
             OutOfLine::Interpret { jump, site } => {
                 self.assembler.close(jump);

@@ -36,7 +36,9 @@ impl Translator {
             let mut at = host;
             while at < end {
                 let next = (at | 0xfff) + 1;
-                self.invalidate(core, at, next.min(end) - at);
+                if !self.invalidate(core, at, next.min(end) - at) {
+                    self.blocks.spare(at).into_iter().for_each(|number| self.discard(core, number));
+                }
                 at = next;
             }
         }
@@ -46,8 +48,10 @@ impl Translator {
         true
     }
 
-    pub(crate) fn invalidate(&mut self, core: &mut Core<'_>, host: u64, length: u64) {
+    /// Throw away the blocks made from `length` bytes at `host`, within a page; whether there were any.
+    pub(crate) fn invalidate(&mut self, core: &mut Core<'_>, host: u64, length: u64) -> bool {
         let gone = self.blocks.take_overlapping(host, length);
+        let any = !gone.is_empty();
         self.release(core, host);
         for number in gone {
             self.statistics.invalidated += 1;
@@ -57,6 +61,7 @@ impl Translator {
             self.unshared.remove(&host);
             self.bar(number);
         }
+        any
     }
 
     /// Throw away a block although its bytes are as they were.

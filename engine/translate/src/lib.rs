@@ -16,6 +16,7 @@ mod emit;
 mod entry;
 mod host_state;
 mod invalidation;
+mod jumps;
 mod kick;
 mod listing;
 mod measured;

@@ -14,6 +14,8 @@ const LOOK_PERIOD_HOT: u64 = 100;
 pub struct Options {
     /// Size of the code cache in bytes.
     pub cache_bytes: u32,
+    /// The code cache asks the host for large pages.
+    pub large_pages: bool,
     /// Status flags are exact at every instruction, even where the guest overwrites them before it reads them.
     pub strict_flags: bool,
     /// Keep a listing of each block.
@@ -36,6 +38,7 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             cache_bytes: 64 << 20,
+            large_pages: true,
             strict_flags: false,
             trace: false,
             count_blocks: false,
@@ -51,7 +54,8 @@ impl Default for Options {
 impl Options {
     /// For machines: code that was rewritten waits for its translation. GASANG_EAGER=1 has it translated at once, as do
     /// the other switches: GASANG_STRICT_FLAGS=1, GASANG_TINY_CACHE=1 and GASANG_FLUSH_ON_WRITE=1. GASANG_HOT=1 makes superblocks
-    /// of whatever is executed, GASANG_NO_SUPERBLOCKS=1 none, GASANG_NO_REGIONS=1 such that know no regions.
+    /// of whatever is executed, GASANG_NO_SUPERBLOCKS=1 none, GASANG_NO_REGIONS=1 such that know no regions. GASANG_SMALL_PAGES=1
+    /// leaves the code cache's pages as the host makes them.
     pub fn from_environment() -> Options {
         let set = |name: &str| std::env::var_os(name).is_some_and(|value| value == "1");
         let defaults = Options::default();
@@ -72,6 +76,7 @@ impl Options {
             regions: !set("GASANG_NO_REGIONS"),
             eager: set("GASANG_EAGER") || strict_flags || flush_on_write || tiny,
             cache_bytes: if tiny { TINY_CACHE } else { defaults.cache_bytes },
+            large_pages: !set("GASANG_SMALL_PAGES"),
             ..defaults
         }
     }

@@ -3,7 +3,8 @@
 //! What is unusual (a flag that changes how code executes, an interrupt that waits, segments that are not flat) leaves to
 //! T0 before anything changed. R10 and R11 are free, SITE is set, the status flags are in their slot.
 
-use crate::entry::{exit_interpret, exit_lookup};
+use crate::entry::exit_interpret;
+use crate::jumps::jump_by_others;
 use crate::slots;
 use gasang_cpu::tlb::{
     JUMP_BITS, JUMP_HASH, JUMPS, SECOND_LEVEL_BITS, SECOND_LEVEL_ENTRIES, TlbEntry, header, right,
@@ -111,13 +112,8 @@ macro_rules! jump_to_r10 {
          jne 7f
          jmp fs:[r11 + {entry_size} + 8]
          7:
-         xor r11d, 16
-         cmp r10, fs:[r11 + {entry_size}]
-         jne 8f
-         jmp fs:[r11 + {entry_size} + 8]
-         8:
-         mov gs:[{next_rip}], r10
-         jmp {lookup}"
+         sub r11, fs:[{last}]
+         jmp {by_others}"
     };
 }
 
@@ -147,8 +143,7 @@ macro_rules! transition {
             jump_mask = const (JUMPS - 1) << 4,
             last = const header::LAST_ENTRY,
             entry_size = const size_of::<TlbEntry>(),
-            next_rip = const slots::NEXT_RIP,
-            lookup = sym exit_lookup,
+            by_others = sym jump_by_others,
             interpret = sym exit_interpret,
             $($extra)*
         )

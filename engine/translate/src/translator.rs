@@ -156,7 +156,7 @@ impl Translator {
     ) -> io::Result<Translator> {
         host_state::check_host()?;
         kick::install()?;
-        let mut cache = CodeCache::new(options.cache_bytes.max(4 * BLOCK_ROOM))?;
+        let mut cache = CodeCache::new(options.cache_bytes.max(4 * BLOCK_ROOM), options.large_pages)?;
         let mut assembler = Assembler::new(cache.address(0));
         let exits = Exits::emit(&mut assembler);
         cache.place(assembler.code());
