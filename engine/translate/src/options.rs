@@ -24,8 +24,10 @@ pub struct Options {
     pub look_period: u64,
     /// Looks that make a block hot.
     pub looks: u8,
-    /// Translate rewritten code when it is met first, as any other.
+    /// Translate all code when it is met first.
     pub eager: bool,
+    /// Execute new code directly before it is translated; it is not if `eager` is set.
+    pub direct: bool,
     /// Throw everything away whenever translated code is written.
     pub flush_on_write: bool,
 }
@@ -40,15 +42,17 @@ impl Default for Options {
             look_period: 0,
             looks: 2,
             eager: true,
+            direct: false,
             flush_on_write: false,
         }
     }
 }
 
 impl Options {
-    /// For machines: code that was rewritten waits for its translation. GASANG_EAGER=1 has it translated at once, as do
-    /// the other switches: GASANG_STRICT_FLAGS=1, GASANG_TINY_CACHE=1 and GASANG_FLUSH_ON_WRITE=1. GASANG_HOT=1 makes superblocks
-    /// of whatever is executed, GASANG_NO_SUPERBLOCKS=1 none.
+    /// For machines: code that is new or was rewritten waits for its translation. GASANG_EAGER=1 has it translated at once, as do
+    /// the other switches: GASANG_STRICT_FLAGS=1, GASANG_TINY_CACHE=1 and GASANG_FLUSH_ON_WRITE=1. GASANG_NO_DIRECT=1 has new
+    /// code translated at once, but not what was rewritten. GASANG_HOT=1 makes superblocks of whatever is executed,
+    /// GASANG_NO_SUPERBLOCKS=1 none.
     pub fn from_environment() -> Options {
         let set = |name: &str| std::env::var_os(name).is_some_and(|value| value == "1");
         let defaults = Options::default();
@@ -67,6 +71,7 @@ impl Options {
             },
             looks: if hot { 1 } else { defaults.looks },
             eager: set("GASANG_EAGER") || strict_flags || flush_on_write || tiny,
+            direct: !set("GASANG_NO_DIRECT"),
             cache_bytes: if tiny { TINY_CACHE } else { defaults.cache_bytes },
             ..defaults
         }

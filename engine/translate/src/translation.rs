@@ -8,6 +8,7 @@ use crate::listing::list_block;
 use crate::plan;
 use crate::profile::Phase;
 use crate::translator::{BLOCK_ROOM, Translator};
+use crate::warmth::PATIENCE;
 use gasang_cpu::{Access, Core, VcpuState};
 
 /// Bytes of an instruction at most.
@@ -41,10 +42,15 @@ impl Translator {
             }
             self.discard(core, found);
         }
-        if !self.options.eager && !self.warmth.meet(start.key.host) {
+        if !self.options.eager && !self.warmth.meet(start.key.host, self.patience(start.key)) {
             return None;
         }
         self.translating(start.key.linear, |translator| translator.translate(core, start, variant))
+    }
+
+    /// Meetings before the first translation. What is translated without shared checks was hot already.
+    fn patience(&self, key: Key) -> u8 {
+        if self.options.direct && key.wide && !key.plain { *{ static P: std::sync::OnceLock<u8> = std::sync::OnceLock::new(); P.get_or_init(|| std::env::var("GASANG_PATIENCE").ok().and_then(|v| v.parse().ok()).unwrap_or(PATIENCE)) } } else { 0 }
     }
 
     /// Do what counts as the translation of code at `linear`.

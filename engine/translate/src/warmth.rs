@@ -5,8 +5,10 @@
 
 /// log2 of how much code is remembered; what is met more recently displaces the rest.
 const PLACE_BITS: u32 = 18;
+/// Meetings before the first translation, where code can be executed directly.
+pub(crate) const PATIENCE: u8 = 4;
 /// Meetings before a translation, by how often the translation was thrown away.
-const PATIENCE: [u8; 5] = [0, 2, 4, 8, 15];
+const PATIENCE_LOST: [u8; 5] = [0, 2, 4, 8, 15];
 
 /// Counts by place: meetings in the low four bits, translations thrown away in the next four, above them what tells code
 /// from other code of the same place.
@@ -32,11 +34,11 @@ impl Warmth {
         count
     }
 
-    /// The code at host address `host` is met; whether it is to be translated now.
-    pub fn meet(&mut self, host: u64) -> bool {
+    /// The code at host address `host` is met; whether it is to be translated now, with so much patience for new code.
+    pub fn meet(&mut self, host: u64, patience: u8) -> bool {
         let count = self.count(host);
         let (meetings, losses) = (*count as u8 & 0xf, usize::from(*count >> 4 & 0xf));
-        if meetings >= PATIENCE[losses] {
+        if meetings >= PATIENCE_LOST[losses].max(patience) {
             return true;
         }
         *count += 1;
@@ -46,7 +48,7 @@ impl Warmth {
     /// The translation of the code at `host` was thrown away because its bytes were written.
     pub fn lose(&mut self, host: u64) {
         let count = self.count(host);
-        let losses = (usize::from(*count >> 4 & 0xf) + 1).min(PATIENCE.len() - 1);
+        let losses = (usize::from(*count >> 4 & 0xf) + 1).min(PATIENCE_LOST.len() - 1);
         *count = *count & 0xff00 | (losses as u16) << 4;
     }
 }
@@ -60,12 +62,12 @@ mod tests {
         let mut warmth = Warmth::new();
         for patience in [0, 2, 4, 8, 15, 15] {
             for _ in 0..patience {
-                assert!(!warmth.meet(0x1000));
+                assert!(!warmth.meet(0x1000, 0));
             }
-            assert!(warmth.meet(0x1000));
-            assert!(warmth.meet(0x1000), "and stays so");
+            assert!(warmth.meet(0x1000, 0));
+            assert!(warmth.meet(0x1000, 0), "and stays so");
             warmth.lose(0x1000);
         }
-        assert!(warmth.meet(0x1001), "other code is new");
+        assert!(warmth.meet(0x1001, 0), "other code is new");
     }
 }

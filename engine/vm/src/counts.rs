@@ -38,7 +38,7 @@ impl Counts {
     }
 }
 
-fn of_translator(counts: &Statistics) -> [(&'static str, u64); 12] {
+fn of_translator(counts: &Statistics) -> [(&'static str, u64); 13] {
     [
         ("blocks_translated", counts.blocks),
         ("superblocks", counts.superblocks),
@@ -47,6 +47,7 @@ fn of_translator(counts: &Statistics) -> [(&'static str, u64); 12] {
         ("blocks_invalidated", counts.invalidated),
         ("code_cache_flushes", counts.cache_flushes),
         ("instructions_interpreted", counts.interpreted),
+        ("instructions_direct", counts.direct),
         ("code_entries", counts.entries),
         ("code_tlb_misses", counts.misses),
         ("code_extended_exits", counts.extended),
