@@ -33,9 +33,18 @@ impl Translator {
             if core.state.instructions >= end || !translatable(core.state) || self.safepoint(core) {
                 return ControlFlow::Continue(Next::Dispatch);
             }
-            if jumped && let Some(address) = self.known(core).or_else(|| self.lookup(core)) {
+            if jumped && let Some(address) = self.lookup(core) {
                 return ControlFlow::Continue(Next::Enter(address));
             }
+        }
+    }
+
+    /// One instruction, as `interpret` does.
+    pub(crate) fn execute_one(&mut self, core: &mut Core<'_>, interpreter: &mut Interpreter) -> Option<Step> {
+        let next = core.state.instructions + 1;
+        match self.execute_directly(core, next) {
+            Stop::Jumped | Stop::Spent => None,
+            Stop::Declined => self.interpret(core, interpreter),
         }
     }
 
