@@ -48,9 +48,14 @@ impl Translator {
         }
     }
 
+    /// Whether code is executed directly before it is translated.
+    pub(crate) fn executes_directly(&self) -> bool {
+        self.options.patience != 0 && !self.options.eager
+    }
+
     /// As far as that is possible, and not so far that others wait long for a safepoint.
     fn execute_directly(&mut self, core: &mut Core<'_>, end: u64) -> Stop {
-        if !self.options.direct {
+        if !self.executes_directly() {
             return Stop::Declined;
         }
         let before = core.state.instructions;

@@ -8,7 +8,6 @@ use crate::listing::list_block;
 use crate::plan;
 use crate::profile::Phase;
 use crate::translator::{BLOCK_ROOM, Translator};
-use crate::warmth::PATIENCE;
 use gasang_cpu::{Access, Core, VcpuState};
 
 /// Bytes of an instruction at most.
@@ -51,8 +50,7 @@ impl Translator {
     /// Whether code was met often enough for a translation; this time counts. What is translated without shared checks
     /// was hot already. Code that is not warm may have a block, if its counts were forgotten: it will be found later.
     fn is_warm(&mut self, key: Key) -> bool {
-        let new = self.options.direct && key.wide && !key.plain;
-        let patience = if new { *{ static P: std::sync::OnceLock<u8> = std::sync::OnceLock::new(); P.get_or_init(|| std::env::var("GASANG_PATIENCE").ok().and_then(|v| v.parse().ok()).unwrap_or(PATIENCE)) } } else { 0 };
+        let patience = if key.wide && !key.plain { self.options.patience } else { 0 };
         self.options.eager || self.warmth.meet(key.host, patience)
     }
 
