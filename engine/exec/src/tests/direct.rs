@@ -1,10 +1,11 @@
 //! Direct execution against `step`, from the same states: the same registers, flags, memory, marks and counts, or nothing.
 
 use super::forms::{Random, encoding, place_operand};
-use super::machine::{CODE, DATA, Machine, STACK};
+use super::machine::{CODE, DATA, DEVICE, Machine, STACK};
 use crate::Step;
 use crate::direct::{Stop, run};
-use gasang_cpu::VcpuState;
+use gasang_cpu::{Shadow, VcpuState};
+use gasang_memory::PAGE_HAS_CODE;
 use gasang_x86::{gpr, rflags, segment};
 use iced_x86::{Code, Decoder, DecoderOptions, EncodingKind, OpCodeInfo};
 use std::collections::BTreeMap;
@@ -147,4 +148,60 @@ fn random_bytes_are_executed_as_step_does_it() {
 fn fuzz_bytes_are_executed_as_step_does_it() {
     let bytes = |random: &mut Random| (0..16).map(|_| random.next() as u8).collect();
     assert!(!compare(0x5eed_0003, 3_000_000, bytes).is_empty());
+}
+
+fn run_from(machine: &mut Machine, code: &[u8], instructions: u64) -> Stop {
+    machine.load(code);
+    let limit = machine.state.instructions + instructions;
+    machine.with_core(|core| run(core, limit))
+}
+
+#[test]
+fn a_run_ends_after_a_jump_or_as_many_instructions_as_allowed() {
+    let mut machine = Machine::new();
+    // inc eax; inc eax; jz +2 (not taken); jmp +2.
+    let code = [0xff, 0xc0, 0xff, 0xc0, 0x74, 0x02, 0xeb, 0x02];
+    assert_eq!(run_from(&mut machine, &code, 1), Stop::Spent);
+    assert_eq!((machine.state.gpr[gpr::RAX], machine.state.instructions), (1, 1));
+    assert_eq!(machine.with_core(|core| run(core, 100)), Stop::Jumped);
+    let state = &machine.state;
+    assert_eq!((state.gpr[gpr::RAX], state.instructions, state.rip), (2, 4, CODE + 10));
+}
+
+#[test]
+fn an_instruction_that_the_one_before_rewrote_is_executed_as_rewritten() {
+    let mut machine = Machine::new();
+    // mov byte ptr [rip], 0x40 (the next byte but two); mov al, 1, which becomes mov al, 0x40.
+    let code = [0xc6, 0x05, 0x01, 0, 0, 0, 0x40, 0xb0, 0x01];
+    assert_eq!(run_from(&mut machine, &code, 2), Stop::Spent);
+    assert_eq!(machine.state.gpr[gpr::RAX] & 0xff, 0x40);
+}
+
+#[test]
+fn what_is_not_surely_simple_is_declined() {
+    let store = [0x48, 0x89, 0x03]; // mov [rbx], rax
+    let declines = |prepare: &dyn Fn(&mut Machine)| {
+        let mut machine = Machine::new();
+        machine.state.gpr[gpr::RBX] = DATA;
+        prepare(&mut machine);
+        let before = digest(&machine.state);
+        let stop = run_from(&mut machine, &store, 1);
+        assert!(stop == Stop::Spent || digest(&machine.state) == before);
+        stop == Stop::Declined
+    };
+    assert!(!declines(&|_| {}));
+    assert!(declines(&|machine| machine.state.gpr[gpr::RBX] = DATA + 0xffc), "an operand in two pages");
+    assert!(declines(&|machine| machine.state.gpr[gpr::RBX] = DEVICE), "a device");
+    assert!(declines(&|machine| machine.state.gpr[gpr::RBX] = 1 << 47), "not canonical");
+    assert!(declines(&|machine| machine.protect(DATA, 0)), "a page fault");
+    assert!(declines(&|machine| machine.state.rip = CODE + 0xffe), "an instruction in two pages");
+    assert!(declines(&|machine| machine.state.rflags |= rflags::TF), "single step");
+    assert!(declines(&|machine| machine.state.dr[7] |= 1), "a breakpoint");
+    assert!(declines(&|machine| machine.state.shadow = Shadow::MovSs), "an interrupt shadow");
+    assert!(declines(&|machine| machine.set_code_bits(32)), "32-bit code");
+    let with_code = |machine: &mut Machine| {
+        let host = machine.memory.host(DATA).unwrap();
+        machine.memory.flags(host).fetch_or(PAGE_HAS_CODE, Ordering::Relaxed);
+    };
+    assert!(declines(&with_code), "a page that code was translated from");
 }
