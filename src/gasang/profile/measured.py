@@ -34,8 +34,8 @@ class Phase:
     "code" is translated code (T1), "interpret" the interpreter (T0), "direct" its short cut for new code,
     "translate" making translated code; "dispatch" finds the next block after T0 or at the start of a slice;
     "poll", "lookup", "link", "leave", "user_miss", "supervisor_miss", "extended" and "fault" are what follows
-    when translated code leaves for that reason; "machine" is the engine's clock and chipset and the delivery of interrupts, "outside" Python,
-    "idle" a halted guest.
+    when translated code leaves for that reason; "machine" is the engine's clock and chipset and the delivery
+    of interrupts, "outside" Python, "idle" a halted guest.
     """
 
     name: str

@@ -123,4 +123,3 @@ impl Execution<'_, '_> {
         (bytes == [0x0f, 0x1e, 0xfa]).then_some(Flow::Next)
     }
 }
-

@@ -135,8 +135,9 @@ fn what_is_executed_directly_is_executed_as_step_does_it() {
 fn random_bytes_are_executed_as_step_does_it() {
     let seen = compare(0x5eed_0002, 60_000, |random| {
         let mut bytes: Vec<u8> = (0..16).map(|_| random.next() as u8).collect();
-        for at in 0..random.below(4) as usize {
-            bytes[at] = [0x66, 0x48, 0x65, 0x3e, 0xf3, 0x41, 0x0f, 0x4c][random.below(8) as usize];
+        let prefixes = random.below(4) as usize;
+        for byte in &mut bytes[..prefixes] {
+            *byte = [0x66, 0x48, 0x65, 0x3e, 0xf3, 0x41, 0x0f, 0x4c][random.below(8) as usize];
         }
         bytes
     });
