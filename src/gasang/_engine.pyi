@@ -169,8 +169,8 @@ class Measurements:
     """What was measured of one processor. Times are in nanoseconds of the host's.
 
     `phases`: what its thread did, as {name: (times begun, time)}: outside (the caller of `run`), idle,
-    machine, code, dispatch, translate, interpret; and what followed when translated code left: poll, lookup,
-    link, leave, user_miss, supervisor_miss, extended, fault. They add up to all of the time.
+    machine, code, dispatch, translate, interpret, direct; and what followed when translated code left: poll,
+    lookup, link, leave, user_miss, supervisor_miss, extended, fault. They add up to all of the time.
 
     `interpreted`: instructions that T0 executed, as (guest address, form, times, time).
 

@@ -10,6 +10,8 @@ TIERS = {
     "bt": ("bt", None),
     "bt-eager": ("bt", "GASANG_EAGER"),
     "bt-hot": ("bt", "GASANG_HOT"),
+    "bt-cold": ("bt", "GASANG_COLD"),
+    "bt-no-direct": ("bt", "GASANG_NO_DIRECT"),
     "bt-strict-flags": ("bt", "GASANG_STRICT_FLAGS"),
     "bt-tiny-cache": ("bt", "GASANG_TINY_CACHE"),
     "bt-flush-on-write": ("bt", "GASANG_FLUSH_ON_WRITE"),

@@ -7,6 +7,7 @@
 mod branch;
 mod decode;
 mod descriptor;
+pub mod direct;
 mod extended;
 mod features;
 mod flow;

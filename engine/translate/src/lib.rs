@@ -11,6 +11,7 @@ mod branches;
 mod cache;
 mod code_log;
 mod code_pages;
+mod cold;
 mod decode;
 mod emit;
 mod entry;

@@ -3,6 +3,9 @@
 /// Size of the code cache under GASANG_TINY_CACHE.
 const TINY_CACHE: u32 = 256 << 10;
 
+/// Times that new code is executed before it is translated.
+const PATIENCE: u8 = 4;
+
 /// Instructions between two looks at which block is executed.
 const LOOK_PERIOD: u64 = 1 << 16;
 
@@ -28,8 +31,10 @@ pub struct Options {
     pub looks: u8,
     /// Superblocks look for their accesses in regions first.
     pub regions: bool,
-    /// Translate rewritten code when it is met first, as any other.
+    /// Translate all code when it is met first.
     pub eager: bool,
+    /// Times that new code is executed directly before it is translated, if not `eager`; more than 15 stand for ever.
+    pub patience: u8,
     /// Throw everything away whenever translated code is written.
     pub flush_on_write: bool,
 }
@@ -46,16 +51,18 @@ impl Default for Options {
             looks: 2,
             regions: true,
             eager: true,
+            patience: 0,
             flush_on_write: false,
         }
     }
 }
 
 impl Options {
-    /// For machines: code that was rewritten waits for its translation. GASANG_EAGER=1 has it translated at once, as do
-    /// the other switches: GASANG_STRICT_FLAGS=1, GASANG_TINY_CACHE=1 and GASANG_FLUSH_ON_WRITE=1. GASANG_HOT=1 makes superblocks
-    /// of whatever is executed, GASANG_NO_SUPERBLOCKS=1 none, GASANG_NO_REGIONS=1 such that know no regions. GASANG_SMALL_PAGES=1
-    /// leaves the code cache's pages as the host makes them.
+    /// For machines: code that is new or was rewritten waits for its translation. GASANG_EAGER=1 has it translated at once,
+    /// as do the other switches: GASANG_STRICT_FLAGS=1, GASANG_TINY_CACHE=1 and GASANG_FLUSH_ON_WRITE=1. GASANG_NO_DIRECT=1
+    /// has new code translated at once, but not what was rewritten; GASANG_COLD=1 has none translated that can be executed
+    /// directly. GASANG_HOT=1 makes superblocks of whatever is executed, GASANG_NO_SUPERBLOCKS=1 none, GASANG_NO_REGIONS=1
+    /// such that know no regions. GASANG_SMALL_PAGES=1 leaves the code cache's pages as the host makes them.
     pub fn from_environment() -> Options {
         let set = |name: &str| std::env::var_os(name).is_some_and(|value| value == "1");
         let defaults = Options::default();
@@ -75,6 +82,13 @@ impl Options {
             looks: if hot { 1 } else { defaults.looks },
             regions: !set("GASANG_NO_REGIONS"),
             eager: set("GASANG_EAGER") || strict_flags || flush_on_write || tiny,
+            patience: if set("GASANG_COLD") {
+                u8::MAX
+            } else if set("GASANG_NO_DIRECT") {
+                0
+            } else {
+                PATIENCE
+            },
             cache_bytes: if tiny { TINY_CACHE } else { defaults.cache_bytes },
             large_pages: !set("GASANG_SMALL_PAGES"),
             ..defaults

@@ -29,6 +29,8 @@ pub enum Phase {
     Translate,
     /// T0 executes an instruction.
     Interpret,
+    /// New code is executed directly.
+    Direct,
     /// After generated code left because its budget is spent.
     Poll,
     /// After an indirect jump to an unknown block.
@@ -49,7 +51,7 @@ pub enum Phase {
 
 impl Phase {
     /// All of them.
-    pub const ALL: [Phase; 15] = [
+    pub const ALL: [Phase; 16] = [
         Phase::Outside,
         Phase::Idle,
         Phase::Machine,
@@ -57,6 +59,7 @@ impl Phase {
         Phase::Dispatch,
         Phase::Translate,
         Phase::Interpret,
+        Phase::Direct,
         Phase::Poll,
         Phase::Lookup,
         Phase::Link,
@@ -77,6 +80,7 @@ impl Phase {
             Phase::Dispatch => "dispatch",
             Phase::Translate => "translate",
             Phase::Interpret => "interpret",
+            Phase::Direct => "direct",
             Phase::Poll => "poll",
             Phase::Lookup => "lookup",
             Phase::Link => "link",

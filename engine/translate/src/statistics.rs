@@ -17,6 +17,8 @@ pub struct Statistics {
     pub cache_flushes: u64,
     /// Instructions that T0 executed.
     pub interpreted: u64,
+    /// Instructions executed directly, because they were met too seldom for a translation.
+    pub direct: u64,
     /// Entries to generated code.
     pub entries: u64,
     /// TLB misses of generated code.

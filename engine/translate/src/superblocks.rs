@@ -144,7 +144,7 @@ impl Translator {
         let mut way = vec![core.state.rip];
         let mut step = None;
         while way.len() <= FOLLOWED && step.is_none() && core.state.instructions < end {
-            step = self.interpret(core, interpreter);
+            step = self.execute_one(core, interpreter);
             way.push(core.state.rip);
             if mode(core.state) != before {
                 break;

@@ -34,9 +34,12 @@ pub(crate) struct Start {
 }
 
 impl Translator {
-    /// The block at RIP; None if T0 must execute the instruction there.
+    /// The block at RIP; None if the code there is to be executed without one.
     pub(crate) fn find_or_translate(&mut self, core: &mut Core<'_>, variant: Variant) -> Option<u32> {
         let start = self.start(core, variant)?;
+        if !self.is_warm(start.key) {
+            return None;
+        }
         if let Some(found) = self.blocks.find(start.key) {
             let Some(other) = self.blocks.get(found).other else { return Some(found) };
             if self.page(core, other.linear).is_some_and(|now| now.host == other.host) {
@@ -44,10 +47,14 @@ impl Translator {
             }
             self.discard(core, found);
         }
-        if !self.options.eager && !self.warmth.meet(start.key.host) {
-            return None;
-        }
         self.translating(start.key.linear, |translator| translator.translate(core, start, variant))
+    }
+
+    /// Whether code was met often enough for a translation; this time counts. What is translated without shared checks
+    /// was hot already. Code that is not warm may have a block, if its counts were forgotten: it will be found later.
+    fn is_warm(&mut self, key: Key) -> bool {
+        let patience = if key.wide && !key.plain { self.options.patience } else { 0 };
+        self.options.eager || self.warmth.meet(key.host, patience)
     }
 
     /// Do what counts as the translation of code at `linear`.

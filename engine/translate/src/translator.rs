@@ -20,7 +20,6 @@ use crate::site::{Entry, FaultPoint, Site};
 use crate::slots;
 use crate::statistics::Statistics;
 use crate::superblocks::Heat;
-use crate::translation::LONGEST_INSTRUCTION;
 use crate::warmth::Warmth;
 use gasang_cpu::tlb::Mode;
 use gasang_cpu::{Access, Core, CpuModel, Shadow, VcpuState};
@@ -31,6 +30,7 @@ use gasang_x86::rflags;
 use std::collections::HashSet;
 use std::hash::BuildHasherDefault;
 use std::io;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -125,7 +125,7 @@ impl Stretch {
 }
 
 /// What to do after an exit was dealt with.
-enum Next {
+pub(crate) enum Next {
     /// Look up the block at the state's RIP.
     Dispatch,
     /// Enter the cache at this address, a block's start; the state's RIP is there.
@@ -264,17 +264,17 @@ impl Translator {
                 Next::Dispatch if stretch.has_room(core.state) && translatable(core.state) => {
                     match self.known(core).or_else(|| self.lookup(core)) {
                         Some(address) => address,
-                        None => match self.interpret_until_jump(core, interpreter, stretch.end) {
-                            Some(step) => return step,
-                            None => continue,
-                        },
+                        None => {
+                            next = Next::Untranslated;
+                            continue;
+                        }
                     }
                 }
                 Next::Untranslated if stretch.has_room(core.state) => {
-                    if let Some(step) = self.interpret_until_jump(core, interpreter, stretch.end) {
-                        return step;
+                    match self.execute_cold(core, interpreter, stretch.end) {
+                        ControlFlow::Break(step) => return step,
+                        ControlFlow::Continue(then) => next = then,
                     }
-                    next = Next::Dispatch;
                     continue;
                 }
                 Next::Dispatch | Next::Interpret | Next::Untranslated => {
@@ -293,25 +293,6 @@ impl Translator {
                 stretch.left(instructions).min(until_look.max(BLOCK_LIMIT as i64))
             };
             next = self.enter(core, address, left);
-        }
-    }
-
-    /// What is not translated, by T0, up to the next jump.
-    fn interpret_until_jump(
-        &mut self,
-        core: &mut Core<'_>,
-        interpreter: &mut Interpreter,
-        end: u64,
-    ) -> Option<Step> {
-        loop {
-            let rip = core.state.rip;
-            if let Some(step) = self.interpret(core, interpreter) {
-                return Some(step);
-            }
-            let jumped = core.state.rip.wrapping_sub(rip) > LONGEST_INSTRUCTION as u64;
-            if jumped || core.state.instructions >= end || !translatable(core.state) || self.safepoint(core) {
-                return None;
-            }
         }
     }
 
@@ -615,7 +596,7 @@ impl Translator {
     // Blocks.
 
     /// Where to enter the block at RIP, translating it if need be; None if T0 must execute the instruction there.
-    fn lookup(&mut self, core: &mut Core<'_>) -> Option<u64> {
+    pub(crate) fn lookup(&mut self, core: &mut Core<'_>) -> Option<u64> {
         let mode = core.tlb_mode(core.privilege());
         let number = self.find_or_translate(core, Variant::Block)?;
         let block = self.blocks.get(number);
@@ -625,7 +606,7 @@ impl Translator {
     }
 
     /// The same from the jump entries. A block that is gone leaves again by `Exit::Lookup`, which does not ask here.
-    fn known(&self, core: &Core<'_>) -> Option<u64> {
+    pub(crate) fn known(&self, core: &Core<'_>) -> Option<u64> {
         core.tlb.jump(core.tlb_mode(core.privilege()), jump_key(core.state))
     }
 }

@@ -28,6 +28,8 @@ fn both_in(bits: u32, build: impl FnOnce(&mut CodeAssembler)) -> Machine {
         Options::default(),
         Options { strict_flags: true, ..Options::default() },
         Options { flush_on_write: true, ..Options::default() },
+        Options { eager: false, patience: 1, ..Options::default() },
+        Options { eager: false, patience: u8::MAX, ..Options::default() },
     ] {
         let mut translated = machine(Some(options));
         translated.run();
@@ -43,7 +45,7 @@ fn both_in(bits: u32, build: impl FnOnce(&mut CodeAssembler)) -> Machine {
         let difference = one.iter().zip(&other).position(|(a, b)| a != b);
         assert_eq!(difference.map(|at| at as u64).map(Hex), None, "first differing byte of memory");
         let statistics = translated.translator.as_ref().unwrap().statistics();
-        assert!(statistics.blocks > 0, "something was translated");
+        assert!(statistics.blocks > 0 || !options.eager, "something was translated");
     }
     precise
 }
@@ -350,4 +352,27 @@ impl JumpOver for CodeAssembler {
         self.set_label(&mut end).unwrap();
         self.nop().unwrap();
     }
+}
+
+#[test]
+fn new_code_is_translated_when_it_was_met_as_often_as_there_is_patience() {
+    let run = |rounds, patience| {
+        let mut assembler = CodeAssembler::new(64).unwrap();
+        let mut again = assembler.create_label();
+        assembler.mov(ecx, rounds).unwrap();
+        assembler.set_label(&mut again).unwrap();
+        assembler.dec(ecx).unwrap();
+        assembler.jnz(again).unwrap();
+        assembler.hlt().unwrap();
+        let code = assembler.assemble(CODE).unwrap();
+        let mut machine = Machine::new(&code, Some(Options { eager: false, patience, ..Options::default() }));
+        machine.run();
+        let statistics = machine.translator.unwrap().statistics();
+        (statistics.blocks, statistics.direct)
+    };
+    // MOV, then DEC and JNZ in each round; HLT is T0's.
+    assert_eq!(run(5, 4), (0, 11));
+    assert_eq!(run(1000, 4), (1, 11), "the fifth time round it is a block's");
+    assert_eq!(run(1000, u8::MAX), (0, 2001));
+    assert_eq!(run(1000, 0).1, 0);
 }

@@ -47,6 +47,7 @@ fn of_translator(counts: &Statistics) -> [(&'static str, u64); 13] {
         ("blocks_invalidated", counts.invalidated),
         ("code_cache_flushes", counts.cache_flushes),
         ("instructions_interpreted", counts.interpreted),
+        ("instructions_direct", counts.direct),
         ("code_entries", counts.entries),
         ("code_tlb_misses", counts.misses),
         ("region_searches", counts.regions),

@@ -30,7 +30,7 @@ examples:
 
 _TIERS = {
     "T1": ("code",),
-    "T0": ("interpret",),
+    "T0": ("interpret", "direct"),
     "translation": ("translate",),
     "misses": ("user_miss", "supervisor_miss"),
     "dispatch": ("dispatch", "poll", "lookup", "link", "leave", "extended", "fault"),

@@ -31,11 +31,11 @@ class Measurements(Protocol):
 class Phase:
     """What processors' threads did: how often it was begun, and seconds of the host's, all together.
 
-    "code" is translated code (T1), "interpret" the interpreter (T0), "translate" making translated code;
-    "dispatch" finds the next block after T0 or at the start of a slice; "poll", "lookup", "link", "leave",
-    "user_miss", "supervisor_miss", "extended" and "fault" are what follows when translated code leaves for
-    that reason; "machine" is the engine's clock and chipset and the delivery of interrupts, "outside" Python,
-    "idle" a halted guest.
+    "code" is translated code (T1), "interpret" the interpreter (T0), "direct" its short cut for new code,
+    "translate" making translated code; "dispatch" finds the next block after T0 or at the start of a slice;
+    "poll", "lookup", "link", "leave", "user_miss", "supervisor_miss", "extended" and "fault" are what follows
+    when translated code leaves for that reason; "machine" is the engine's clock and chipset and the delivery
+    of interrupts, "outside" Python, "idle" a halted guest.
     """
 
     name: str
@@ -162,7 +162,7 @@ def _phases(processors: Sequence[Measurements]) -> tuple[Phase, ...]:
 
 
 def _places(processors: Sequence[Measurements], name: Callable[[int], str]) -> tuple[Place, ...]:
-    columns = {"code": 0, "interpret": 1}
+    columns = {"code": 0, "interpret": 1, "direct": 1}
     counts: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
     for each in processors:
         for address, phase, samples in each.samples:

@@ -14,6 +14,7 @@ _ROWS = 20
 _PHASES = {
     "code": "translated code (T1)",
     "interpret": "interpreter (T0)",
+    "direct": "new code, executed directly",
     "translate": "translation",
     "dispatch": "finding the next block",
     "poll": "left: slice over",

@@ -1,4 +1,4 @@
-//! Many cases: on the host, in T0, and in T1 with lazy and with strict flags.
+//! Many cases: on the host, in T0, in T1 with lazy and with strict flags, and as code is executed that waits for T1.
 
 use crate::case::Outcome;
 use crate::compare::{self, Tolerance};
@@ -36,6 +36,11 @@ impl Tier {
     }
 }
 
+/// Whether a tier translates all code.
+fn translates(options: Option<Options>) -> bool {
+    options.is_some_and(|options| options.eager)
+}
+
 /// Runs cases everywhere and collects the differences.
 pub struct Campaign {
     host: Host,
@@ -61,14 +66,18 @@ impl Campaign {
             |strict_flags| Some(Options { cache_bytes: CACHE_BYTES, strict_flags, ..Options::default() });
         let tier = |name, options: Option<Options>| -> io::Result<Tier> {
             let tolerance = Tolerance {
-                dead_flags: options.is_some_and(|options| !options.strict_flags),
-                undefined_flags: options.is_some(),
-                dead_stack: options.is_some(),
+                dead_flags: translates(options) && options.is_some_and(|options| !options.strict_flags),
+                undefined_flags: translates(options),
+                dead_stack: translates(options),
             };
             Ok(Tier { name, options, guest: Guest::new(options, &backgrounds[..])?, tolerance })
         };
-        let tiers =
-            vec![tier("T0", None)?, tier("T1", translator(false))?, tier("T1 strict", translator(true))?];
+        let tiers = vec![
+            tier("T0", None)?,
+            tier("cold", Some(Options { eager: false, patience: u8::MAX, ..Options::default() }))?,
+            tier("T1", translator(false))?,
+            tier("T1 strict", translator(true))?,
+        ];
         Ok(Campaign {
             host: Host::new(&backgrounds)?,
             tiers,
@@ -106,7 +115,8 @@ impl Campaign {
 
     /// Of the instructions under test in T1: how many times T0 executed one in its place, and how many times it did not.
     pub fn shares(&self) -> (u64, u64) {
-        let statistics = self.tiers.iter().filter_map(|tier| tier.guest.statistics());
+        let translating = self.tiers.iter().filter(|tier| translates(tier.options));
+        let statistics = translating.filter_map(|tier| tier.guest.statistics());
         // The exception and HLT at the end of a case are T0's.
         statistics.fold((0, 0), |(others, translated), statistics| {
             (

@@ -122,6 +122,8 @@ pub fn run(seed: u64, model: &CpuModel) -> io::Result<Summary> {
         cache_bytes: if random.one_in(4) { 0 } else { 1 << 20 },
         strict_flags: random.one_in(2),
         flush_on_write: random.one_in(4),
+        eager: random.one_in(2),
+        patience: random.pick(&[0, 2, u8::MAX]),
         ..Options::default()
     };
     let mut translator = Translator::new(options, Arc::clone(&pages), 0, &memory, model)?;

@@ -44,7 +44,7 @@ impl Random {
 }
 
 /// Bytes that may decode as the form.
-fn encoding(form: &OpCodeInfo, random: &mut Random) -> Vec<u8> {
+pub fn encoding(form: &OpCodeInfo, random: &mut Random) -> Vec<u8> {
     let mut bytes = Vec::new();
     let prefix = match form.mandatory_prefix() {
         MandatoryPrefix::None | MandatoryPrefix::PNP => 0,
@@ -96,7 +96,7 @@ fn encoding(form: &OpCodeInfo, random: &mut Random) -> Vec<u8> {
 }
 
 /// Put the memory operand inside the data, if there is one and its address can be chosen.
-fn place_operand(instruction: &Instruction, state: &mut VcpuState, random: &mut Random) -> bool {
+pub fn place_operand(instruction: &Instruction, state: &mut VcpuState, random: &mut Random) -> bool {
     if !instruction.op_kinds().any(|kind| kind == OpKind::Memory) {
         return true;
     }
