@@ -38,7 +38,7 @@ impl Counts {
     }
 }
 
-fn of_translator(counts: &Statistics) -> [(&'static str, u64); 13] {
+fn of_translator(counts: &Statistics) -> [(&'static str, u64); 14] {
     [
         ("blocks_translated", counts.blocks),
         ("superblocks", counts.superblocks),
