@@ -7,7 +7,7 @@ const TINY_CACHE: u32 = 256 << 10;
 const PATIENCE: u8 = 4;
 
 /// Instructions between two looks at which block is executed.
-const LOOK_PERIOD: u64 = 1 << 16;
+const LOOK_PERIOD: u64 = 1 << 12;
 
 /// The same under GASANG_HOT.
 const LOOK_PERIOD_HOT: u64 = 100;
