@@ -215,6 +215,40 @@ static void far_apart(void)
     check("arrays that are far apart", right);
 }
 
+/* A counter before and behind each of several adds to what `there` leads to: both counters are near each other. */
+__attribute__((noinline)) static void count_around(u64 counters, u64 there, unsigned rounds)
+{
+    for (; rounds; rounds--)
+        for (u64 at = 0; at != 4 * PAGE; at += STRIDE)
+            EMIT("inc qword ptr [%0]\n inc qword ptr [%1]\n inc qword ptr [%0 + %c2]"
+                 : : "r"(counters + at), "r"(there + at), "i"(64) : "memory", "cc");
+}
+
+/* One array is in use all the time, and others, far from it and from each other, come and go in the same loop. */
+static void come_and_go(void)
+{
+    enum { FEW = 4, FAR = 24, LONG = 150 };
+    u64 counters = TEST_AREA + (41ul << 30) - FEW * PAGE;
+    memset(frames, 0, sizeof frames);
+    lay_out(counters, frames, FEW, DESCENDING, P | W | U);
+    lay_out(counters - 2 * FEW * PAGE, frames + (FAR + 1) * FEW * PAGE, FEW, DESCENDING, P | W | U);
+    for (unsigned number = 1; number <= FAR; number++)
+        lay_out(counters + ((u64)number << 30), frames + number * FEW * PAGE, FEW, DESCENDING, P | W | U);
+    RING_3(count_around(counters, counters - 2 * FEW * PAGE, 30 * LONG);
+           for (unsigned turn = 0; turn < 4; turn++) for (unsigned number = 1; number <= FAR; number++)
+               count_around(counters, counters + ((u64)number << 30), LONG));
+    bool near = true, far = true;
+    for (unsigned page = 0; page < FEW; page++)
+        for (unsigned word = 0; word < PAGE / 8; word++) {
+            u64 is = ((u64 *)frame(page))[word];
+            near &= is == (word * 8 % STRIDE == 0 || word * 8 % STRIDE == 64 ? (4 * FAR + 30) * LONG : 0);
+        }
+    for (unsigned page = FEW; page < FEW * (FAR + 1); page++)
+        far &= frame_is(frame(page), 4 * LONG, 0);
+    check("an array used all the time while others come and go", near);
+    check("those that come and go", far);
+}
+
 static void with_process_contexts(void)
 {
     if (!(cpuid(1, 0).c >> 17 & 1)) {
@@ -244,6 +278,8 @@ static void with_process_contexts(void)
 
 void run(void)
 {
+    come_and_go();
+    memset(frames, 0, sizeof frames);
     for (unsigned page = 0; page < COUNT; page++)
         frame_at[page] = place_of(SHUFFLED, page, COUNT);
     spare = COUNT;
