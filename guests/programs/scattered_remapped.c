@@ -249,6 +249,24 @@ static void come_and_go(void)
     check("those that come and go", far);
 }
 
+/* The pages of one array come in other orders hundreds of times, while two places in it are in use by turns. */
+static void again_and_again(void)
+{
+    enum { HALF = COUNT / 2, TIMES = 600 };
+    memset(frames, 0, sizeof frames);
+    for (unsigned turn = 0; turn < TIMES; turn++) {
+        lay_out(ARRAY, frames, COUNT, turn % 3, P | W | U);
+        write_cr3(read_cr3());
+        RING_3(add_to_all(ARRAY, COUNT, 2, 1); count_around(ARRAY, ARRAY + HALF * PAGE, 4);
+               count_around(ARRAY + (COUNT - 4) * PAGE, ARRAY + (turn % HALF) * PAGE, 4));
+    }
+    u64 sums[2] = {0, 0};
+    for (unsigned at = 0; at < COUNT * PAGE; at += 8)
+        sums[at % STRIDE != 0] += *(u64 *)(frames + at);
+    check_equal("an array laid out again and again", sums[0], (2 * COUNT + 4 * 4 * 4) * TIMES * WORDS_A_PAGE);
+    check_equal("and words beside", sums[1], 4 * 4 * 2 * TIMES * WORDS_A_PAGE);
+}
+
 static void with_process_contexts(void)
 {
     if (!(cpuid(1, 0).c >> 17 & 1)) {
@@ -279,6 +297,7 @@ static void with_process_contexts(void)
 void run(void)
 {
     come_and_go();
+    again_and_again();
     memset(frames, 0, sizeof frames);
     for (unsigned page = 0; page < COUNT; page++)
         frame_at[page] = place_of(SHUFFLED, page, COUNT);
