@@ -33,6 +33,11 @@ static void start_again(void)
     memset(frames, 0, sizeof frames);
     lay_out(ARRAY, frames, COUNT, SHUFFLED, P | W | U);
     lay_out(ALIAS, frames, COUNT, DESCENDING, P | W | U);
+    /* From nothing, again and again: a translator learns that it is worth while to look early. */
+    for (unsigned turn = 0; turn < 15; turn++) {
+        write_cr3(read_cr3());
+        RING_3(add_to_all(ARRAY, COUNT, ROUNDS, 0); write_all(ARRAY, COUNT, ROUNDS, 0));
+    }
 }
 
 /* A loop that knows nothing of code makes it, again and again, at `to`; it is called at `from`. */
@@ -43,13 +48,31 @@ static void streams(const char *name, u64 to, u64 from)
     RING_3(write_all(to, COUNT, 6 * ROUNDS, CODE(0)));
     for (unsigned turn = 0; turn < TURNS; turn++) {
         u64 sum, again;
-        RING_3(write_all(to, COUNT, ROUNDS, CODE(turn + 5)); serialize(); sum = call_all(from, turn));
+        RING_3(write_all(to, COUNT, 1, CODE(turn + 5)); serialize(); sum = call_all(from, turn));
         right &= sum == COUNT * (turn + 5);
+        write_cr3(read_cr3());
         /* The immediate operand grows. */
-        RING_3(add_to_all(to, COUNT, ROUNDS, 0x100); serialize(); again = call_all(from, turn));
-        right &= again == COUNT * (turn + 5 + ROUNDS);
+        RING_3(add_to_all(to, COUNT, 1, 0x100); serialize(); again = call_all(from, turn));
+        right &= again == COUNT * (turn + 5 + 1);
     }
     check(name, right);
+}
+
+/* What is code already comes into use as data beside other data, and is written then. */
+static void comes_into_use(void)
+{
+    enum { HALF = COUNT / 2 };
+    bool right = true;
+    start_again();
+    for (unsigned turn = 0; turn < TURNS; turn++) {
+        u64 sum;
+        write_cr3(read_cr3());
+        RING_3(for (unsigned page = 0; page < HALF; page++) write64(ARRAY + page * PAGE + STRIDE / 2, turn);
+               write_all(ARRAY + HALF * PAGE, HALF, ROUNDS, CODE(turn)); write_all(ARRAY, HALF, 1, CODE(turn));
+               sum = call_all(ARRAY, 3));
+        right &= sum == COUNT * turn;
+    }
+    check("code that comes into use as data", right);
 }
 
 /* One page becomes code in the middle of others that are data. */
@@ -165,6 +188,7 @@ void run(void)
 {
     streams("a loop writes what is called", ARRAY, ARRAY);
     streams("which is called at another address", ARRAY, ALIAS);
+    comes_into_use();
     one_page("a page among others", ARRAY, ARRAY, false);
     one_page("at another address", ARRAY, ALIAS, false);
     one_page("called at CPL 0", ARRAY, ARRAY, true);

@@ -36,6 +36,19 @@ static bool all_written(void)
     return right;
 }
 
+/* Runs of all loops after each other, from nothing: a translator learns that it is worth while to look early. */
+static void settle(void)
+{
+    for (unsigned turn = 0; turn < 12; turn++) {
+        write_cr3(read_cr3());
+        add(4);
+        read(4);
+        RING_3(write_all(ARRAY, COUNT, 4, value[0]));
+        for (unsigned page = 1; page < COUNT; page++)
+            value[page] = value[0];
+    }
+}
+
 /* Both loops are hot, and then the page in the middle has other rights. */
 static void with_rights(u64 rights)
 {
@@ -130,6 +143,21 @@ static void across(void)
     back();
 }
 
+/* Pages that were read are written: a page among them that must not be stays as it is. */
+static void read_then_written(u64 what)
+{
+    enum { REFUSED = 9 };
+    settle();
+    *entry(REFUSED) &= ~W;
+    write_cr3(read_cr3());
+    read(2);
+    FAULTS("a loop that writes what was read before", PF, PF_P | PF_W | PF_U, RING_3(write_all(ARRAY, COUNT, 1, what)));
+    check_equal("ends at what must not be written", caught.cr2, address(REFUSED));
+    check("which it does not write", frame_is(frame(REFUSED), value[REFUSED], 0));
+    *entry(REFUSED) |= W;
+    RING_3(write_all(ARRAY, COUNT, 1, value[0]));
+}
+
 enum { TOUCHED = A, WRITTEN = A | D };
 
 static void clear_marks(void)
@@ -167,6 +195,22 @@ static void marks(void)
 {
     u64 sum;
     add(ROUNDS);
+    for (unsigned turn = 0; turn < 12; turn++) {
+        clear_marks();
+        RING_3(sum = every_third(4, true, 8));
+        for (unsigned page = 0; page < COUNT; page += 3)
+            value[page] += 4;
+    }
+    bool clean = true, dirty = true;
+    for (unsigned turn = 0; turn < 8; turn++) {
+        clear_marks();
+        read(1);
+        clean &= marks_are(TOUCHED, TOUCHED);
+        add(1);
+        dirty &= marks_are(WRITTEN, WRITTEN);
+    }
+    check("marks of what is read, by turns with writes", clean);
+    check("marks of what is written, by turns with reads", dirty);
     clear_marks();
     RING_3(sum = every_third(FIRST_ROUNDS, false, 8));
     check("reads set A of what is read and no D", marks_are(TOUCHED, 0));
@@ -211,6 +255,33 @@ static void repair(struct frame *fault)
         invlpg(linear);
 }
 
+/* A fault invalidates what is known of its address, so that INVLPG is not needed. */
+static void copies_on_write(bool with_invlpg)
+{
+    settle();
+    for (unsigned page = 0; page < COUNT; page++)
+        *entry(page) &= ~W;
+    write_cr3(read_cr3());
+    read(ROUNDS);
+    moving = true, flush = with_invlpg;
+    faults = 0;
+    RING_3(add_to_all(ARRAY, COUNT, ROUNDS, 1));
+    bool copied = true;
+    for (unsigned page = 0; page < COUNT; page++)
+        copied &= frame_is(copies + page * PAGE, value[page] + ROUNDS, 0);
+    check_equal("copies on write", faults, COUNT);
+    check("what is written is the copy", copied);
+    check("the original stays", all_written());
+    u64 sum, expected = 0;
+    RING_3(sum = read_all(ARRAY, COUNT, 1));
+    for (unsigned page = 0; page < COUNT; page++)
+        for (unsigned word = 0; word < WORDS_A_PAGE; word++)
+            expected = expected * 3 + value[page] + ROUNDS;
+    check_equal("what is read is the copy", sum, expected);
+    moving = false;
+    lay_out(ARRAY, frames, COUNT, SHUFFLED, RIGHTS);
+}
+
 static void repaired(void)
 {
     handlers[PF] = repair;
@@ -242,27 +313,37 @@ static void repaired(void)
         *entry(page) |= W;
     add(ROUNDS);
     check("rights given before anybody asked, without INVLPG", all_written());
-    for (unsigned page = 0; page < COUNT; page++)
-        *entry(page) &= ~W;
-    write_cr3(read_cr3());
-    read(ROUNDS);
-    moving = flush = true;
-    faults = 0;
-    RING_3(add_to_all(ARRAY, COUNT, ROUNDS, 1));
-    bool copied = true;
-    for (unsigned page = 0; page < COUNT; page++)
-        copied &= frame_is(copies + page * PAGE, value[page] + ROUNDS, 0);
-    check_equal("copies on write", faults, COUNT);
-    check("what is written is the copy", copied);
-    check("the original stays", all_written());
-    u64 sum, expected = 0;
-    RING_3(sum = read_all(ARRAY, COUNT, 1));
-    for (unsigned page = 0; page < COUNT; page++)
-        for (unsigned word = 0; word < WORDS_A_PAGE; word++)
-            expected = expected * 3 + value[page] + ROUNDS;
-    check_equal("what is read is the copy", sum, expected);
+    copies_on_write(true);
+    copies_on_write(false);
     handlers[PF] = NULL;
-    lay_out(ARRAY, frames, COUNT, SHUFFLED, RIGHTS);
+}
+
+/*
+ * A page moves to a frame that may only be read, and nothing is invalidated: the old frame or a fault is what a write may
+ * find, and the new frame is never written. Others displace its translation meanwhile.
+ */
+static void moved_silently(u64 what)
+{
+    enum { MOVED = 21, OTHERS = 9 };
+    static _Alignas(PAGE) u8 other[PAGE];
+    u64 folded[2 * OTHERS], at = address(MOVED);
+    memset(other, 0, PAGE);
+    for (u64 number = 0; number < OTHERS; number++) {
+        folded[2 * number] = at ^ (number + 1) << 26;
+        folded[2 * number + 1] = at ^ (number + 1) << 26 ^ (number + 1) << 12;
+    }
+    for (unsigned number = 0; number < 2 * OTHERS; number++)
+        map(folded[number], (u64)copies, P | U);
+    settle();
+    *entry(MOVED) = (u64)other | P | U;
+    RING_3(for (unsigned number = 0; number < 2 * OTHERS; number++) (void)read64(folded[number]);
+           (void)read64(at); (void)every_third(20, false, 8));
+    (void)CATCH(RING_3(write_all(ARRAY, COUNT, 1, what)));
+    check("a page that moves silently: the new frame is not written", frame_is(other, 0, 0));
+    *entry(MOVED) = (u64)frame(MOVED) | RIGHTS;
+    invlpg(address(MOVED));
+    RING_3(write_all(ARRAY, COUNT, 1, value[0]));
+    check("all is as before", all_written());
 }
 
 static void keys(void)
@@ -330,8 +411,12 @@ void run(void)
     refusals();
     refused_above();
     across();
+    read_then_written(1);
+    read_then_written(2);
     marks();
     repaired();
+    moved_silently(1);
+    moved_silently(2);
     keys();
     watchpoints();
 }
