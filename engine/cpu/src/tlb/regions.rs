@@ -329,7 +329,10 @@ mod tests {
         assert!(!tlb.find_region(Mode::User, 1, 0x40_0000, 1, |_| true, &memory, &mut mirrors));
         assert_eq!(region(&tlb, 1), Some((0x40_0000, 5, host)));
         assert!(is_mirrored(&mut mirrors, &pages), "the page that is there now");
-        assert!(tlb.find_region(Mode::User, 2, 0x40_0000, 1, |_| true, &memory, &mut mirrors), "all is there");
+        assert!(
+            tlb.find_region(Mode::User, 2, 0x40_0000, 1, |_| true, &memory, &mut mirrors),
+            "all is there"
+        );
     }
 
     #[test]
