@@ -16,6 +16,7 @@ _RUNTIME_SOURCES = (
     "trap.c",
     "descriptors.c",
     "pages.c",
+    "scattered.c",
     "processors.c",
     "vectors.S",
     "processors.S",

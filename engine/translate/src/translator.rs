@@ -488,8 +488,13 @@ impl Translator {
         let has_code = |page| self.memory.flags(page).load(Ordering::Acquire) & PAGE_HAS_CODE != 0;
         let (memory, mirrors) = (&self.memory, &mut self.mirrors);
         let instructions = core.state.instructions;
-        core.tlb.find_region(mode, usize::from(region), address, instructions, has_code, memory, mirrors);
-        Next::Resume(retry)
+        let region = usize::from(region);
+        if core.tlb.find_region(mode, region, address, instructions, has_code, memory, mirrors) {
+            Next::Resume(retry)
+        } else {
+            // The block may hold a host address that a shared check found before.
+            self.return_to_site(core, site)
+        }
     }
 
     /// Whether a write at the address could be made by generated code, if it is made at all.

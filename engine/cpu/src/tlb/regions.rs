@@ -174,7 +174,8 @@ impl Space {
 impl Tlb {
     /// An access missed the region numbered `number` of the current space: make it one that has `linear`, if that can be.
     /// Programs' pages that are scattered are laid in a row in `mirrors`. `instructions` were executed so far; `has_code`
-    /// says it of a host page.
+    /// says it of a host page. False if host addresses that regions gave before may lead elsewhere by now, or nowhere.
+    #[must_use]
     pub fn find_region(
         &mut self,
         mode: Mode,
@@ -184,37 +185,46 @@ impl Tlb {
         has_code: impl Fn(u64) -> bool,
         memory: &GuestMemory,
         mirrors: &mut Mirrors,
-    ) {
+    ) -> bool {
         let linear = linear & !(PAGE_SIZE - 1);
         let context = &self.spaces[self.current].contexts[mode as usize];
         let usable = |linear| context.usable(number, linear, &has_code);
         let reach = u64::from(context.regions.reach[number]);
         let mut run = context.run(linear, reach, usable);
+        let mut as_before = true;
         if linear < LOWER_HALF
             && let Some(Run { pages: known, .. }) = run
         {
             let (first, pages) = scattered(linear, reach, usable);
             if pages.len() as u64 > known {
-                run = self.lay(first, &pages, memory, mirrors);
+                (run, as_before) = self.lay(first, &pages, memory, mirrors);
             }
         }
         self.spaces[self.current].contexts[mode as usize].set_region(number, run, instructions);
+        as_before
     }
 
-    /// A run of the pages at these host addresses.
-    fn lay(&mut self, first: u64, pages: &[u64], memory: &GuestMemory, mirrors: &mut Mirrors) -> Option<Run> {
+    /// A run of the pages at these host addresses, and whether all that was laid before is where it was.
+    fn lay(
+        &mut self,
+        first: u64,
+        pages: &[u64],
+        memory: &GuestMemory,
+        mirrors: &mut Mirrors,
+    ) -> (Option<Run>, bool) {
         match mirrors.lay(memory, self.current, first, pages) {
             Ok(Laid { host, moved, closed }) => {
                 self.spaces[self.current].forget_moved(&moved);
+                let as_before = moved.is_empty() && closed.is_empty();
                 for space in closed {
                     self.spaces[space].contexts.iter_mut().for_each(TlbContext::forget_regions);
                 }
-                Some(Run { first, host, pages: pages.len() as u64 })
+                (Some(Run { first, host, pages: pages.len() as u64 }), as_before)
             }
             Err(_) => {
                 let contexts = self.spaces.iter_mut().flat_map(|space| &mut space.contexts);
                 contexts.for_each(TlbContext::forget_regions);
-                None
+                (None, false)
             }
         }
     }
@@ -274,7 +284,8 @@ mod tests {
 
     fn find(tlb: &mut Tlb, number: usize, linear: u64, has_code: impl Fn(u64) -> bool) {
         let memory = GuestMemory::new(PAGE_SIZE).unwrap();
-        tlb.find_region(Mode::User, number, HIGH + linear, 1, has_code, &memory, &mut Mirrors::new(1));
+        let mirrors = &mut Mirrors::new(1);
+        assert!(tlb.find_region(Mode::User, number, HIGH + linear, 1, has_code, &memory, mirrors));
     }
 
     /// Where a region begins, its pages, and where they are.
@@ -307,7 +318,7 @@ mod tests {
         let is_mirrored = |mirrors: &mut Mirrors, pages: &[u64]| {
             mirrors.lay(&memory, 0, 0x40_0000, pages).unwrap().moved.is_empty()
         };
-        tlb.find_region(Mode::User, 0, 0x40_2345, 1, |_| true, &memory, &mut mirrors);
+        assert!(!tlb.find_region(Mode::User, 0, 0x40_2345, 1, |_| true, &memory, &mut mirrors));
         let (first, count, host) = region(&tlb, 0).unwrap();
         assert_eq!((first, count), (0x40_0000, 5));
         assert!(is_mirrored(&mut mirrors, &pages));
@@ -315,9 +326,13 @@ mod tests {
         pages[1] = memory.host_page(0).unwrap();
         tlb.invalidate_page(0x40_1000);
         tlb.insert(Mode::User, &fill(0x40_1000, pages[1]));
-        tlb.find_region(Mode::User, 1, 0x40_0000, 1, |_| true, &memory, &mut mirrors);
+        assert!(!tlb.find_region(Mode::User, 1, 0x40_0000, 1, |_| true, &memory, &mut mirrors));
         assert_eq!(region(&tlb, 1), Some((0x40_0000, 5, host)));
         assert!(is_mirrored(&mut mirrors, &pages), "the page that is there now");
+        assert!(
+            tlb.find_region(Mode::User, 2, 0x40_0000, 1, |_| true, &memory, &mut mirrors),
+            "all is there"
+        );
     }
 
     #[test]
@@ -374,11 +389,11 @@ mod tests {
         let memory = GuestMemory::new(PAGE_SIZE).unwrap();
         let long = 8 * u64::from(LEAST_REACH) * WORTH_WHILE;
         for (later, times) in [(2 + long, 4), (3 + long, 8)] {
-            tlb.find_region(Mode::User, 0, HIGH, later, |_| true, &memory, &mut Mirrors::new(1));
+            assert!(tlb.find_region(Mode::User, 0, HIGH, later, |_| true, &memory, &mut Mirrors::new(1)));
             assert_eq!(patience(&tlb), u64::from(LEAST_PATIENCE) * times, "a region that helped");
         }
         for later in 0..20 {
-            tlb.find_region(Mode::User, 0, HIGH, later, |_| true, &memory, &mut Mirrors::new(1));
+            assert!(tlb.find_region(Mode::User, 0, HIGH, later, |_| true, &memory, &mut Mirrors::new(1)));
         }
         assert_eq!(patience(&tlb), u64::from(MOST_PATIENCE));
         tlb.flush_all();
