@@ -7,6 +7,7 @@
 mod regions;
 
 use gasang_memory::PAGE_SIZE;
+pub use regions::Missed;
 use regions::Regions;
 
 /// How memory is accessed as far as permissions go: the index of a context within an address space.

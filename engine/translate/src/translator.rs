@@ -21,7 +21,7 @@ use crate::slots;
 use crate::statistics::Statistics;
 use crate::superblocks::Heat;
 use crate::warmth::Warmth;
-use gasang_cpu::tlb::Mode;
+use gasang_cpu::tlb::{Missed, Mode};
 use gasang_cpu::{Access, Core, CpuModel, Shadow, VcpuState};
 use gasang_exec::{Interpreter, Step, host_fault};
 use gasang_memory::{GuestMemory, Mirrors, PAGE_HAS_CODE};
@@ -483,13 +483,15 @@ impl Translator {
         if self.pages.is_asked(self.processor) {
             return self.return_to_site(core, site);
         }
-        let address = core.state.translator[slots::word(slots::MISSED_ADDRESS)];
-        let mode = core.tlb_mode(core.privilege());
+        let missed = Missed {
+            mode: core.tlb_mode(core.privilege()),
+            region: usize::from(region),
+            linear: core.state.translator[slots::word(slots::MISSED_ADDRESS)],
+            instructions: core.state.instructions,
+        };
         let has_code = |page| self.memory.flags(page).load(Ordering::Acquire) & PAGE_HAS_CODE != 0;
         let (memory, mirrors) = (&self.memory, &mut self.mirrors);
-        let instructions = core.state.instructions;
-        let region = usize::from(region);
-        if core.tlb.find_region(mode, region, address, instructions, has_code, memory, mirrors) {
+        if core.tlb.find_region(missed, has_code, memory, mirrors) {
             Next::Resume(retry)
         } else {
             // The block may hold a host address that a shared check found before.

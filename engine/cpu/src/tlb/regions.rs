@@ -64,6 +64,19 @@ fn host_page(entry: &SecondEntry) -> u64 {
     entry[1] & !(PAGE_SIZE - 1)
 }
 
+/// An access that missed its region once too often.
+#[derive(Debug, Clone, Copy)]
+pub struct Missed {
+    /// How it was made.
+    pub mode: Mode,
+    /// The region's number.
+    pub region: usize,
+    /// Its linear address.
+    pub linear: u64,
+    /// Instructions that the processor has executed.
+    pub instructions: u64,
+}
+
 /// Pages that follow each other here and there.
 struct Run {
     first: u64,
@@ -172,20 +185,18 @@ impl Space {
 }
 
 impl Tlb {
-    /// An access missed the region numbered `number` of the current space: make it one that has `linear`, if that can be.
-    /// Programs' pages that are scattered are laid in a row in `mirrors`. `instructions` were executed so far; `has_code`
-    /// says it of a host page. False if host addresses that regions gave before may lead elsewhere by now, or nowhere.
+    /// An access missed a region of the current space: make it one that has the address, if that can be. Programs' pages that
+    /// are scattered are laid in a row in `mirrors`. `has_code` says it of a host page. False if host addresses that regions
+    /// gave before may lead elsewhere by now, or nowhere.
     #[must_use]
     pub fn find_region(
         &mut self,
-        mode: Mode,
-        number: usize,
-        linear: u64,
-        instructions: u64,
+        missed: Missed,
         has_code: impl Fn(u64) -> bool,
         memory: &GuestMemory,
         mirrors: &mut Mirrors,
     ) -> bool {
+        let Missed { mode, region: number, linear, instructions } = missed;
         let linear = linear & !(PAGE_SIZE - 1);
         let context = &self.spaces[self.current].contexts[mode as usize];
         let usable = |linear| context.usable(number, linear, &has_code);
@@ -282,10 +293,14 @@ mod tests {
         tlb
     }
 
+    fn missed(region: usize, linear: u64, instructions: u64) -> Missed {
+        Missed { mode: Mode::User, region, linear, instructions }
+    }
+
     fn find(tlb: &mut Tlb, number: usize, linear: u64, has_code: impl Fn(u64) -> bool) {
         let memory = GuestMemory::new(PAGE_SIZE).unwrap();
         let mirrors = &mut Mirrors::new(1);
-        assert!(tlb.find_region(Mode::User, number, HIGH + linear, 1, has_code, &memory, mirrors));
+        assert!(tlb.find_region(missed(number, HIGH + linear, 1), has_code, &memory, mirrors));
     }
 
     /// Where a region begins, its pages, and where they are.
@@ -318,7 +333,7 @@ mod tests {
         let is_mirrored = |mirrors: &mut Mirrors, pages: &[u64]| {
             mirrors.lay(&memory, 0, 0x40_0000, pages).unwrap().moved.is_empty()
         };
-        assert!(!tlb.find_region(Mode::User, 0, 0x40_2345, 1, |_| true, &memory, &mut mirrors));
+        assert!(!tlb.find_region(missed(0, 0x40_2345, 1), |_| true, &memory, &mut mirrors));
         let (first, count, host) = region(&tlb, 0).unwrap();
         assert_eq!((first, count), (0x40_0000, 5));
         assert!(is_mirrored(&mut mirrors, &pages));
@@ -326,13 +341,10 @@ mod tests {
         pages[1] = memory.host_page(0).unwrap();
         tlb.invalidate_page(0x40_1000);
         tlb.insert(Mode::User, &fill(0x40_1000, pages[1]));
-        assert!(!tlb.find_region(Mode::User, 1, 0x40_0000, 1, |_| true, &memory, &mut mirrors));
+        assert!(!tlb.find_region(missed(1, 0x40_0000, 1), |_| true, &memory, &mut mirrors));
         assert_eq!(region(&tlb, 1), Some((0x40_0000, 5, host)));
         assert!(is_mirrored(&mut mirrors, &pages), "the page that is there now");
-        assert!(
-            tlb.find_region(Mode::User, 2, 0x40_0000, 1, |_| true, &memory, &mut mirrors),
-            "all is there"
-        );
+        assert!(tlb.find_region(missed(2, 0x40_0000, 1), |_| true, &memory, &mut mirrors), "all is there");
     }
 
     #[test]
@@ -389,11 +401,11 @@ mod tests {
         let memory = GuestMemory::new(PAGE_SIZE).unwrap();
         let long = 8 * u64::from(LEAST_REACH) * WORTH_WHILE;
         for (later, times) in [(2 + long, 4), (3 + long, 8)] {
-            assert!(tlb.find_region(Mode::User, 0, HIGH, later, |_| true, &memory, &mut Mirrors::new(1)));
+            assert!(tlb.find_region(missed(0, HIGH, later), |_| true, &memory, &mut Mirrors::new(1)));
             assert_eq!(patience(&tlb), u64::from(LEAST_PATIENCE) * times, "a region that helped");
         }
         for later in 0..20 {
-            assert!(tlb.find_region(Mode::User, 0, HIGH, later, |_| true, &memory, &mut Mirrors::new(1)));
+            assert!(tlb.find_region(missed(0, HIGH, later), |_| true, &memory, &mut Mirrors::new(1)));
         }
         assert_eq!(patience(&tlb), u64::from(MOST_PATIENCE));
         tlb.flush_all();
