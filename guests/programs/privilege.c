@@ -57,9 +57,9 @@ static void refused_returns(void)
     FAULTS("IRET to ring 3 with SS of RPL 0", GP, USER_DATA & ~3, iret_to(USER_CODE, USER_DATA & ~3, 2));
     FAULTS("IRET to code of ring 3 with RPL 0", GP, USER_CODE & ~3, iret_to(USER_CODE & ~3, KERNEL_DATA, 2));
     FAULTS("IRET from ring 3 to ring 0", GP, KERNEL_CODE, RING_3(iret_to(KERNEL_CODE, KERNEL_DATA, 2)));
-    u16 selector;
+    static u16 selector;
     WORKS("IRET to ring 0 with a null SS in 64-bit mode", iret_to(KERNEL_CODE, 0, 2);
-          EMIT("mov %0, ss\n mov ss, %1" : "=&r"(selector) : "r"((u16)KERNEL_DATA)));
+          EMIT("mov %0, ss\n mov ss, %1" : "=m"(selector) : "r"((u16)KERNEL_DATA)));
     check_equal("SS is null then", selector, 0);
     FAULTS("IRET with NT in long mode", GP, 0, set_flags(FLAG_FIXED | FLAG_NT); iret_to(KERNEL_CODE, KERNEL_DATA, 2));
     set_flags(FLAG_FIXED);
