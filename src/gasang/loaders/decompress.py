@@ -93,7 +93,8 @@ def _lz4(data: memoryview) -> bytes:
 
 
 def _lz4_block(block: memoryview) -> bytes:
-    return lz4.block.decompress(block, uncompressed_size=_LZ4_LEGACY_BLOCK)
+    content: bytes = lz4.block.decompress(block, uncompressed_size=_LZ4_LEGACY_BLOCK)
+    return content
 
 
 def _finished(content: bytes, *, eof: bool) -> bytes:
