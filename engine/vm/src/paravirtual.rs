@@ -306,7 +306,7 @@ mod tests {
 
     #[test]
     fn an_end_of_interrupt_is_what_the_guest_made_of_the_bit() {
-        let shared = machine("max,+kvm-pv-eoi", 1);
+        let shared = machine("max", 1);
         let mut paravirtual = on(&shared, MSR_END_OF_INTERRUPT);
         assert_eq!(paravirtual.take_end(&shared), None, "nothing was deferred");
         paravirtual.defer_end(&shared);

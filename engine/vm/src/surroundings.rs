@@ -145,10 +145,11 @@ impl Platform for Surroundings {
     }
 
     fn msr_write(&mut self, msr: u32, value: u64, tsc_offset: u64) -> Option<Result<(), Trap>> {
+        // First of all: the word that tells may be about to move.
+        self.settle_end_of_interrupt();
         if let Some(written) = self.paravirtual.write(&self.shared, msr, value, tsc_offset) {
             return Some(written);
         }
-        self.settle_end_of_interrupt();
         let time = |tsc| platform_time(tsc, tsc_offset);
         let written = self.device(|chipset, now, vcpu| chipset.msr_write(now, vcpu, msr, value, &time))?;
         Some(written.map_err(general_protection))

@@ -36,8 +36,6 @@ pub(super) enum Level {
     V3,
     V4,
     Max,
-    /// No model has it; it can be added to any.
-    OnRequest,
 }
 
 impl Level {
@@ -187,9 +185,9 @@ features! {
     KvmNoIoDelay "kvm-nopiodelay" Kvm1Eax 1 V1 Engine [Kvm];
     KvmClock "kvmclock" Kvm1Eax 3 V1 Engine [Kvm Tsc];
     KvmStealTime "kvm-steal-time" Kvm1Eax 5 V1 Engine [Kvm];
-    KvmEndOfInterrupt "kvm-pv-eoi" Kvm1Eax 6 OnRequest Engine [Kvm Apic];
-    KvmUnhalt "kvm-pv-unhalt" Kvm1Eax 7 OnRequest Engine [Kvm];
+    KvmEndOfInterrupt "kvm-pv-eoi" Kvm1Eax 6 V1 Engine [Kvm Apic];
+    KvmUnhalt "kvm-pv-unhalt" Kvm1Eax 7 V1 Engine [Kvm];
     KvmTlbFlush "kvm-pv-tlb-flush" Kvm1Eax 9 V1 Engine [KvmStealTime];
-    KvmSendIpi "kvm-pv-ipi" Kvm1Eax 11 OnRequest Engine [Kvm Apic];
+    KvmSendIpi "kvm-pv-ipi" Kvm1Eax 11 V1 Engine [Kvm Apic];
     KvmClockStable "kvmclock-stable-bit" Kvm1Eax 24 V1 Engine [KvmClock];
 }

@@ -238,7 +238,7 @@ mod tests {
             let [_, b, c, d] = leaf(model, number, 0, &VcpuState::reset());
             assert_eq!([b, c, d].map(u32::to_le_bytes).concat(), wanted);
         }
-        assert_eq!(leaf(&model, 0x4000_0001, 0, &VcpuState::reset()), [0x0100_022b, 0, 0, 0]);
+        assert_eq!(leaf(&model, 0x4000_0001, 0, &VcpuState::reset()), [0x0100_0aeb, 0, 0, 0]);
         assert_eq!(leaf(&hidden, 0x4000_0001, 0, &VcpuState::reset()), [0; 4]);
     }
 
