@@ -140,7 +140,7 @@ pub mod header {
 /// Entries of a second level.
 pub const SECOND_LEVEL_ENTRIES: usize = 1 << SECOND_LEVEL_BITS;
 /// log2 of that: a page's number is folded at this bit to find its entry.
-pub const SECOND_LEVEL_BITS: u32 = 14;
+pub const SECOND_LEVEL_BITS: u32 = 16;
 /// Generations are kept in the bits that a page's address leaves free.
 const LAST_GENERATION: u64 = 0xffe;
 
@@ -272,8 +272,9 @@ impl TlbContext {
         let header = &mut self.slots[HEADER];
         header.write += 2;
         if header.write > LAST_GENERATION || header.exec + 2 > LAST_GENERATION {
-            (header.write, header.exec) = (2, 1);
-            self.second.fill([0; 4]);
+            // A new one: entries that were never used take no memory.
+            self.second = vec![[0; 4]; SECOND_LEVEL_ENTRIES].into();
+            (header.read, header.write, header.exec) = (self.second.as_ptr() as u64, 2, 1);
         }
     }
 

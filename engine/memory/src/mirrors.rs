@@ -17,6 +17,14 @@ const WINDOWS: usize = 8;
 /// Mappings that a process may have, on hosts that say nothing else (`vm.max_map_count`): half of them is ours.
 const MOST_MAPPINGS: usize = 65_530 / 2;
 
+/// A mapping costs the host about as much time as the guest takes for so many instructions, ten times over: that leaves
+/// nine tenths of the time to the guest.
+const INSTRUCTIONS_OF_A_MAPPING: u64 = 30_000;
+/// Mappings that may be made before that was earned, and …
+const FIRST_CREDIT: u64 = 256;
+/// … that can be saved up.
+const MOST_CREDIT: u64 = MOST_MAPPINGS as u64 / 2;
+
 /// Windows of several address spaces.
 #[derive(Debug)]
 pub struct Mirrors {
@@ -24,6 +32,10 @@ pub struct Mirrors {
     mappings: usize,
     most_mappings: usize,
     uses: u64,
+    /// Mappings that may be made now.
+    credit: u64,
+    /// Up to which count of instructions they are earned.
+    earned: u64,
 }
 
 /// What `Mirrors::lay` did.
@@ -106,7 +118,14 @@ impl Drop for Window {
 impl Mirrors {
     /// No windows; one of `sharers` of the process's mappings.
     pub fn new(sharers: usize) -> Mirrors {
-        Mirrors { windows: Vec::new(), mappings: 0, most_mappings: MOST_MAPPINGS / sharers.max(1), uses: 0 }
+        Mirrors {
+            windows: Vec::new(),
+            mappings: 0,
+            most_mappings: MOST_MAPPINGS / sharers.max(1),
+            uses: 0,
+            credit: FIRST_CREDIT,
+            earned: 0,
+        }
     }
 
     /// The linear addresses that may be laid together with `linear`.
@@ -115,25 +134,60 @@ impl Mirrors {
         start..start.saturating_add(WINDOW)
     }
 
+    /// The processor has executed so many instructions: more mappings are worth their time.
+    pub fn earn(&mut self, instructions: u64) {
+        let mappings = instructions.saturating_sub(self.earned) / INSTRUCTIONS_OF_A_MAPPING;
+        self.earned += mappings * INSTRUCTIONS_OF_A_MAPPING;
+        self.credit = (self.credit + mappings).min(MOST_CREDIT);
+    }
+
     /// Have the pages at the host addresses `pages` (`GuestMemory::host_page`) follow each other, as those of the linear
     /// addresses from `linear` on in address space `space` do, all within a window.
     ///
+    /// None if they need too many mappings, or more than were earned, and nothing was done.
+    ///
     /// # Errors
-    /// If the host has no room: every window is closed then.
+    /// What the host says if it refuses: every window is closed then.
     pub fn lay(
         &mut self,
         memory: &GuestMemory,
         space: usize,
         linear: u64,
         pages: &[u64],
-    ) -> Result<Laid, io::Error> {
-        let laid = self.try_lay(memory, space, linear, pages);
-        if laid.is_err() || self.mappings > self.most_mappings {
-            self.windows.clear();
-            self.mappings = 0;
-            return laid.and(Err(io::ErrorKind::OutOfMemory.into()));
+    ) -> io::Result<Option<Laid>> {
+        let number = |host: u64| memory.offset(host, PAGE_SIZE) / PAGE_SIZE;
+        let pages: Vec<u64> = pages.iter().map(|&page| number(page)).collect();
+        let runs = self.missing(space, linear, &pages);
+        if runs > self.most_mappings / 2 || runs as u64 > self.credit {
+            return Ok(None);
         }
-        laid
+        self.credit -= runs as u64;
+        let mut closed = Vec::new();
+        if self.mappings + runs > self.most_mappings {
+            closed.extend(self.close());
+        }
+        let mut laid = self.try_lay(memory, space, linear, &pages).inspect_err(|_| {
+            self.close();
+        })?;
+        laid.closed.extend(closed);
+        Ok(Some(laid))
+    }
+
+    /// Mappings that would have to be made for these pages of RAM (by number).
+    fn missing(&self, space: usize, linear: u64, pages: &[u64]) -> usize {
+        let key = (space, linear / WINDOW);
+        let window = self.windows.iter().find(|window| (window.space, window.number) == key);
+        let first = (linear % WINDOW / PAGE_SIZE) as usize;
+        let is_there =
+            |at: usize| window.is_some_and(|window| u64::from(window.pages[first + at]) == pages[at] + 1);
+        let begins = |at: usize| at == 0 || is_there(at - 1) || pages[at - 1] + 1 != pages[at];
+        (0..pages.len()).filter(|&at| !is_there(at) && begins(at)).count()
+    }
+
+    /// Close every window; the spaces that lost one.
+    fn close(&mut self) -> Vec<usize> {
+        self.mappings = 0;
+        self.windows.drain(..).map(|window| window.space).collect()
     }
 
     fn try_lay(
@@ -146,16 +200,15 @@ impl Mirrors {
         let (window, closed) = self.window(space, linear / WINDOW)?;
         let window = &mut self.windows[window];
         let first = (linear % WINDOW / PAGE_SIZE) as usize;
-        let number = |host: u64| memory.offset(host, PAGE_SIZE) / PAGE_SIZE;
         let mut moved = Range { start: u64::MAX, end: 0 };
         let mut at = 0;
         while at < pages.len() {
-            let page = number(pages[at]);
+            let page = pages[at];
             if u64::from(window.pages[first + at]) == page + 1 {
                 at += 1;
                 continue;
             }
-            let follows = |&count: &usize| number(pages[at + count]) == page + count as u64;
+            let follows = |&count: &usize| pages[at + count] == page + count as u64;
             let count = 1 + (1..pages.len() - at).take_while(follows).count();
             let start = linear + at as u64 * PAGE_SIZE;
             moved = moved.start.min(start)..start + count as u64 * PAGE_SIZE;
@@ -199,6 +252,10 @@ mod tests {
         (memory, pages)
     }
 
+    fn lay(mirrors: &mut Mirrors, memory: &GuestMemory, space: usize, linear: u64, pages: &[u64]) -> Laid {
+        mirrors.lay(memory, space, linear, pages).unwrap().unwrap()
+    }
+
     fn read(host: u64) -> u64 {
         // SAFETY: the tests pass addresses of pages that are mapped.
         unsafe { (host as *const u64).read_volatile() }
@@ -213,23 +270,23 @@ mod tests {
         }
         let scattered: Vec<u64> = order.iter().map(|&page| pages[page]).collect();
         let mut mirrors = Mirrors::new(1);
-        let laid = mirrors.lay(&memory, 0, LINEAR, &scattered).unwrap();
+        let laid = lay(&mut mirrors, &memory, 0, LINEAR, &scattered);
         let seen: Vec<u64> = (0..5).map(|number| read(laid.host + number * PAGE_SIZE)).collect();
         assert_eq!(seen, [107, 106, 109, 110, 101]);
         assert_eq!(laid.moved, LINEAR..LINEAR + 5 * PAGE_SIZE);
         memory.store(pages[9], 8, 5);
         assert_eq!(read(laid.host + 2 * PAGE_SIZE), 5);
-        assert!(mirrors.lay(&memory, 0, LINEAR, &scattered).unwrap().moved.is_empty(), "all is there");
+        assert!(lay(&mut mirrors, &memory, 0, LINEAR, &scattered).moved.is_empty(), "all is there");
     }
 
     #[test]
     fn what_is_elsewhere_now_is_told() {
         let (memory, pages) = memory();
         let mut mirrors = Mirrors::new(1);
-        mirrors.lay(&memory, 0, LINEAR, &pages[..4]).unwrap();
-        let laid = mirrors.lay(&memory, 0, LINEAR, &[pages[0], pages[9], pages[2], pages[8]]).unwrap();
+        lay(&mut mirrors, &memory, 0, LINEAR, &pages[..4]);
+        let laid = lay(&mut mirrors, &memory, 0, LINEAR, &[pages[0], pages[9], pages[2], pages[8]]);
         assert_eq!(laid.moved, LINEAR + PAGE_SIZE..LINEAR + 4 * PAGE_SIZE);
-        let other = mirrors.lay(&memory, 1, LINEAR, &pages[..1]).unwrap();
+        let other = lay(&mut mirrors, &memory, 1, LINEAR, &pages[..1]);
         assert_ne!(other.host, laid.host, "another space's window");
     }
 
@@ -238,18 +295,38 @@ mod tests {
         let (memory, pages) = memory();
         let mut mirrors = Mirrors::new(1);
         for space in 0..WINDOWS {
-            assert!(mirrors.lay(&memory, space, LINEAR, &pages[..1]).unwrap().closed.is_empty());
+            assert!(lay(&mut mirrors, &memory, space, LINEAR, &pages[..1]).closed.is_empty());
         }
-        mirrors.lay(&memory, 0, LINEAR, &pages[..1]).unwrap();
-        assert_eq!(mirrors.lay(&memory, 0, LINEAR + WINDOW, &pages[..1]).unwrap().closed, [1]);
+        lay(&mut mirrors, &memory, 0, LINEAR, &pages[..1]);
+        assert_eq!(lay(&mut mirrors, &memory, 0, LINEAR + WINDOW, &pages[..1]).closed, [1]);
     }
 
     #[test]
-    fn too_many_mappings_close_everything() {
+    fn mappings_have_to_be_earned() {
+        let memory = GuestMemory::new(1024 * PAGE_SIZE).unwrap();
+        let above = crate::VIDEO_HOLE.end;
+        let apart: Vec<u64> =
+            (0..400).map(|page| memory.host_page(above + 2 * page * PAGE_SIZE).unwrap()).collect();
+        let mut mirrors = Mirrors::new(1);
+        assert_eq!(mirrors.lay(&memory, 0, LINEAR, &apart).unwrap(), None);
+        mirrors.earn(100 * INSTRUCTIONS_OF_A_MAPPING);
+        assert_eq!(mirrors.lay(&memory, 0, LINEAR, &apart).unwrap(), None);
+        lay(&mut mirrors, &memory, 0, LINEAR, &apart[..300]);
+        mirrors.earn(200 * INSTRUCTIONS_OF_A_MAPPING);
+        lay(&mut mirrors, &memory, 0, LINEAR, &apart);
+        assert_eq!(mirrors.credit, FIRST_CREDIT + 200 - 400, "what was there costs nothing");
+    }
+
+    #[test]
+    fn too_many_mappings_close_everything_or_are_refused() {
         let (memory, pages) = memory();
-        let mut mirrors = Mirrors::new(MOST_MAPPINGS / 4);
+        let mut mirrors = Mirrors::new(MOST_MAPPINGS / 8);
         let apart: Vec<u64> = pages.iter().copied().step_by(2).collect();
-        assert!(mirrors.lay(&memory, 0, LINEAR, &apart).is_err());
-        assert!(mirrors.lay(&memory, 0, LINEAR, &apart[..4]).is_ok());
+        assert_eq!(mirrors.lay(&memory, 0, LINEAR, &apart).unwrap(), None, "more than half of what may be");
+        lay(&mut mirrors, &memory, 3, LINEAR, &apart[..4]);
+        assert_eq!(mirrors.lay(&memory, 3, LINEAR + WINDOW, &apart).unwrap(), None);
+        assert!(lay(&mut mirrors, &memory, 3, LINEAR, &apart[..4]).moved.is_empty(), "all is as it was");
+        assert!(lay(&mut mirrors, &memory, 1, LINEAR, &apart[..3]).closed.is_empty());
+        assert_eq!(lay(&mut mirrors, &memory, 1, LINEAR, &apart[4..7]).closed, [3, 1]);
     }
 }

@@ -77,6 +77,17 @@ pub struct Missed {
     pub instructions: u64,
 }
 
+/// What laying pages in a row came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Laying {
+    /// All that was laid before is where it was.
+    AsBefore,
+    /// Some of that may be elsewhere, or gone.
+    Moved,
+    /// They were too many for now.
+    Refused,
+}
+
 /// Pages that follow each other here and there.
 struct Run {
     first: u64,
@@ -149,11 +160,10 @@ impl TlbContext {
     /// Make region `number` this run; `instructions` were executed so far.
     fn set_region(&mut self, number: usize, run: Option<Run>, instructions: u64) {
         let Regions { patience, reach, found, searched, .. } = &mut self.regions;
-        let (patience, reach) = (&mut patience[number], &mut reach[number]);
+        let patience = &mut patience[number];
         let since = instructions.wrapping_sub(std::mem::replace(&mut found[number], instructions));
-        let helped = since > WORTH_WHILE * u64::from(*reach);
+        let helped = since > WORTH_WHILE * u64::from(reach[number]);
         *patience = if helped { *patience / 2 } else { *patience * 2 }.clamp(LEAST_PATIENCE, MOST_PATIENCE);
-        *reach = (*reach * 2).min(MOST_REACH);
         *searched = true;
         let patience = *patience;
         self.slots[number] = run.map_or(no_region(patience), |Run { first, host, pages }| {
@@ -202,40 +212,50 @@ impl Tlb {
         let usable = |linear| context.usable(number, linear, &has_code);
         let reach = u64::from(context.regions.reach[number]);
         let mut run = context.run(linear, reach, usable);
-        let mut as_before = true;
+        let mut laying = Laying::AsBefore;
         if linear < LOWER_HALF
             && let Some(Run { pages: known, .. }) = run
         {
             let (first, pages) = scattered(linear, reach, usable);
             if pages.len() as u64 > known {
-                (run, as_before) = self.lay(first, &pages, memory, mirrors);
+                mirrors.earn(instructions);
+                (run, laying) = self.lay(first, &pages, memory, mirrors, run);
             }
         }
-        self.spaces[self.current].contexts[mode as usize].set_region(number, run, instructions);
-        as_before
+        let context = &mut self.spaces[self.current].contexts[mode as usize];
+        context.set_region(number, run, instructions);
+        if laying != Laying::Refused {
+            let reach = &mut context.regions.reach[number];
+            *reach = (*reach * 2).min(MOST_REACH);
+        }
+        laying != Laying::Moved
     }
 
-    /// A run of the pages at these host addresses, and whether all that was laid before is where it was.
+    /// Lay the pages at these host addresses in a row: the run that they are then, `otherwise` if they are too many, none if
+    /// the host refused.
     fn lay(
         &mut self,
         first: u64,
         pages: &[u64],
         memory: &GuestMemory,
         mirrors: &mut Mirrors,
-    ) -> (Option<Run>, bool) {
+        otherwise: Option<Run>,
+    ) -> (Option<Run>, Laying) {
         match mirrors.lay(memory, self.current, first, pages) {
-            Ok(Laid { host, moved, closed }) => {
+            Ok(Some(Laid { host, moved, closed })) => {
                 self.spaces[self.current].forget_moved(&moved);
                 let as_before = moved.is_empty() && closed.is_empty();
+                let laying = if as_before { Laying::AsBefore } else { Laying::Moved };
                 for space in closed {
                     self.spaces[space].contexts.iter_mut().for_each(TlbContext::forget_regions);
                 }
-                (Some(Run { first, host, pages: pages.len() as u64 }), as_before)
+                (Some(Run { first, host, pages: pages.len() as u64 }), laying)
             }
+            Ok(None) => (otherwise, Laying::Refused),
             Err(_) => {
                 let contexts = self.spaces.iter_mut().flat_map(|space| &mut space.contexts);
                 contexts.for_each(TlbContext::forget_regions);
-                (None, false)
+                (None, Laying::Moved)
             }
         }
     }
@@ -331,7 +351,7 @@ mod tests {
             tlb.insert(Mode::User, &fill(linear, page));
         }
         let is_mirrored = |mirrors: &mut Mirrors, pages: &[u64]| {
-            mirrors.lay(&memory, 0, 0x40_0000, pages).unwrap().moved.is_empty()
+            mirrors.lay(&memory, 0, 0x40_0000, pages).unwrap().unwrap().moved.is_empty()
         };
         assert!(!tlb.find_region(missed(0, 0x40_2345, 1), |_| true, &memory, &mut mirrors));
         let (first, count, host) = region(&tlb, 0).unwrap();
