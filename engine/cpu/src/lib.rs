@@ -37,7 +37,7 @@ pub use crate::exception::{Exception, Trap};
 pub use crate::paging::{Access, Physical};
 pub use crate::platform::{Identity, Platform};
 pub use crate::state::{Activity, DescriptorTable, ExtendedState, SegmentRegister, Shadow, VcpuState};
-pub use crate::tlb::{Tlb, TlbContext, TlbEntry};
+pub use crate::tlb::{Owner, Tlb, TlbContext, TlbEntry};
 pub use crate::xsave::SaveKind;
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ fn jump_index(target: u64) -> usize {
 }
 
 const MODES: usize = 3;
-const SPACES: usize = 8;
+const SPACES: usize = 16;
 /// A key that nothing matches.
 const NO_KEY: u64 = !0;
 
@@ -422,8 +422,20 @@ fn index_of(linear: u64, entries: usize) -> usize {
     (linear / PAGE_SIZE) as usize & (entries - 1)
 }
 
+/// Whose linear addresses they are (SDM vol. 3, 29.3.1): the processor's own in root operation, or a guest's of VMX.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Owner {
+    /// In VMX non-root operation.
+    pub non_root: bool,
+    /// Virtual-processor identifier; 0 in root operation, and for guests without one.
+    pub vpid: u16,
+    /// Physical address of the guest's EPT PML4 table, if it has one.
+    pub ept: Option<u64>,
+}
+
 #[derive(Debug, Clone)]
 struct Space {
+    owner: Owner,
     pcid: u16,
     last_use: u64,
     contexts: [TlbContext; MODES],
@@ -435,9 +447,9 @@ struct Space {
 const MOST_FORBIDDEN: usize = 64;
 
 impl Space {
-    fn new(pcid: u16, entries: usize) -> Space {
+    fn new(owner: Owner, pcid: u16, entries: usize) -> Space {
         let contexts = std::array::from_fn(|_| TlbContext::new(entries));
-        Space { pcid, last_use: 0, contexts, forbidden: Vec::new() }
+        Space { owner, pcid, last_use: 0, contexts, forbidden: Vec::new() }
     }
 
     /// Have writes to `page` miss from now on.
@@ -471,6 +483,7 @@ impl Space {
 #[derive(Debug, Clone)]
 pub struct Tlb {
     spaces: Vec<Space>,
+    owner: Owner,
     current: usize,
     entries: usize,
     uses: u64,
@@ -493,7 +506,8 @@ impl Tlb {
         let possible = entries.is_power_of_two() && entries <= header::GROUPS * header::GROUP;
         assert!(possible, "{entries} TLB entries");
         Tlb {
-            spaces: vec![Space::new(0, entries)],
+            spaces: vec![Space::new(Owner::default(), 0, entries)],
+            owner: Owner::default(),
             current: 0,
             entries,
             uses: 0,
@@ -561,17 +575,24 @@ impl Tlb {
         self.spaces.iter_mut().flat_map(|space| &mut space.contexts).for_each(TlbContext::clear_jumps);
     }
 
-    /// Make `pcid` the current address space. With PCIDs off the only space is 0.
+    /// Linear addresses are `owner`'s from now on, in its space `pcid`: VM entry and VM exit.
+    pub fn change_owner(&mut self, owner: Owner, pcid: u16) {
+        self.owner = owner;
+        self.select(pcid);
+    }
+
+    /// Make `pcid` the current address space of the owner. With PCIDs off the only space is 0.
     pub fn select(&mut self, pcid: u16) {
         self.uses += 1;
-        if let Some(found) = self.spaces.iter().position(|space| space.pcid == pcid) {
+        let owner = self.owner;
+        if let Some(found) = self.spaces.iter().position(|space| space.pcid == pcid && space.owner == owner) {
             self.current = found;
         } else if self.spaces.len() < SPACES {
-            self.spaces.push(Space::new(pcid, self.entries));
+            self.spaces.push(Space::new(owner, pcid, self.entries));
             self.current = self.spaces.len() - 1;
         } else {
             let oldest = (0..SPACES).min_by_key(|&index| self.spaces[index].last_use).unwrap_or(0);
-            self.spaces[oldest].pcid = pcid;
+            (self.spaces[oldest].owner, self.spaces[oldest].pcid) = (owner, pcid);
             self.spaces[oldest].contexts.iter_mut().for_each(TlbContext::clear);
             self.current = oldest;
         }
@@ -591,11 +612,20 @@ impl Tlb {
         self.spaces.iter_mut().flat_map(|space| &mut space.contexts).for_each(TlbContext::clear_non_global);
     }
 
-    /// Forget the translations of one PCID, but not global ones.
+    /// Forget the translations of one PCID of the owner's, but not global ones.
     pub fn flush_pcid(&mut self, pcid: u16) {
         self.flushes += 1;
-        for space in self.spaces.iter_mut().filter(|space| space.pcid == pcid) {
+        let owner = self.owner;
+        for space in self.spaces.iter_mut().filter(|space| space.pcid == pcid && space.owner == owner) {
             space.contexts.iter_mut().for_each(TlbContext::clear_non_global);
+        }
+    }
+
+    /// Forget all translations of some owners: INVEPT, INVVPID, and transitions without VPIDs.
+    pub fn flush_owners(&mut self, of: impl Fn(Owner) -> bool) {
+        self.flushes += 1;
+        for space in self.spaces.iter_mut().filter(|space| of(space.owner)) {
+            space.contexts.iter_mut().for_each(TlbContext::clear);
         }
     }
 

@@ -70,6 +70,27 @@ fn translations_of_one_pcid_wait_while_another_runs() {
 }
 
 #[test]
+fn a_guests_translations_are_its_own_and_wait_while_others_run() {
+    let guest = Owner { non_root: true, vpid: 1, ept: Some(0x7000) };
+    let other = Owner { vpid: 2, ..guest };
+    let mut tlb = Tlb::new(16);
+    tlb.insert(Mode::Supervisor, &fill(0x1000, true, 12));
+    tlb.change_owner(guest, 0);
+    assert!(!holds(&tlb, 0x1000), "not even global pages are shared");
+    tlb.insert(Mode::Supervisor, &fill(0x2000, true, 12));
+    tlb.change_owner(other, 0);
+    assert!(!holds(&tlb, 0x2000));
+    tlb.flush_owners(|owner| owner.vpid == 2);
+    tlb.flush_pcid(0);
+    tlb.change_owner(guest, 0);
+    assert!(holds(&tlb, 0x2000));
+    tlb.flush_owners(|owner| owner.ept == Some(0x7000));
+    assert!(!holds(&tlb, 0x2000));
+    tlb.change_owner(Owner::default(), 0);
+    assert!(holds(&tlb, 0x1000));
+}
+
+#[test]
 fn a_replaced_space_starts_empty() {
     let mut tlb = Tlb::new(16);
     tlb.select(1);
