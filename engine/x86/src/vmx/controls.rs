@@ -331,7 +331,8 @@ mod tests {
 
     #[test]
     fn parts_of_interruption_information() {
-        let page_fault = interruption::VALID | interruption::HARDWARE_EXCEPTION << 8 | interruption::ERROR_CODE | 14;
+        let page_fault =
+            interruption::VALID | interruption::HARDWARE_EXCEPTION << 8 | interruption::ERROR_CODE | 14;
         assert_eq!(page_fault, 0x8000_0b0e);
         assert_eq!(interruption::kind(page_fault), interruption::HARDWARE_EXCEPTION);
         assert!(interruption::valid(page_fault));
