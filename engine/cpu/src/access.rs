@@ -212,6 +212,20 @@ impl Core<'_> {
         }
     }
 
+    /// Write to RAM at a physical address. Beyond RAM nothing is written: the processor's own structures there are lost.
+    pub fn write_ram(&mut self, address: u64, bytes: &[u8]) {
+        let mut done = 0;
+        while done < bytes.len() {
+            let at = address.wrapping_add(done as u64);
+            let size = (bytes.len() - done).min((PAGE_SIZE - at % PAGE_SIZE) as usize);
+            if let Some(host) = self.memory.host(at) {
+                self.before_write(host, size as u64);
+                self.memory.copy_in(host, &bytes[done..done + size]);
+            }
+            done += size;
+        }
+    }
+
     #[inline]
     fn before_write(&mut self, host: u64, length: u64) {
         if self.memory.flags(host).load(Ordering::Acquire) & PAGE_HAS_CODE != 0 {

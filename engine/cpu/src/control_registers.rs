@@ -44,7 +44,8 @@ const CR0_FLUSHING: u64 = cr0::PE | cr0::PG | cr0::WP;
 /// The page-directory-pointer entry's reserved bits.
 const PDPTE_RESERVED: u64 = 0x1e6 | !((1 << PHYSICAL_ADDRESS_BITS) - 1);
 
-fn cr4_allowed(model: &CpuModel) -> u64 {
+/// The bits of CR4 that a model has, but for VMXE.
+pub fn cr4_allowed(model: &CpuModel) -> u64 {
     CR4_BITS
         .iter()
         .filter(|(_, feature)| feature.is_none_or(|feature| model.has(feature)))

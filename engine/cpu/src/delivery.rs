@@ -8,6 +8,7 @@ use crate::state::{Activity, SegmentRegister, Shadow, VcpuState};
 use gasang_x86::control::{cr4, debug};
 use gasang_x86::descriptor::{access, selector, system};
 use gasang_x86::exception::{self as vector, selector_error};
+use gasang_x86::vmx::controls::interruption;
 use gasang_x86::{gpr, rflags, segment};
 
 /// Something to deliver.
@@ -15,8 +16,8 @@ use gasang_x86::{gpr, rflags, segment};
 pub(crate) struct Event {
     pub vector: u8,
     pub error_code: Option<u32>,
-    /// INT n, INT3, INTO: the gate's DPL counts.
-    pub software: bool,
+    /// What kind of event it is, as interruption information tells it (`interruption`).
+    pub kind: u32,
     /// The instruction pointer that the frame saves.
     pub rip: u64,
     /// The flags that the frame saves.
@@ -24,9 +25,14 @@ pub(crate) struct Event {
 }
 
 impl Event {
+    /// INT n, INT3, INTO: the gate's DPL counts.
+    fn software(&self) -> bool {
+        matches!(self.kind, interruption::SOFTWARE_INTERRUPT | interruption::SOFTWARE_EXCEPTION)
+    }
+
     /// The external bit of error codes of faults met during delivery.
     pub fn external(&self) -> u32 {
-        if self.software { 0 } else { selector_error::EXTERNAL }
+        if self.software() { 0 } else { selector_error::EXTERNAL }
     }
 
     /// The error code that names this event's IDT entry.
@@ -36,12 +42,12 @@ impl Event {
 }
 
 /// How two faults combine (SDM vol. 3, table 6-5).
-fn is_contributory(number: u8) -> bool {
+pub(crate) fn is_contributory(number: u8) -> bool {
     matches!(number, vector::DE | vector::TS | vector::NP | vector::SS | vector::GP)
 }
 
 /// What is delivered when `second` was met while delivering `first`; None for a triple fault.
-fn combine(first: u8, second: Exception) -> Option<Exception> {
+pub(crate) fn combine(first: u8, second: Exception) -> Option<Exception> {
     let page_fault = second.vector == vector::PF;
     let contributory = is_contributory(second.vector);
     let serious = contributory || page_fault;
@@ -63,16 +69,20 @@ impl Core<'_> {
     pub fn deliver_exception(&mut self, exception: Exception) -> Result<(), Trap> {
         let mut current = exception;
         loop {
+            self.intercept_exception(&current)?;
             self.record_payload(&current);
             match self.deliver_event(&self.exception_event(&current)) {
                 Err(Trap::Exception(met)) => {
-                    if met.vector == vector::PF {
+                    let next = combine(current.vector, met);
+                    let intercepted = next == Some(met) && self.intercepts(&met);
+                    if met.vector == vector::PF && !intercepted {
                         self.state.cr2 = met.payload;
                     }
-                    let Some(next) = combine(current.vector, met) else {
-                        self.state.activity = Activity::Shutdown;
-                        return Err(Trap::Shutdown);
-                    };
+                    let Some(next) = next else { return Err(self.triple_fault()) };
+                    if next != met {
+                        // What results in a double fault is not told as what was being delivered.
+                        self.state.vmx.delivering = None;
+                    }
                     current = next;
                 }
                 other => return other,
@@ -101,20 +111,20 @@ impl Core<'_> {
         Event {
             vector: exception.vector,
             error_code: exception.error_code,
-            software: false,
+            kind: interruption::HARDWARE_EXCEPTION,
             rip: self.state.rip,
             flags: self.state.rflags | resume,
         }
     }
 
     fn interrupt_event(&self, vector: u8) -> Event {
-        Event { vector, error_code: None, software: false, rip: self.state.rip, flags: self.state.rflags }
+        let kind = if vector == vector::NMI { interruption::NMI } else { interruption::EXTERNAL_INTERRUPT };
+        Event { vector, error_code: None, kind, rip: self.state.rip, flags: self.state.rflags }
     }
 
     /// The event of an instruction that ends by it, and with which RF ends.
-    fn trap_event(&self, vector: u8, next: u64) -> Event {
-        let flags = self.state.rflags & !rflags::RF;
-        Event { rip: next, flags, ..self.interrupt_event(vector) }
+    fn trap_event(&self, vector: u8, kind: u32, next: u64) -> Event {
+        Event { vector, error_code: None, kind, rip: next, flags: self.state.rflags & !rflags::RF }
     }
 
     /// Deliver an external interrupt between instructions; `state.rip` is the next instruction. Wakes from HLT.
@@ -144,16 +154,26 @@ impl Core<'_> {
     /// # Errors
     /// An exception still to be delivered (`state.rip` unchanged), `Pending`.
     pub fn software_interrupt(&mut self, vector: u8, next: u64) -> Result<(), Trap> {
-        let event = Event { software: true, ..self.trap_event(vector, next) };
         let int_n = !matches!(vector, vector::BP | vector::OF);
+        let kind = if int_n { interruption::SOFTWARE_INTERRUPT } else { interruption::SOFTWARE_EXCEPTION };
+        let event = self.trap_event(vector, kind, next);
+        if !int_n {
+            self.intercept_software(&event)?;
+        }
         if self.state.virtual_8086() && int_n {
-            let redirected = self.state.cr4 & cr4::VME != 0 && !self.redirection_bit(vector)?;
-            if redirected {
-                return self.deliver_in_virtual_8086(&event);
-            }
-            if self.state.iopl() < 3 {
-                return Err(Exception::general_protection(0).into());
-            }
+            return self.redirected_interrupt(vector, next);
+        }
+        self.deliver_event(&event)
+    }
+
+    /// INT n in VM86 mode: to the program's own table, if the TSS says so under CR4.VME; to the gate, if IOPL lets it.
+    pub(crate) fn redirected_interrupt(&mut self, vector: u8, next: u64) -> Result<(), Trap> {
+        let event = self.trap_event(vector, interruption::SOFTWARE_INTERRUPT, next);
+        if self.state.cr4 & cr4::VME != 0 && !self.redirection_bit(vector)? {
+            return self.deliver_in_virtual_8086(&event);
+        }
+        if self.state.iopl() < 3 {
+            return Err(Exception::general_protection(0).into());
         }
         self.deliver_event(&event)
     }
@@ -163,10 +183,25 @@ impl Core<'_> {
     /// # Errors
     /// As `software_interrupt`.
     pub fn icebp(&mut self, next: u64) -> Result<(), Trap> {
-        self.deliver_event(&self.trap_event(vector::DB, next))
+        let event = self.trap_event(vector::DB, interruption::PRIVILEGED_SOFTWARE_EXCEPTION, next);
+        self.intercept_software(&event)?;
+        self.deliver_event(&event)
     }
 
-    fn deliver_event(&mut self, event: &Event) -> Result<(), Trap> {
+    pub(crate) fn deliver_event(&mut self, event: &Event) -> Result<(), Trap> {
+        if !self.state.vmx.non_root() {
+            return self.deliver_to_handler(event);
+        }
+        self.state.vmx.delivering = Some(self.interruption(event));
+        let delivered = self.deliver_to_handler(event);
+        if !matches!(delivered, Err(Trap::Exception(_))) {
+            // A fault on the way is yet to be delivered or intercepted; all else ends the delivery.
+            self.state.vmx.delivering = None;
+        }
+        delivered
+    }
+
+    fn deliver_to_handler(&mut self, event: &Event) -> Result<(), Trap> {
         if !self.state.protected_mode() {
             self.deliver_by_vector_table(event, self.state.idtr.base, event.flags)?;
             self.state.rflags &= !(rflags::IF | rflags::TF | rflags::AC | rflags::RF);
@@ -203,7 +238,7 @@ impl Core<'_> {
             system::TASK_GATE | system::INTERRUPT_GATE16 | system::TRAP_GATE16 => !long,
             _ => false,
         };
-        if !gate.is_system() || !known || event.software && gate.dpl() < self.state.cpl() {
+        if !gate.is_system() || !known || event.software() && gate.dpl() < self.state.cpl() {
             return Err(refused.into());
         }
         if !gate.present() {

@@ -105,6 +105,8 @@ pub enum Trap {
     Pending,
     /// A triple fault: the processor is shut down.
     Shutdown,
+    /// It causes a VM exit, which `state.vmx.pending_exit` describes: kept there so that this type stays small.
+    VmExit,
 }
 
 impl From<Exception> for Trap {
@@ -112,3 +114,6 @@ impl From<Exception> for Trap {
         Trap::Exception(exception)
     }
 }
+
+// Every access to memory returns a trap: it must not grow.
+const _: () = assert!(size_of::<Trap>() <= 24);

@@ -138,7 +138,7 @@ impl Core<'_> {
         } else {
             self.return_to_task(next)?;
         }
-        self.state.nmi_blocked = false;
+        self.unblock_nmis();
         Ok(())
     }
 

@@ -46,7 +46,7 @@ impl Core<'_> {
 
 impl VcpuState {
     /// INIT: as RESET, but for what survives it (SDM vol. 3, table 10-1): x87 and SIMD state, MSRs, the time-stamp
-    /// counter, CR0's CD and NW. An application processor then waits for a SIPI: the caller sets the activity, and
+    /// counter, VMX (INIT is blocked in VMX operation), CR0's CD and NW. An application processor then waits for a SIPI: the caller sets the activity, and
     /// flushes the TLB.
     pub fn init(&mut self) {
         let reset = VcpuState::reset();
@@ -58,6 +58,7 @@ impl VcpuState {
             msr: self.msr,
             extended: self.extended.clone(),
             pkru: self.pkru,
+            vmx: self.vmx.clone(),
             ..reset
         };
         self.gpr[gpr::RDX] = u64::from(SIGNATURE);

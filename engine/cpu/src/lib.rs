@@ -7,6 +7,7 @@ mod core;
 pub mod cpuid;
 mod debug;
 mod delivery;
+mod delivery_in_guest;
 mod descriptor_tables;
 mod descriptors;
 mod exception;
@@ -27,17 +28,20 @@ pub mod state;
 mod syscall;
 mod task;
 pub mod tlb;
+pub mod vmx;
 mod xsave;
 
 pub use crate::access::Privilege;
+pub use crate::control_registers::cr4_allowed;
 pub use crate::core::Core;
 pub use crate::cpuid::{CpuModel, Feature};
 pub use crate::exception::{Exception, Trap};
 
-pub use crate::paging::{Access, Physical};
+pub use crate::paging::{Access, PHYSICAL_ADDRESS_BITS, Physical};
 pub use crate::platform::{Identity, Platform};
 pub use crate::state::{Activity, DescriptorTable, ExtendedState, SegmentRegister, Shadow, VcpuState};
 pub use crate::tlb::{Owner, Tlb, TlbContext, TlbEntry};
+pub use crate::vmx::{Interceptions, Interruption, Operation, VmExit, Vmcs, VmxState};
 pub use crate::xsave::SaveKind;
 
 #[cfg(test)]

@@ -6,16 +6,15 @@ use crate::exception::{Exception, Trap};
 use crate::paging::PHYSICAL_ADDRESS_BITS;
 use crate::state::VcpuState;
 use gasang_x86::control::{cr0, cr4, efer};
+use gasang_x86::msr::feature_control;
 use gasang_x86::{msr, segment};
 
-const DEBUGCTL: u32 = 0x1d9;
 /// Last-branch recording and branch stepping: accepted, as no branches are recorded.
 const DEBUGCTL_ACCEPTED: u64 = 3;
 /// 8 variable ranges, fixed ranges, write-combining.
 const MTRRCAP: u64 = 0x508;
 const MTRR_VARIABLE_LAST: u32 = msr::MTRR_PHYSBASE0 + 15;
-/// Feature control: locked, VMX and SMX off.
-const FEATURE_CONTROL: u64 = 1;
+const FEATURE_CONTROL_KNOWN: u64 = feature_control::LOCK | feature_control::VMX_OUTSIDE_SMX;
 /// Branch-trace storage and precise events unavailable; always so.
 const MISC_ENABLE_FIXED: u64 = 1 << 11 | 1 << 12;
 const MISC_ENABLE_FAST_STRINGS: u64 = 1;
@@ -99,8 +98,8 @@ impl Core<'_> {
         Ok(match index {
             msr::TSC => self.time_stamp_counter(),
             msr::TSC_ADJUST if self.model.has(Feature::TscAdjust) => msrs.tsc_adjust,
-            msr::PLATFORM_ID | DEBUGCTL | msr::MCG_CAP => 0,
-            msr::FEATURE_CONTROL => FEATURE_CONTROL,
+            msr::PLATFORM_ID | msr::DEBUGCTL | msr::MCG_CAP => 0,
+            msr::FEATURE_CONTROL => state.vmx.feature_control,
             msr::BIOS_SIGN_ID => msrs.bios_sign_id,
             msr::MTRRCAP => MTRRCAP,
             msr::ARCH_CAPABILITIES if self.model.has(Feature::ArchCapabilities) => ARCH_CAPABILITIES,
@@ -150,10 +149,15 @@ impl Core<'_> {
             msr::GS_BASE => self.state.segment[segment::GS].base = canonical(value)?,
             // A microcode update is loaded by nobody here; the revision stays what was written.
             msr::BIOS_SIGN_ID => self.state.msr.bios_sign_id = value,
-            DEBUGCTL => {
+            msr::DEBUGCTL => {
                 accept(value, value & !DEBUGCTL_ACCEPTED == 0)?;
             }
             msr::XSS if self.model.has(Feature::Xsaves) => self.state.msr.xss = accept(value, value == 0)?,
+            msr::FEATURE_CONTROL => {
+                let locked = self.state.vmx.feature_control & feature_control::LOCK != 0;
+                self.state.vmx.feature_control =
+                    accept(value, !locked && value & !FEATURE_CONTROL_KNOWN == 0)?;
+            }
             msr::MISC_ENABLE => {
                 accept(value, value & !MISC_ENABLE_KNOWN == 0)?;
                 self.state.msr.misc_enable = value & MISC_ENABLE_FAST_STRINGS;

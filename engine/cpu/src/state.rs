@@ -1,6 +1,7 @@
 //! The registers of one virtual processor, in a layout that generated code may address.
 
 use crate::cpuid::SIGNATURE;
+use crate::vmx::VmxState;
 use gasang_x86::control::{cr0, debug, efer, xcr0};
 use gasang_x86::descriptor::access;
 use gasang_x86::{gpr, rflags, segment};
@@ -201,6 +202,8 @@ pub struct VcpuState {
     pub nmi_blocked: bool,
     /// Debug-trap conditions (DR6 bits) waiting for the end of the current instruction.
     pub pending_debug: u64,
+    /// Virtual-machine extensions.
+    pub vmx: VmxState,
     /// Room for generated code's own values; what lies where is the translator's matter.
     pub translator: [u64; 64],
     /// x87, SSE, AVX state.
@@ -234,12 +237,13 @@ impl Hash for VcpuState {
             shadow,
             nmi_blocked,
             pending_debug,
+            vmx,
             translator: _,
             extended: _,
         } = self;
         (gpr, rip, rflags, cr0, cr2, cr3, cr4, efer, xcr0, instructions).hash(hasher);
         (segment, ldtr, tr, gdtr, idtr, dr, msr, pdpte, pkru).hash(hasher);
-        (activity, shadow, nmi_blocked, pending_debug).hash(hasher);
+        (activity, shadow, nmi_blocked, pending_debug, vmx).hash(hasher);
     }
 }
 
@@ -271,6 +275,7 @@ impl VcpuState {
             shadow: Shadow::None,
             nmi_blocked: false,
             pending_debug: 0,
+            vmx: VmxState::reset(),
             translator: [0; 64],
             extended: ExtendedState::initial(),
         };

@@ -7,8 +7,10 @@ use crate::descriptor_tables::TSS_BUSY_BIT;
 use crate::descriptors::{Descriptor, error_code, is_null, rpl};
 use crate::exception::{Exception, Trap};
 use crate::state::SegmentRegister;
+use crate::vmx::VmExit;
 use gasang_x86::control::{cr0, debug};
 use gasang_x86::descriptor::{access, selector, system};
+use gasang_x86::vmx::ExitReason;
 use gasang_x86::{rflags, segment};
 
 /// What causes a task switch.
@@ -18,6 +20,22 @@ pub(crate) enum TaskSwitch {
     Call,
     Interrupt,
     Return,
+}
+
+impl TaskSwitch {
+    /// The VM exit that every task switch in VMX non-root operation is (SDM vol. 3, 26.4.2, 28.2.1, table 28-2).
+    fn exit(self, selector: u16) -> VmExit {
+        let source = match self {
+            TaskSwitch::Call => 0,
+            TaskSwitch::Return => 1,
+            TaskSwitch::Jump => 2,
+            TaskSwitch::Interrupt => 3,
+        };
+        VmExit {
+            by_instruction: self != TaskSwitch::Interrupt,
+            ..VmExit::new(ExitReason::TaskSwitch).qualified(u64::from(selector) | source << 30)
+        }
+    }
 }
 
 /// Where and with which flags the old task resumes.
@@ -104,6 +122,9 @@ impl Core<'_> {
         let new_layout = layout(descriptor.attributes());
         if descriptor.limit() < new_layout.limit {
             return Err(Exception::invalid_tss(error_code(selector) | external).into());
+        }
+        if self.state.vmx.non_root() {
+            return Err(self.state.exit(switch.exit(selector)));
         }
         let mut task = self.read_task(descriptor.base(), new_layout)?;
         let nested = matches!(switch, TaskSwitch::Call | TaskSwitch::Interrupt);

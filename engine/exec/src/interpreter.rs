@@ -128,7 +128,8 @@ impl Before {
         match trap {
             Trap::Exception(exception) => match core.deliver_exception(exception) {
                 Ok(()) => Step::Retired,
-                Err(Trap::Shutdown) => shut_down(core),
+                // No processor is in VMX non-root operation yet.
+                Err(Trap::Shutdown | Trap::VmExit) => shut_down(core),
                 Err(Trap::Pending | Trap::Exception(_)) => {
                     core.state.shadow = self.shadow;
                     Step::Pending
@@ -138,7 +139,7 @@ impl Before {
                 core.state.shadow = self.shadow;
                 Step::Pending
             }
-            Trap::Shutdown => shut_down(core),
+            Trap::Shutdown | Trap::VmExit => shut_down(core),
         }
     }
 }
@@ -153,7 +154,7 @@ fn debug_trap(core: &mut Core<'_>, step: Step) -> Step {
             core.state.activity = Activity::Active;
             Step::Retired
         }
-        Err(Trap::Shutdown) => shut_down(core),
+        Err(Trap::Shutdown | Trap::VmExit) => shut_down(core),
         Err(Trap::Pending | Trap::Exception(_)) => {
             core.state.pending_debug = dr6;
             if step == Step::Retired { Step::Pending } else { step }

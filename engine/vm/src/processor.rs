@@ -349,7 +349,8 @@ impl Processor {
                 self.unfinished = what;
                 return Step::Pending;
             }
-            Err(Trap::Shutdown) => self.state.activity = Activity::Shutdown,
+            // No processor is in VMX non-root operation yet.
+            Err(Trap::Shutdown | Trap::VmExit) => self.state.activity = Activity::Shutdown,
             // Faults on the way are delivered in the interrupt's place; none is left over.
             Ok(()) | Err(Trap::Exception(_)) => self.state.activity = Activity::Active,
         }

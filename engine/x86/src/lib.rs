@@ -10,6 +10,7 @@ pub mod msr;
 pub mod paging;
 pub mod paravirtual;
 pub mod rflags;
+pub mod vmx;
 
 /// General-purpose registers in encoding order: index into the register file.
 pub mod gpr {

@@ -126,6 +126,7 @@ fn random_states_and_operands_never_panic() {
                 Err(Trap::Exception(_)) => 1,
                 Err(Trap::Pending) => 2,
                 Err(Trap::Shutdown) => 3,
+                Err(Trap::VmExit) => panic!("a VM exit outside VMX operation"),
             }] += 1;
             if let Err(Trap::Exception(exception)) = result {
                 assert!(exception.vector < 32 && machine.state.cr0 | cr0::TS == before.cr0 | cr0::TS);

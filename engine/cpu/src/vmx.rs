@@ -1,0 +1,283 @@
+//! What VMX adds to a processor's state: the mode of operation, the current VMCS, and the VM exit that is about to
+//! happen. What entries, exits and the instructions do with it is the matter of gasang-vmx.
+
+use crate::exception::{Exception, Trap};
+use crate::state::VcpuState;
+use gasang_x86::exception as vector;
+use gasang_x86::msr::feature_control;
+use gasang_x86::vmx::controls::interruption;
+use gasang_x86::vmx::{ExitReason, Field};
+
+/// A virtual-machine control structure, as the processor holds it while it is current.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Vmcs {
+    values: [u64; Field::COUNT],
+    /// The launch state: VMLAUNCH wants it clear, VMRESUME launched.
+    pub launched: bool,
+    /// Bit 31 of the region's first word: a shadow VMCS, which no VM entry can use.
+    pub shadow: bool,
+}
+
+impl Default for Vmcs {
+    fn default() -> Vmcs {
+        Vmcs { values: [0; Field::COUNT], launched: false, shadow: false }
+    }
+}
+
+impl std::fmt::Debug for Vmcs {
+    /// The fields that are not 0.
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut list = formatter.debug_struct("Vmcs");
+        list.field("launched", &self.launched).field("shadow", &self.shadow);
+        for (field, value) in self.fields().filter(|(_, value)| *value != 0) {
+            list.field(&format!("{field:?}"), &format_args!("{value:#x}"));
+        }
+        list.finish()
+    }
+}
+
+impl Vmcs {
+    /// The value of a field.
+    #[inline]
+    pub fn get(&self, field: Field) -> u64 {
+        self.values[field as usize]
+    }
+
+    /// The value of a field of at most 32 bits, or the low half of a wider one.
+    #[inline]
+    pub fn get32(&self, field: Field) -> u32 {
+        self.get(field) as u32
+    }
+
+    /// Set a field; what it has no bits for is lost.
+    #[inline]
+    pub fn set(&mut self, field: Field, value: u64) {
+        self.values[field as usize] = value & field.width().mask();
+    }
+
+    /// Every field and its value.
+    pub fn fields(&self) -> impl Iterator<Item = (Field, u64)> + '_ {
+        Field::ALL.iter().map(|&field| (field, self.get(field)))
+    }
+}
+
+/// Whether the processor is in VMX operation (SDM vol. 3, 24.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[repr(u8)]
+pub enum Operation {
+    /// Not in VMX operation.
+    #[default]
+    Off,
+    /// VMX root operation: the hypervisor runs.
+    Root,
+    /// VMX non-root operation: its guest runs.
+    NonRoot,
+}
+
+/// What causes VM exits at present, for those who must ask often: derived from the VMCS at VM entry, and all zero
+/// outside VMX non-root operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Interceptions {
+    /// The exception bitmap.
+    pub exceptions: u32,
+    /// Which bits of a page fault's error code count.
+    pub page_fault_mask: u32,
+    /// What they must be for the bitmap's bit 14 to be taken as it is.
+    pub page_fault_match: u32,
+    /// Pin-based controls.
+    pub pin: u32,
+    /// Primary processor-based controls.
+    pub primary: u32,
+    /// Secondary processor-based controls; zero unless they are activated.
+    pub secondary: u32,
+    /// Tertiary processor-based controls; zero unless they are activated.
+    pub tertiary: u64,
+}
+
+impl Interceptions {
+    /// Whether an exception causes a VM exit (SDM vol. 3, 26.2, "Exceptions").
+    #[inline]
+    pub fn exception(&self, number: u8, error_code: u32) -> bool {
+        let bit = self.exceptions >> (number & 31) & 1 != 0;
+        if number != vector::PF {
+            return bit;
+        }
+        bit == (error_code & self.page_fault_mask == self.page_fault_match)
+    }
+}
+
+/// An event: what is injected, what was intercepted, or what was being delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Interruption {
+    /// Vector, type and valid bits (`gasang_x86::vmx::controls::interruption`).
+    pub information: u32,
+    /// The error code, if the information says that there is one.
+    pub error_code: u32,
+    /// For software interrupts and software exceptions: length of the instruction.
+    pub instruction_length: u32,
+}
+
+/// A VM exit that is about to happen: what goes to the VM-exit information fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct VmExit {
+    /// The basic exit reason.
+    pub reason: ExitReason,
+    /// Exit qualification.
+    pub qualification: u64,
+    /// The interrupt or exception that caused the exit.
+    pub interruption: Option<Interruption>,
+    /// The event during whose delivery the exit occurred; the event itself did not cause it.
+    pub idt_vectoring: Option<Interruption>,
+    /// Guest-linear address, for the exits that have one.
+    pub guest_linear: u64,
+    /// Guest-physical address, for EPT violations, EPT misconfigurations and SPP.
+    pub guest_physical: u64,
+    /// VM-exit instruction information.
+    pub instruction_information: u32,
+    /// Whether executing an instruction caused the exit, so that its length is to be told.
+    pub by_instruction: bool,
+    /// The length of that instruction.
+    pub instruction_length: u32,
+}
+
+impl VmExit {
+    /// An exit for which nothing but the reason is told.
+    pub const fn new(reason: ExitReason) -> VmExit {
+        VmExit {
+            reason,
+            qualification: 0,
+            interruption: None,
+            idt_vectoring: None,
+            guest_linear: 0,
+            guest_physical: 0,
+            instruction_information: 0,
+            by_instruction: false,
+            instruction_length: 0,
+        }
+    }
+
+    /// An exit that executing an instruction causes; whoever knows its length sets it.
+    pub const fn of_instruction(reason: ExitReason) -> VmExit {
+        VmExit { by_instruction: true, ..VmExit::new(reason) }
+    }
+
+    /// The same with an exit qualification.
+    pub const fn qualified(self, qualification: u64) -> VmExit {
+        VmExit { qualification, ..self }
+    }
+
+    /// The exit that an intercepted exception causes (SDM vol. 3, 28.2.2): for #PF the qualification is the linear
+    /// address, for #DB what DR6 would have shown.
+    pub fn of_exception(exception: &Exception) -> VmExit {
+        let qualification = match exception.vector {
+            vector::PF | vector::DB => exception.payload,
+            _ => 0,
+        };
+        let code = if exception.error_code.is_some() { interruption::ERROR_CODE } else { 0 };
+        let kind = interruption::HARDWARE_EXCEPTION << interruption::TYPE_SHIFT;
+        VmExit {
+            qualification,
+            interruption: Some(Interruption {
+                information: interruption::VALID | kind | code | u32::from(exception.vector),
+                error_code: exception.error_code.unwrap_or(0),
+                instruction_length: 0,
+            }),
+            ..VmExit::new(ExitReason::ExceptionOrNmi)
+        }
+    }
+}
+
+/// The state of VMX.
+#[derive(Debug, Clone, Hash)]
+pub struct VmxState {
+    /// Whether the processor is in VMX operation.
+    pub operation: Operation,
+    /// The operand of VMXON: no VMCS lies there.
+    pub vmxon_pointer: u64,
+    /// Physical address of the current VMCS.
+    pub current: Option<u64>,
+    /// The current VMCS; meaningless if there is none.
+    pub vmcs: Box<Vmcs>,
+    /// IA32_FEATURE_CONTROL.
+    pub feature_control: u64,
+    /// What causes VM exits.
+    pub interceptions: Interceptions,
+    /// With `Trap::VmExit`: the exit.
+    pub pending_exit: Option<VmExit>,
+    /// The event that is being delivered, for the IDT-vectoring information.
+    pub delivering: Option<Interruption>,
+    /// Blocking of virtual NMIs; physical ones are not blocked by it.
+    pub virtual_nmi_blocked: bool,
+    /// The platform's time-stamp counter when the VMX-preemption timer expires, while it is active.
+    pub preemption_deadline: Option<u64>,
+    /// A VM entry asked for a monitor trap flag VM exit before the guest's first instruction.
+    pub monitor_trap_pending: bool,
+}
+
+impl VmxState {
+    /// After RESET: out of VMX operation, and IA32_FEATURE_CONTROL locked without VMX. A machine whose firmware offers
+    /// VMX changes that before it starts.
+    pub fn reset() -> VmxState {
+        VmxState {
+            operation: Operation::Off,
+            vmxon_pointer: 0,
+            current: None,
+            vmcs: Box::default(),
+            feature_control: feature_control::LOCK,
+            interceptions: Interceptions::default(),
+            pending_exit: None,
+            delivering: None,
+            virtual_nmi_blocked: false,
+            preemption_deadline: None,
+            monitor_trap_pending: false,
+        }
+    }
+
+    /// VMX non-root operation.
+    #[inline]
+    pub fn non_root(&self) -> bool {
+        self.operation == Operation::NonRoot
+    }
+}
+
+impl VcpuState {
+    /// Note the VM exit that the returned trap announces. What was being delivered is noted with it.
+    #[cold]
+    pub fn exit(&mut self, exit: VmExit) -> Trap {
+        let idt_vectoring = self.vmx.delivering.take();
+        let delivered_length = idt_vectoring.map_or(0, |event| event.instruction_length);
+        let instruction_length = exit.instruction_length.max(delivered_length);
+        self.vmx.pending_exit = Some(VmExit { idt_vectoring, instruction_length, ..exit });
+        Trap::VmExit
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_keep_as_many_bits_as_they_have() {
+        let mut vmcs = Vmcs::default();
+        for &field in Field::ALL {
+            vmcs.set(field, u64::MAX);
+            assert_eq!(vmcs.get(field), field.width().mask(), "{field:?}");
+        }
+    }
+
+    #[test]
+    fn page_faults_are_intercepted_by_their_error_codes() {
+        let all = Interceptions { exceptions: 1 << 14, ..Default::default() };
+        assert!(all.exception(14, 7) && !all.exception(13, 0));
+        let writes = Interceptions { page_fault_mask: 2, page_fault_match: 2, ..all };
+        assert!(writes.exception(14, 2) && !writes.exception(14, 1));
+        let others = Interceptions { exceptions: 0, ..writes };
+        assert!(others.exception(14, 1) && !others.exception(14, 2));
+    }
+
+    #[test]
+    fn nothing_is_intercepted_outside_non_root_operation() {
+        let none = Interceptions::default();
+        assert!((0..32).all(|number| !none.exception(number, 0)));
+    }
+}
