@@ -193,7 +193,7 @@ impl Core<'_> {
         let table = cr3 & 0xffff_ffe0;
         let mut entries = [0; 4];
         for (index, entry) in entries.iter_mut().enumerate() {
-            *entry = self.read_physical(table + index as u64 * 8, 8)?;
+            *entry = self.read_guest_physical(table + index as u64 * 8, 8)?;
             if *entry & paging::PRESENT != 0 && *entry & PDPTE_RESERVED != 0 {
                 return refuse();
             }

@@ -10,6 +10,7 @@ mod delivery;
 mod delivery_in_guest;
 mod descriptor_tables;
 mod descriptors;
+mod ept;
 mod exception;
 mod extended;
 mod far;

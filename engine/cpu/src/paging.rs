@@ -2,20 +2,23 @@
 
 use crate::access::Privilege;
 use crate::core::Core;
+use crate::ept::{Ept, EptFault, EptWalk};
 use crate::exception::{Exception, Trap};
 use crate::state::VcpuState;
 use crate::tlb::{Fill, Mode};
+use crate::vmx::VmExit;
 use gasang_memory::{GuestMemory, PAGE_HAS_CODE, PAGE_WRITABLE_IN_TLB};
 use gasang_x86::control::{cr0, cr4, efer};
 use gasang_x86::exception::page_fault;
-use gasang_x86::{paging, rflags};
+use gasang_x86::paging::{self, ADDRESS};
+use gasang_x86::rflags;
+use gasang_x86::vmx::ExitReason;
+use gasang_x86::vmx::controls::{ept, ept_violation};
 use std::sync::atomic::Ordering;
 
 /// MAXPHYADDR of the modelled processor (CPUID 0x80000008).
 pub const PHYSICAL_ADDRESS_BITS: u32 = 46;
 
-/// Physical-address bits 51:12 of an entry.
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 const RESERVED_ADDRESS: u64 = ADDRESS & !((1 << PHYSICAL_ADDRESS_BITS) - 1);
 
 /// What an access does with memory.
@@ -70,10 +73,20 @@ struct Walk {
     global: bool,
     dirty: bool,
     protection_key: u32,
-    /// (host address, entry as read), root first.
-    used: [(u64, u64); 4],
+    used: [Used; 4],
     levels: usize,
     entry_size: usize,
+}
+
+/// An entry that a walk went through.
+#[derive(Debug, Clone, Copy, Default)]
+struct Used {
+    host: u64,
+    entry: u64,
+    /// Where it lies for the guest, …
+    guest_physical: u64,
+    /// … and what EPT permits there.
+    permissions: u64,
 }
 
 impl Walk {
@@ -88,34 +101,70 @@ impl Walk {
             global: false,
             dirty: true,
             protection_key: 0,
-            used: [(0, 0); 4],
+            used: [Used::default(); 4],
             levels: 0,
             entry_size,
         }
     }
 
-    /// Set A in every entry used and, for a write, D in the leaf. False if an entry changed meanwhile: walk again.
+    /// What the entries used become: with A and, in the leaf, for a write, with D.
+    fn marked(&self, write: bool) -> impl Iterator<Item = (&Used, u64)> {
+        let leaf = self.levels.wrapping_sub(1);
+        self.used[..self.levels].iter().enumerate().map(move |(level, used)| {
+            (used, used.entry | paging::ACCESSED | if level == leaf && write { paging::DIRTY } else { 0 })
+        })
+    }
+
+    /// Mark the entries used. False if one changed meanwhile: walk again.
     fn mark(&self, memory: &GuestMemory, write: bool) -> bool {
-        (0..self.levels).all(|level| {
-            let (host, entry) = self.used[level];
-            let leaf = level + 1 == self.levels;
-            let new = entry | paging::ACCESSED | if leaf && write { paging::DIRTY } else { 0 };
-            if new == entry {
+        self.marked(write).all(|(used, new)| {
+            if new == used.entry {
                 true
             } else if self.entry_size == 8 {
-                memory.compare_exchange_u64(host, entry, new)
+                memory.compare_exchange_u64(used.host, used.entry, new)
             } else {
-                memory.compare_exchange_u32(host, entry as u32, new as u32)
+                memory.compare_exchange_u32(used.host, used.entry as u32, new as u32)
             }
         })
     }
+
+    /// The entry that is to be marked where EPT permits no write.
+    fn unmarkable(&self, write: bool) -> Option<Missing> {
+        let refused = |used: &Used| used.permissions & ept::WRITE == 0;
+        let (used, _) = self.marked(write).find(|&(used, new)| new != used.entry && refused(used))?;
+        let fault = EptFault::Violation { permissions: used.permissions };
+        Some(Missing::Ept { address: used.guest_physical, fault, wanted: ept_violation::WRITE })
+    }
 }
 
-/// Why a walk ended without a leaf: the P and RSVD bits of the error code.
-struct Missing(u32);
+/// Why a walk ended without a leaf.
+enum Missing {
+    /// #PF with these bits of the error code: P and RSVD.
+    PageFault(u32),
+    /// A paging structure is not to be reached.
+    Ept { address: u64, fault: EptFault, wanted: u64 },
+}
 
-const NOT_PRESENT: Missing = Missing(0);
-const RESERVED: Missing = Missing(page_fault::PRESENT | page_fault::RESERVED);
+const NOT_PRESENT: Missing = Missing::PageFault(0);
+const RESERVED: Missing = Missing::PageFault(page_fault::PRESENT | page_fault::RESERVED);
+
+/// The page that a guest-physical address is in.
+struct Page {
+    physical: u64,
+    /// `ept::PERMISSIONS`.
+    permissions: u64,
+    /// EPT has it marked as dirty, or does not mark.
+    dirty: bool,
+}
+
+/// An access as EPT violations tell it; the permission of the same place is what it needs.
+fn ept_access(access: Access) -> u64 {
+    match access {
+        Access::Read => ept_violation::READ,
+        Access::Write => ept_violation::WRITE,
+        Access::Execute => ept_violation::FETCH,
+    }
+}
 
 /// What `mode` may do with a page: (read, write, execute, denied by a protection key: read, write).
 struct Rights {
@@ -206,52 +255,77 @@ impl Core<'_> {
     /// #PF as the access itself would raise it.
     pub fn probe(&mut self, linear: u64, access: Access, privilege: Privilege) -> Result<(), Trap> {
         let mode = self.tlb_mode(privilege);
-        let walk = self.walk(linear).map_err(|missing| self.page_fault(linear, access, mode, missing.0))?;
-        self.check_rights(linear, access, mode, &walk).map(|_| ())
+        let walk = self.walk(linear, false).map_err(|missing| self.missed(linear, access, mode, missing))?;
+        self.check_rights(linear, access, mode, &walk)?;
+        self.guest_page(linear, &walk, access, false).map(|_| ())
     }
 
     /// The physical address of `linear` by the paging structures alone, as a debugger sees it: no rights, no marks.
-    pub fn translate_for_debugger(&self, linear: u64) -> Option<u64> {
-        self.walk(linear).ok().map(|walk| walk.physical)
+    pub fn translate_for_debugger(&mut self, linear: u64) -> Option<u64> {
+        let guest_physical = self.walk(linear, false).ok()?.physical;
+        match self.ept() {
+            None => Some(guest_physical),
+            Some(tables) => tables.walk(self.memory, guest_physical).ok().map(|found| found.physical),
+        }
     }
 
     fn translate_by_walk(&mut self, linear: u64, access: Access, mode: Mode) -> Result<Physical, Trap> {
         loop {
             let walk =
-                self.walk(linear).map_err(|missing| self.page_fault(linear, access, mode, missing.0))?;
+                self.walk(linear, true).map_err(|missing| self.missed(linear, access, mode, missing))?;
             let rights = self.check_rights(linear, access, mode, &walk)?;
             let write = access == Access::Write;
+            if let Some(missing) = walk.unmarkable(write) {
+                return Err(self.missed(linear, access, mode, missing));
+            }
+            let page = self.guest_page(linear, &walk, access, true)?;
             if walk.mark(self.memory, write) {
                 self.tell_marks(&walk);
-                let host = self.memory.host(walk.physical);
+                let host = self.memory.host(page.physical);
                 if let Some(host) = host {
-                    self.fill(linear, host, mode, &walk, &rights, write);
+                    self.fill(linear, host, mode, &walk, &rights, &page, write);
                 }
-                return Ok(Physical { address: walk.physical, host });
+                return Ok(Physical { address: page.physical, host });
             }
         }
     }
 
     /// Tell of marks set in pages that hold translated code.
     fn tell_marks(&mut self, walk: &Walk) {
-        for &(host, _) in &walk.used[..walk.levels] {
-            if self.memory.flags(host).load(Ordering::Acquire) & PAGE_HAS_CODE != 0 {
-                self.platform.code_written(host, walk.entry_size as u64);
-            }
+        for used in &walk.used[..walk.levels] {
+            self.entry_written(used.host, walk.entry_size);
         }
     }
 
-    fn fill(&mut self, linear: u64, host: u64, mode: Mode, walk: &Walk, rights: &Rights, write: bool) {
-        let may_write = rights.write && rights.key_write && (walk.dirty || write);
+    fn entry_written(&mut self, host: u64, size: usize) {
+        if self.memory.flags(host).load(Ordering::Acquire) & PAGE_HAS_CODE != 0 {
+            self.platform.code_written(host, size as u64);
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn fill(
+        &mut self,
+        linear: u64,
+        host: u64,
+        mode: Mode,
+        walk: &Walk,
+        rights: &Rights,
+        page: &Page,
+        write: bool,
+    ) {
+        let permits = |permission| page.permissions & permission != 0;
+        let dirty = walk.dirty && page.dirty || write;
+        let may_write = rights.write && rights.key_write && permits(ept::WRITE) && dirty;
         let fill = Fill {
             linear,
             page: host & !0xfff,
-            physical: walk.physical & !0xfff,
-            read: rights.read && rights.key_read,
+            physical: page.physical & !0xfff,
+            read: rights.read && rights.key_read && permits(ept::READ),
             write: may_write,
             has_code: may_write && self.has_code_before_write(host),
             flags: std::ptr::from_ref(self.memory.flags(host)) as u64,
-            execute: rights.execute,
+            execute: rights.execute && permits(ept::EXECUTE),
             global: walk.global && self.state.cr4 & cr4::PGE != 0,
             size_shift: walk.size_shift,
         };
@@ -300,29 +374,123 @@ impl Core<'_> {
         Exception::page_fault(linear, code).into()
     }
 
-    fn walk(&self, linear: u64) -> Result<Walk, Missing> {
-        match paging_mode(self.state) {
-            PagingMode::Off => Ok(Walk { physical: linear & 0xffff_ffff, global: true, ..Walk::start(8) }),
-            PagingMode::Legacy => self.walk_legacy(linear as u32),
-            PagingMode::Pae => self.walk_pae(linear as u32),
-            PagingMode::FourLevel => self.walk_levels(linear, self.state.cr3 & ADDRESS, 4, Walk::start(8)),
+    /// What a miss comes to: #PF, or the VM exit of an access to a paging structure.
+    fn missed(&mut self, linear: u64, access: Access, mode: Mode, missing: Missing) -> Trap {
+        match missing {
+            Missing::PageFault(code) => self.page_fault(linear, access, mode, code),
+            Missing::Ept { address, fault, wanted } => {
+                self.ept_exit(address, fault, wanted | ept_violation::LINEAR_ADDRESS_VALID, linear)
+            }
         }
     }
 
-    fn entry64(&self, address: u64) -> Option<(u64, u64)> {
-        let host = self.memory.host(address)?;
-        Some((host, self.memory.load(host, 8)))
+    /// The VM exit for a guest-physical address that EPT does not let through (SDM vol. 3, 28.2.1, 29.3.3).
+    fn ept_exit(&mut self, address: u64, fault: EptFault, about: u64, linear: u64) -> Trap {
+        let exit = match fault {
+            EptFault::Misconfiguration => VmExit::new(ExitReason::EptMisconfiguration),
+            EptFault::Violation { permissions } => VmExit {
+                guest_linear: linear,
+                ..VmExit::new(ExitReason::EptViolation).qualified(about | permissions << 3)
+            },
+        };
+        self.state.exit(VmExit { guest_physical: address, ..exit })
     }
 
-    /// PAE and 4-level structures from `level` (4 is the PML4) down (SDM vol. 3, 4.4.2, 4.5).
-    fn walk_levels(&self, linear: u64, root: u64, top: u32, mut walk: Walk) -> Result<Walk, Missing> {
+    fn ept(&self) -> Option<Ept> {
+        self.state.vmx.ept_pointer().map(Ept::new)
+    }
+
+    /// Where a finished walk's page is, for an access that the guest itself permits.
+    fn guest_page(&mut self, linear: u64, walk: &Walk, access: Access, mark: bool) -> Result<Page, Trap> {
+        let address = walk.physical;
+        let Some(tables) = self.ept() else {
+            return Ok(Page { physical: address, permissions: ept::PERMISSIONS, dirty: true });
+        };
+        let wanted = ept_access(access);
+        let found = self.through_ept(tables, address, wanted, mark).map_err(|fault| {
+            let about = ept_violation::LINEAR_ADDRESS_VALID | ept_violation::TRANSLATION_OF_LINEAR;
+            self.ept_exit(address, fault, wanted | about, linear)
+        })?;
+        Ok(Page { physical: found.physical, permissions: found.permissions, dirty: found.dirty })
+    }
+
+    /// Follow EPT for an access that needs the permissions `wanted`.
+    fn through_ept(
+        &mut self,
+        tables: Ept,
+        address: u64,
+        wanted: u64,
+        mark: bool,
+    ) -> Result<EptWalk, EptFault> {
+        loop {
+            let found = tables.walk(self.memory, address)?;
+            if found.permissions & wanted != wanted {
+                return Err(EptFault::Violation { permissions: found.permissions });
+            }
+            let mut written = [0; 4];
+            let mut count = 0;
+            let told = |host| {
+                written[count] = host;
+                count += 1;
+            };
+            let marked = !mark || tables.mark(self.memory, &found, wanted & ept::WRITE != 0, told);
+            written[..count].iter().for_each(|&host| self.entry_written(host, 8));
+            if marked {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// A paging-structure entry's place: its host address, and what EPT permits there.
+    fn structure(&mut self, address: u64, mark: bool) -> Result<Used, Missing> {
+        let used = Used { guest_physical: address, permissions: ept::PERMISSIONS, ..Used::default() };
+        let Some(tables) = self.ept() else {
+            let host = self.memory.host(address).ok_or(NOT_PRESENT)?;
+            return Ok(Used { host, ..used });
+        };
+        // Where EPT marks what is dirty, reading a paging structure counts as writing it (SDM vol. 3, 29.3.3.2).
+        let wanted = ept::READ | if tables.accessed_and_dirty { ept::WRITE } else { 0 };
+        let found = self.through_ept(tables, address, wanted, mark).map_err(|fault| Missing::Ept {
+            address,
+            fault,
+            wanted,
+        })?;
+        let host = self.memory.host(found.physical).ok_or(NOT_PRESENT)?;
+        Ok(Used { host, permissions: found.permissions, ..used })
+    }
+
+    /// Read a guest-physical address on the processor's own behalf: the entries that PAE paging keeps.
+    ///
+    /// # Errors
+    /// A VM exit, or `Pending` for a device.
+    pub(crate) fn read_guest_physical(&mut self, address: u64, size: usize) -> Result<u64, Trap> {
+        let Some(tables) = self.ept() else { return self.read_physical(address, size) };
+        let found = self
+            .through_ept(tables, address, ept::READ, true)
+            .map_err(|fault| self.ept_exit(address, fault, ept_violation::READ, 0))?;
+        self.read_physical(found.physical, size)
+    }
+
+    fn walk(&mut self, linear: u64, mark: bool) -> Result<Walk, Missing> {
+        match paging_mode(self.state) {
+            PagingMode::Off => Ok(Walk { physical: linear & 0xffff_ffff, global: true, ..Walk::start(8) }),
+            PagingMode::Legacy => self.walk_legacy(linear as u32, mark),
+            PagingMode::Pae => self.walk_pae(linear as u32, mark),
+            PagingMode::FourLevel => self.walk_levels(linear, self.state.cr3 & ADDRESS, 4, mark),
+        }
+    }
+
+    /// PAE and 4-level structures from level `top` (4 is the PML4) down (SDM vol. 3, 4.4.2, 4.5).
+    fn walk_levels(&mut self, linear: u64, root: u64, top: u32, mark: bool) -> Result<Walk, Missing> {
+        let mut walk = Walk::start(8);
         let execute_disable_allowed = self.state.efer & efer::NXE != 0;
         let mut table = root;
         let mut level = top;
         loop {
             let shift = 12 + 9 * (level - 1);
             let index = linear >> shift & 0x1ff;
-            let (host, entry) = self.entry64(table + index * 8).ok_or(NOT_PRESENT)?;
+            let used = self.structure(table + index * 8, mark)?;
+            let entry = self.memory.load(used.host, 8);
             if entry & paging::PRESENT == 0 {
                 return Err(NOT_PRESENT);
             }
@@ -344,7 +512,7 @@ impl Core<'_> {
             if entry & reserved != 0 {
                 return Err(RESERVED);
             }
-            walk.used[walk.levels] = (host, entry);
+            walk.used[walk.levels] = Used { entry, ..used };
             walk.levels += 1;
             walk.writable &= entry & paging::WRITABLE != 0;
             walk.user &= entry & paging::USER != 0;
@@ -364,27 +532,27 @@ impl Core<'_> {
     }
 
     /// PAE paging starts at the page-directory-pointer entries kept in the processor (SDM vol. 3, 4.4.1).
-    fn walk_pae(&self, linear: u32) -> Result<Walk, Missing> {
+    fn walk_pae(&mut self, linear: u32, mark: bool) -> Result<Walk, Missing> {
         let pointer = self.state.pdpte[(linear >> 30) as usize];
         if pointer & paging::PRESENT == 0 {
             return Err(NOT_PRESENT);
         }
-        self.walk_levels(u64::from(linear), pointer & ADDRESS, 2, Walk::start(8))
+        self.walk_levels(u64::from(linear), pointer & ADDRESS, 2, mark)
     }
 
     /// 32-bit paging (SDM vol. 3, 4.3), with PSE-36.
-    fn walk_legacy(&self, linear: u32) -> Result<Walk, Missing> {
+    fn walk_legacy(&mut self, linear: u32, mark: bool) -> Result<Walk, Missing> {
         let mut walk = Walk::start(4);
         let mut table = self.state.cr3 & 0xffff_f000;
         for level in [2, 1] {
             let shift = 12 + 10 * (level - 1);
             let address = table + u64::from(linear >> shift & 0x3ff) * 4;
-            let host = self.memory.host(address).ok_or(NOT_PRESENT)?;
-            let entry = self.memory.load(host, 4);
+            let used = self.structure(address, mark)?;
+            let entry = self.memory.load(used.host, 4);
             if entry & paging::PRESENT == 0 {
                 return Err(NOT_PRESENT);
             }
-            walk.used[walk.levels] = (host, entry);
+            walk.used[walk.levels] = Used { entry, ..used };
             walk.levels += 1;
             walk.writable &= entry & paging::WRITABLE != 0;
             walk.user &= entry & paging::USER != 0;

@@ -5,7 +5,7 @@ use crate::exception::{Exception, Trap};
 use crate::state::VcpuState;
 use gasang_x86::exception as vector;
 use gasang_x86::msr::feature_control;
-use gasang_x86::vmx::controls::interruption;
+use gasang_x86::vmx::controls::{interruption, secondary};
 use gasang_x86::vmx::{ExitReason, Field};
 
 /// A virtual-machine control structure, as the processor holds it while it is current.
@@ -231,6 +231,13 @@ impl VmxState {
             preemption_deadline: None,
             monitor_trap_pending: false,
         }
+    }
+
+    /// The EPT pointer, if guest-physical addresses are translated.
+    #[inline]
+    pub fn ept_pointer(&self) -> Option<u64> {
+        let enabled = self.interceptions.secondary & secondary::ENABLE_EPT != 0;
+        enabled.then(|| self.vmcs.get(Field::EptPointer))
     }
 
     /// VMX non-root operation.

@@ -15,3 +15,5 @@ pub const GLOBAL: u64 = 1 << 8;
 pub const LARGE_PAT: u64 = 1 << 12;
 pub const PROTECTION_KEY_SHIFT: u32 = 59;
 pub const EXECUTE_DISABLE: u64 = 1 << 63;
+/// Physical-address bits 51:12 of an entry.
+pub const ADDRESS: u64 = 0x000f_ffff_ffff_f000;

@@ -2,6 +2,7 @@
 
 mod debug;
 mod delivery;
+mod ept;
 mod extended;
 mod far;
 mod flags;
