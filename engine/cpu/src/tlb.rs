@@ -592,8 +592,13 @@ impl Tlb {
             self.current = self.spaces.len() - 1;
         } else {
             let oldest = (0..SPACES).min_by_key(|&index| self.spaces[index].last_use).unwrap_or(0);
-            (self.spaces[oldest].owner, self.spaces[oldest].pcid) = (owner, pcid);
-            self.spaces[oldest].contexts.iter_mut().for_each(TlbContext::clear);
+            let space = &mut self.spaces[oldest];
+            if space.owner.non_root != owner.non_root {
+                // Code for the one is not for the other.
+                space.contexts.iter_mut().for_each(TlbContext::clear_jumps);
+            }
+            (space.owner, space.pcid) = (owner, pcid);
+            space.contexts.iter_mut().for_each(TlbContext::clear);
             self.current = oldest;
         }
         self.spaces[self.current].last_use = self.uses;

@@ -5,7 +5,7 @@ use crate::exception::{Exception, Trap};
 use crate::state::VcpuState;
 use gasang_x86::exception as vector;
 use gasang_x86::msr::feature_control;
-use gasang_x86::vmx::controls::{interruption, secondary};
+use gasang_x86::vmx::controls::{interruption, primary, secondary};
 use gasang_x86::vmx::{ExitReason, Field};
 
 /// A virtual-machine control structure, as the processor holds it while it is current.
@@ -95,6 +95,12 @@ pub struct Interceptions {
 }
 
 impl Interceptions {
+    /// Whether reading the time-stamp counter is more than adding an offset.
+    #[inline]
+    pub fn time_stamp_counter(&self) -> bool {
+        self.primary & primary::RDTSC_EXITING != 0 || self.secondary & secondary::USE_TSC_SCALING != 0
+    }
+
     /// Whether an exception causes a VM exit (SDM vol. 3, 26.2, "Exceptions").
     #[inline]
     pub fn exception(&self, number: u8, error_code: u32) -> bool {

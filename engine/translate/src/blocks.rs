@@ -71,6 +71,8 @@ pub struct Block {
     pub user: bool,
     /// 64-bit code.
     pub wide: bool,
+    /// For VMX non-root operation.
+    pub non_root: bool,
     /// Offset in the cache.
     pub offset: u32,
     /// Where it is entered.
@@ -86,7 +88,8 @@ pub struct Block {
 impl Block {
     fn key(&self) -> Key {
         let plain = self.variant == Variant::Plain;
-        Key { linear: self.linear, host: self.host, user: self.user, wide: self.wide, plain }
+        let Block { linear, host, user, wide, non_root, .. } = *self;
+        Key { linear, host, user, wide, non_root, plain }
     }
 
     fn pieces(&self) -> impl Iterator<Item = Piece> + use<> {
@@ -110,6 +113,8 @@ pub(crate) struct Key {
     pub user: bool,
     /// 64-bit code.
     pub wide: bool,
+    /// For VMX non-root operation.
+    pub non_root: bool,
     /// `Variant::Plain`, or one of the others.
     pub plain: bool,
 }
@@ -293,7 +298,7 @@ mod tests {
     use super::*;
 
     const fn key(linear: u64, host: u64) -> Key {
-        Key { linear, host, user: false, wide: true, plain: false }
+        Key { linear, host, user: false, wide: true, non_root: false, plain: false }
     }
 
     fn block(linear: u64, host: u64, size: u64) -> Block {
@@ -306,6 +311,7 @@ mod tests {
             instructions: 1,
             user: false,
             wide: true,
+            non_root: false,
             offset: 0,
             entries: Entries::default(),
             incoming: Vec::new(),

@@ -183,6 +183,8 @@ pub struct Decoding {
     pub bits: u32,
     /// CPL 3.
     pub user: bool,
+    /// VMX non-root operation.
+    pub non_root: bool,
     /// Flags are kept exact everywhere.
     pub strict_flags: bool,
 }
@@ -202,7 +204,7 @@ pub fn decode_block(
     how: Decoding,
     classifier: &mut Classifier,
 ) -> Vec<Operation> {
-    let Decoding { bits, user, strict_flags } = how;
+    let Decoding { bits, strict_flags, .. } = how;
     let mut decoder = Decoder::with_ip(bits, bytes, rip, classifier.decoder_options);
     let mut operations: Vec<Operation> = Vec::with_capacity(16);
     while operations.len() < most && decoder.can_decode() {
@@ -215,7 +217,7 @@ pub fn decode_block(
         }
         let start = decoder.position() - instruction.len();
         let length = 15.min(bytes.len() - start);
-        let mut operation = classify(instruction, bits, user, classifier);
+        let mut operation = classify(instruction, how, classifier);
         operation.bytes[..length].copy_from_slice(&bytes[start..start + length]);
         let ends = operation.kind.ends_block();
         operations.push(operation);
@@ -246,11 +248,13 @@ pub fn live_at_start(operations: &[Operation]) -> u32 {
     operations.first().map_or(STATUS, |first| first.live_before)
 }
 
-fn classify(instruction: Instruction, bits: u32, user: bool, classifier: &mut Classifier) -> Operation {
+fn classify(instruction: Instruction, how: Decoding, classifier: &mut Classifier) -> Operation {
+    let Decoding { bits, user, non_root, .. } = how;
     let instruction = without_ignored_prefix(instruction);
     let instruction = if bits == 32 { with_64bit_form(instruction) } else { instruction };
     let kind = match bits {
         _ if instruction.is_invalid() || jumps_out(&instruction) => Kind::Interpret,
+        _ if non_root && may_exit(&instruction) => Kind::Interpret,
         64 => kind(&instruction, user, classifier),
         _ => kind32(&instruction, user, classifier),
     };
@@ -276,6 +280,16 @@ fn classify(instruction: Instruction, bits: u32, user: bool, classifier: &mut Cl
         kills,
         live_after: live,
         live_before: live,
+    }
+}
+
+/// Whether an instruction that otherwise stays in generated code may be another in VMX non-root operation. (RDTSC looks at
+/// run time.)
+fn may_exit(instruction: &Instruction) -> bool {
+    match instruction.code() {
+        Code::Mov_r64_cr => instruction.op1_register() == Register::CR3,
+        Code::Rdtscp => true,
+        _ => false,
     }
 }
 
@@ -735,7 +749,7 @@ pub fn page_key(linear: u64, user: bool, physical: u64) -> u64 {
 mod tests {
     use super::*;
 
-    const WIDE: Decoding = Decoding { bits: 64, user: false, strict_flags: false };
+    const WIDE: Decoding = Decoding { bits: 64, user: false, non_root: false, strict_flags: false };
 
     fn first_kind(model: &str, code: &[u8]) -> Kind {
         let mut classifier = Classifier::new(&CpuModel::parse(model).unwrap());

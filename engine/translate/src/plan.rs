@@ -433,7 +433,7 @@ mod tests {
 
     fn planned(code: &[u8]) -> Vec<Checks> {
         let mut classifier = Classifier::new(&CpuModel::parse("max").unwrap());
-        let how = Decoding { bits: 64, user: false, strict_flags: false };
+        let how = Decoding { bits: 64, user: false, non_root: false, strict_flags: false };
         let operations = decode_block(0x1000, code, BLOCK_LIMIT, how, &mut classifier);
         let info = &mut classifier.info;
         share(
@@ -445,7 +445,7 @@ mod tests {
 
     fn planned_by_itself(code: &[u8]) -> Vec<Checks> {
         let mut classifier = Classifier::new(&CpuModel::parse("max").unwrap());
-        let how = Decoding { bits: 64, user: false, strict_flags: false };
+        let how = Decoding { bits: 64, user: false, non_root: false, strict_flags: false };
         share_stack(&decode_block(0x1000, code, BLOCK_LIMIT, how, &mut classifier))
     }
 
@@ -475,7 +475,7 @@ mod tests {
         // mov rax, [rdi]; mov [rdi + 8], rax; add rdi, 16; mov rcx, [rdi]
         let code = [0x48, 0x8b, 0x07, 0x48, 0x89, 0x47, 0x08, 0x48, 0x83, 0xc7, 0x10, 0x48, 0x8b, 0x0f];
         let mut classifier = Classifier::new(&CpuModel::parse("max").unwrap());
-        let how = Decoding { bits: 64, user: false, strict_flags: false };
+        let how = Decoding { bits: 64, user: false, non_root: false, strict_flags: false };
         let operations = decode_block(0x1000, &code, BLOCK_LIMIT, how, &mut classifier);
         let plan = share_all(&operations, &mut classifier.info, Some(7));
         let slot = slots::shared_check(0);

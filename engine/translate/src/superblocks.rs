@@ -5,7 +5,7 @@
 //! each jump that may go elsewhere. A way that comes back to its start is followed several times round. Memory checks are
 //! shared across all of it (`plan`): where pointers advance by constant steps, one check serves several rounds.
 
-use crate::blocks::{AddressMap, OtherPage, Piece, Variant};
+use crate::blocks::{AddressMap, Key, OtherPage, Piece, Variant};
 use crate::decode::{BLOCK_LIMIT, Decoding, Kind, Operation, decode_block, mark_live_flags};
 use crate::translation::{LONGEST_INSTRUCTION, Source, Start};
 use crate::translator::{BLOCK_ROOM, Translator};
@@ -89,8 +89,8 @@ impl Heat {
 }
 
 /// What decides how code is executed: a way is followed as long as it stays the same.
-fn mode(state: &VcpuState) -> (u64, u8, bool) {
-    (state.cr3, state.cpl(), state.in_64bit_mode())
+fn mode(state: &VcpuState) -> (u64, u8, bool, bool) {
+    (state.cr3, state.cpl(), state.in_64bit_mode(), state.vmx.non_root())
 }
 
 /// A superblock in the making.
@@ -208,8 +208,8 @@ impl Translator {
         let mut bytes = [0; LONGEST_INSTRUCTION];
         let rest = ((4096 - (host & 0xfff)) as usize).min(LONGEST_INSTRUCTION);
         self.memory.copy_out(host, &mut bytes[..rest]);
-        let user = builder.start.key.user;
-        let how = Decoding { bits: 64, user, strict_flags: self.options.strict_flags };
+        let Key { user, non_root, .. } = builder.start.key;
+        let how = Decoding { bits: 64, user, non_root, strict_flags: self.options.strict_flags };
         let Some(mut operation) = decode_block(rip, &bytes[..rest], 1, how, &mut self.classifier).pop()
         else {
             return false;

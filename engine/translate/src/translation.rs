@@ -77,7 +77,8 @@ impl Translator {
         }
         let place = core.translate(linear, Access::Execute, core.privilege()).ok()?;
         let (user, wide) = (core.state.cpl() == 3, core.state.in_64bit_mode());
-        let key = Key { linear, host: place.host?, user, wide, plain: variant == Variant::Plain };
+        let (host, non_root) = (place.host?, core.state.vmx.non_root());
+        let key = Key { linear, host, user, wide, non_root, plain: variant == Variant::Plain };
         Some(Start { key, physical: place.address })
     }
 
@@ -94,6 +95,7 @@ impl Translator {
         Decoding {
             bits: if core.state.in_64bit_mode() { 64 } else { 32 },
             user: core.state.cpl() == 3,
+            non_root: core.state.vmx.non_root(),
             strict_flags: self.options.strict_flags,
         }
     }
@@ -146,7 +148,7 @@ impl Translator {
 
     /// Emit a block and keep it; there is room, and its pages are protected.
     pub(crate) fn place(&mut self, core: &Core<'_>, start: Start, source: &Source) -> u32 {
-        let Key { linear, host, user, wide, .. } = start.key;
+        let Key { linear, host, user, wide, non_root, .. } = start.key;
         let operations = &source.operations;
         let number = self.blocks.next_number();
         let origin = Origin {
@@ -191,6 +193,7 @@ impl Translator {
             instructions: operations.len() as u32,
             user,
             wide,
+            non_root,
             offset,
             entries,
             incoming: Vec::new(),

@@ -302,9 +302,10 @@ impl Translator {
         self.statistics.interpreted += 1;
         let (open_before, blocked_before) = (interruptible(core.state), core.state.nmi_blocked);
         let completed = core.state.instructions;
+        let non_root = core.state.vmx.non_root();
         let step = self.step(core, interpreter);
         let opened = interruptible(core.state) && !open_before || blocked_before && !core.state.nmi_blocked;
-        let unfinished = core.state.instructions == completed;
+        let unfinished = core.state.instructions == completed || core.state.vmx.non_root() != non_root;
         (step != Step::Retired || opened || unfinished || core.platform.wants_attention()).then_some(step)
     }
 
@@ -321,8 +322,9 @@ impl Translator {
         slots[slots::word(slots::TLB_SUPERVISOR_AC)] = core.tlb.context_address(with_ac);
         slots[slots::word(slots::TLB_USER)] = core.tlb.context_address(Mode::User);
         slots[slots::word(slots::STRING_ALLOWANCE)] = STRING_ALLOWANCE;
-        // Under CR4.TSD reading it is checked.
-        let (start, scale) = self.time_scale.filter(|_| state.cr4 & cr4::TSD == 0).unwrap_or_default();
+        // Under CR4.TSD reading it is checked; in VMX non-root operation it may exit, or be scaled.
+        let plain = state.cr4 & cr4::TSD == 0 && !state.vmx.interceptions.time_stamp_counter();
+        let (start, scale) = self.time_scale.filter(|_| plain).unwrap_or_default();
         slots[slots::word(slots::TSC_START)] = start;
         slots[slots::word(slots::TSC_SCALE)] = scale;
         slots[slots::word(slots::COPIED)] = self.copied.0.as_mut_ptr() as u64;
