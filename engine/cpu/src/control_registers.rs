@@ -5,8 +5,10 @@ use crate::cpuid::{CpuModel, Feature};
 use crate::exception::{Exception, Trap};
 use crate::paging::PHYSICAL_ADDRESS_BITS;
 use crate::state::VcpuState;
+use crate::vmx::Operation;
 use gasang_x86::control::{cr0, cr3, cr4, efer};
 use gasang_x86::descriptor::access;
+use gasang_x86::vmx::controls::secondary;
 use gasang_x86::{paging, segment};
 
 /// The bits of CR4 and the features that make them exist.
@@ -30,21 +32,25 @@ const CR4_BITS: [(u64, Option<Feature>); 20] = [
     (cr4::SMAP, Some(Feature::Smap)),
     (cr4::PKE, Some(Feature::Pku)),
     (cr4::LA57, None),
-    (cr4::VMXE, None),
+    (cr4::VMXE, Some(Feature::Vmx)),
 ];
 /// Bits of CR4 that no model has.
-const CR4_NEVER: u64 = cr4::LA57 | cr4::VMXE;
+const CR4_NEVER: u64 = cr4::LA57;
 /// Changes of CR4 after which no translation may stay.
 const CR4_FLUSHING: u64 = cr4::PSE | cr4::PAE | cr4::PGE | cr4::PCIDE | cr4::SMEP | cr4::SMAP | cr4::PKE;
 /// Changes that load the page-directory-pointer entries under PAE paging (SDM vol. 3, 4.4.1).
 const CR4_LOADING: u64 = cr4::PSE | cr4::PAE | cr4::PGE | cr4::SMEP;
 const CR0_LOADING: u64 = cr0::CD | cr0::NW | cr0::PG;
 const CR0_FLUSHING: u64 = cr0::PE | cr0::PG | cr0::WP;
+/// Bits of CR0 that VMX operation fixes to 1, and those of them that an unrestricted guest is free to clear (SDM vol. 3,
+/// 24.8).
+const CR0_FIXED: u64 = cr0::PE | cr0::NE | cr0::PG;
+const CR0_UNRESTRICTED: u64 = cr0::PE | cr0::PG;
 
 /// The page-directory-pointer entry's reserved bits.
 const PDPTE_RESERVED: u64 = 0x1e6 | !((1 << PHYSICAL_ADDRESS_BITS) - 1);
 
-/// The bits of CR4 that a model has, but for VMXE.
+/// The bits of CR4 that a model has.
 pub fn cr4_allowed(model: &CpuModel) -> u64 {
     CR4_BITS
         .iter()
@@ -104,9 +110,10 @@ impl Core<'_> {
     fn write_cr0(&mut self, value: u64) -> Result<(), Trap> {
         let old = self.state.cr0;
         let new = value & cr0::DEFINED | cr0::ET;
+        let unfixed = self.state.vmx.operation != Operation::Off && !self.fixed_cr0(new);
         let inconsistent =
             new & cr0::PG != 0 && new & cr0::PE == 0 || new & cr0::NW != 0 && new & cr0::CD == 0;
-        if value >> 32 != 0 || inconsistent {
+        if value >> 32 != 0 || inconsistent || unfixed {
             return refuse();
         }
         let efer = self.efer_with_paging(old, new)?;
@@ -121,6 +128,13 @@ impl Core<'_> {
             self.tlb.flush_all();
         }
         Ok(())
+    }
+
+    /// Whether CR0 has the bits that VMX operation fixes.
+    fn fixed_cr0(&self, value: u64) -> bool {
+        let unrestricted = self.state.vmx.interceptions.secondary & secondary::UNRESTRICTED_GUEST != 0;
+        let fixed = if unrestricted { CR0_FIXED & !CR0_UNRESTRICTED } else { CR0_FIXED };
+        value & fixed == fixed
     }
 
     /// EFER after CR0 changes from `old` to `new`: LMA follows paging (SDM vol. 3, 10.8.5).
@@ -167,6 +181,9 @@ impl Core<'_> {
         let old = self.state.cr4;
         let changed = old ^ value;
         if value & !cr4_allowed(self.model) != 0 || self.state.long_mode() && value & cr4::PAE == 0 {
+            return refuse();
+        }
+        if self.state.vmx.operation != Operation::Off && value & cr4::VMXE == 0 {
             return refuse();
         }
         let enables_pcids = changed & value & cr4::PCIDE != 0;

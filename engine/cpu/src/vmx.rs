@@ -216,6 +216,8 @@ pub struct VmxState {
     pub virtual_nmi_blocked: bool,
     /// The platform's time-stamp counter when the VMX-preemption timer expires, while it is active.
     pub preemption_deadline: Option<u64>,
+    /// The instruction before the one that is executed was MOV SS or POP SS: no VM entry.
+    pub blocked_by_mov_ss: bool,
     /// A VM entry asked for a monitor trap flag VM exit before the guest's first instruction.
     pub monitor_trap_pending: bool,
 }
@@ -235,6 +237,7 @@ impl VmxState {
             delivering: None,
             virtual_nmi_blocked: false,
             preemption_deadline: None,
+            blocked_by_mov_ss: false,
             monitor_trap_pending: false,
         }
     }

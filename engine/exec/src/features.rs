@@ -134,9 +134,9 @@ fn others(feature: CpuidFeature) -> Option<Needs> {
         | CpuidFeature::CLDEMOTE
         | CpuidFeature::CET_IBT
         | CpuidFeature::CET_SS
+        | CpuidFeature::VMX
+        | CpuidFeature::SVM
         | CpuidFeature::D3NOW => Needs::Nothing,
-        // Of these there are the hypercalls only.
-        CpuidFeature::VMX | CpuidFeature::SVM => Needs::Bit(Feature::Kvm),
         CpuidFeature::CLFSH => Needs::Bit(Feature::Clflush),
         CpuidFeature::CLFLUSHOPT => Needs::Bit(Feature::Clflushopt),
         CpuidFeature::CLWB => Needs::Bit(Feature::Clwb),

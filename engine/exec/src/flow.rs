@@ -11,6 +11,9 @@ pub(crate) enum Flow {
     JumpedWithNewFlags,
     /// In the handler of an interrupt that the instruction asked for: no single-step trap.
     Interrupted,
+    /// In a guest, or back in the host because the guest's state was refused: VMLAUNCH, VMRESUME. Nothing of the state
+    /// before is left.
+    Entered,
     /// At the same instruction: a REP that is not finished.
     Repeat,
     /// At the next instruction, after an interrupt.

@@ -3,6 +3,7 @@
 use crate::decode::DecodeCache;
 use crate::flow::Flow;
 use gasang_cpu::{Activity, Core, Exception, Shadow, Trap};
+use gasang_vmx::{entry, exit};
 use gasang_x86::control::debug;
 use gasang_x86::rflags;
 use iced_x86::Instruction;
@@ -39,6 +40,9 @@ impl Interpreter {
     /// instruction, or nothing if it faults; the fault is delivered. The interrupt shadow, RF, single step and
     /// breakpoints are seen to, and `state.instructions` counts the instructions completed.
     pub fn step(&mut self, core: &mut Core<'_>) -> Step {
+        if core.state.vmx.injection.is_some() {
+            return inject(core);
+        }
         match core.state.activity {
             Activity::Active => {}
             Activity::Halted | Activity::WaitForSipi => return Step::Halted,
@@ -57,6 +61,10 @@ impl Interpreter {
         core.state.shadow = Shadow::None;
         core.platform.instruction_begins(core.state.instructions);
         match self.execute(core, shadow) {
+            Ok(Flow::Entered) => {
+                core.state.instructions = core.state.instructions.wrapping_add(1);
+                inject(core)
+            }
             Ok(flow) => before.retire(core, flow),
             Err(trap) => before.abandon(core, trap),
         }
@@ -76,6 +84,7 @@ impl Interpreter {
         }
         let (decoded, host) = self.cache.instruction(core)?;
         core.state.rflags &= !rflags::RF;
+        core.state.vmx.blocked_by_mov_ss = shadow == Shadow::MovSs;
         let flow = decoded.plan.execute(core, decoded, host)?;
         if matches!(flow, Flow::Next | Flow::Halted) {
             core.state.rip = decoded.next;
@@ -101,7 +110,7 @@ impl Before {
         match flow {
             Flow::Next | Flow::Jumped => {}
             Flow::JumpedWithNewFlags => single_step = core.state.rflags & rflags::TF != 0,
-            Flow::Interrupted => single_step = false,
+            Flow::Interrupted | Flow::Entered => single_step = false,
             Flow::Halted => step = Step::Halted,
             Flow::Repeat => {
                 // What is saved in the middle of a REP has RF set (SDM vol. 3, 17.3.1.1).
@@ -128,8 +137,11 @@ impl Before {
         match trap {
             Trap::Exception(exception) => match core.deliver_exception(exception) {
                 Ok(()) => Step::Retired,
-                // No processor is in VMX non-root operation yet.
-                Err(Trap::Shutdown | Trap::VmExit) => shut_down(core),
+                Err(Trap::Shutdown) => shut_down(core),
+                Err(Trap::VmExit) => {
+                    core.state.shadow = self.shadow;
+                    leave(core)
+                }
                 Err(Trap::Pending | Trap::Exception(_)) => {
                     core.state.shadow = self.shadow;
                     Step::Pending
@@ -139,8 +151,32 @@ impl Before {
                 core.state.shadow = self.shadow;
                 Step::Pending
             }
-            Trap::Shutdown | Trap::VmExit => shut_down(core),
+            Trap::VmExit => {
+                core.state.shadow = self.shadow;
+                leave(core)
+            }
+            Trap::Shutdown => shut_down(core),
         }
+    }
+}
+
+/// Deliver what a VM entry injects.
+#[cold]
+fn inject(core: &mut Core<'_>) -> Step {
+    core.platform.instruction_begins(core.state.instructions);
+    match entry::inject(core) {
+        Ok(()) => Step::Retired,
+        Err(Trap::VmExit) => leave(core),
+        Err(Trap::Shutdown) => shut_down(core),
+        Err(Trap::Pending | Trap::Exception(_)) => Step::Pending,
+    }
+}
+
+/// Perform the VM exit that is pending.
+fn leave(core: &mut Core<'_>) -> Step {
+    match exit::leave(core) {
+        Ok(_) => Step::Retired,
+        Err(_) => shut_down(core),
     }
 }
 
@@ -154,7 +190,8 @@ fn debug_trap(core: &mut Core<'_>, step: Step) -> Step {
             core.state.activity = Activity::Active;
             Step::Retired
         }
-        Err(Trap::Shutdown | Trap::VmExit) => shut_down(core),
+        Err(Trap::Shutdown) => shut_down(core),
+        Err(Trap::VmExit) => leave(core),
         Err(Trap::Pending | Trap::Exception(_)) => {
             core.state.pending_debug = dr6;
             if step == Step::Retired { Step::Pending } else { step }

@@ -27,6 +27,7 @@ mod string;
 mod stub;
 mod system;
 mod vector;
+mod vmx;
 
 pub use crate::features::{decoder_options, has_instruction, without_ignored_prefix};
 pub use crate::interpreter::{Interpreter, Step};

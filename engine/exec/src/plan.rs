@@ -6,7 +6,7 @@ use crate::flow::Flow;
 use crate::host::{BUFFER, BitString, HostPlan, Unit, Use};
 use crate::masked::mask_of;
 use crate::stub::{Host, NoStub, Stubs, gpr_number};
-use crate::{branch, descriptor, extended, gather, legacy, masked, port, stack, string, system};
+use crate::{branch, descriptor, extended, gather, legacy, masked, port, stack, string, system, vmx};
 use gasang_cpu::{Core, CpuModel, Exception, Trap};
 use iced_x86::{
     Code, CpuidFeature, EncodingKind, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess,
@@ -121,6 +121,7 @@ fn handler(instruction: &Instruction) -> Option<Handler> {
         .or_else(|| port::handler(instruction))
         .or_else(|| descriptor::handler(instruction))
         .or_else(|| system::handler(instruction))
+        .or_else(|| vmx::handler(instruction))
         .or_else(|| legacy::handler(instruction))
         .or_else(|| extended::handler(instruction))
         .or_else(|| masked::handler(instruction))

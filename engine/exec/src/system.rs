@@ -4,6 +4,7 @@ use crate::decode::Decoded;
 use crate::flow::Flow;
 use crate::operand::{self, mask, read_operand, set_flag, write_gpr, write_register};
 use crate::plan::Handler;
+use crate::vmx;
 use gasang_cpu::{Access, Core, Exception, Trap};
 use gasang_x86::{gpr, msr, rflags};
 use iced_x86::{Instruction, Mnemonic, Register};
@@ -52,10 +53,6 @@ pub(crate) fn handler(instruction: &Instruction) -> Option<Handler> {
         Mnemonic::Clflush | Mnemonic::Clflushopt | Mnemonic::Clwb => flush_line,
         Mnemonic::Rdrand | Mnemonic::Rdseed => random,
         Mnemonic::Rdpkru => read_pkru,
-        Mnemonic::Vmcall | Mnemonic::Vmmcall => |core, _| {
-            core.hypercall();
-            Ok(Flow::Next)
-        },
         Mnemonic::Wrpkru => write_pkru,
         Mnemonic::Pause => |core, _| {
             core.platform.pause();
@@ -151,7 +148,11 @@ fn apic_is_off(core: &mut Core<'_>) -> bool {
 }
 
 fn read_msr(core: &mut Core<'_>, _: &Decoded) -> Result<Flow, Trap> {
-    let value = core.rdmsr(low(core, gpr::RCX))?;
+    let index = low(core, gpr::RCX);
+    let value = match vmx::capability(core, index)? {
+        Some(value) => value,
+        None => core.rdmsr(index)?,
+    };
     write_edx_eax(core, value);
     Ok(Flow::Next)
 }

@@ -84,10 +84,12 @@ impl Accelerator {
             return translator.run(core, &mut self.interpreter, budget, most, waiting);
         }
         let limit = core.state.instructions.saturating_add(budget.min(most));
+        let non_root = core.state.vmx.non_root();
         for _ in 0..INTERPRETER_STEPS {
             let step = self.step(core);
             let raised = shared.attention.get(index).is_none_or(|attention| attention.is_raised());
-            let stop = raised || waiting && interruptible(core.state);
+            let transition = core.state.vmx.non_root() != non_root;
+            let stop = raised || transition || waiting && interruptible(core.state);
             if step != Step::Retired || stop || core.state.instructions >= limit {
                 return step;
             }

@@ -12,6 +12,7 @@ mod error;
 mod events;
 mod exit;
 mod host;
+mod non_root;
 mod paravirtual;
 mod processor;
 mod registers;

@@ -10,11 +10,12 @@ use crate::exit::Exit;
 use crate::shared::{NEVER, Shared};
 use crate::surroundings::Surroundings;
 use gasang_chipset::UART_COUNT;
-use gasang_cpu::{Activity, Core, Shadow, Tlb, Trap, VcpuState};
+use gasang_cpu::{Activity, Core, Operation, Shadow, Tlb, Trap, VcpuState};
 use gasang_exec::Step;
 use gasang_translate::{Phase, Profile};
 use gasang_x86::control::{cr0, cr3, cr4};
-use gasang_x86::{paging, rflags};
+use gasang_vmx::exit;
+use gasang_x86::paging;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -187,7 +188,7 @@ impl Processor {
     }
 
     /// Use the processor as those that execute see it.
-    fn with_core<T>(&mut self, act: impl FnOnce(&mut Core<'_>, &mut Accelerator) -> T) -> T {
+    pub(crate) fn with_core<T>(&mut self, act: impl FnOnce(&mut Core<'_>, &mut Accelerator) -> T) -> T {
         let shared = Arc::clone(&self.surroundings.shared);
         let pages = shared.code_pages.as_deref();
         let _inside = pages.map(|pages| pages.enter(self.surroundings.index, &mut self.tlb));
@@ -206,9 +207,10 @@ impl Processor {
         let index = self.surroundings.index;
         let budget = POLL_INSTRUCTIONS.min(limit.saturating_sub(self.state.instructions));
         let most = self.until_next_event();
-        let waiting = self.surroundings.pending.interrupt && !self.events.is_replayed();
-        let step =
-            self.with_core(|core, accelerator| accelerator.run(core, &shared, index, budget, most, waiting));
+        let waiting = self.waits_for_interrupts() && !self.events.is_replayed();
+        let step = self.step_under_monitor_trap().unwrap_or_else(|| {
+            self.with_core(|core, accelerator| accelerator.run(core, &shared, index, budget, most, waiting))
+        });
         match step {
             Step::Retired | Step::Shutdown => None,
             Step::Halted => {
@@ -228,7 +230,9 @@ impl Processor {
         let shared = &self.surroundings.shared;
         let mut most = u64::MAX;
         if shared.clock.kind() == ClockKind::Instructions {
-            most = shared.next_deadline().min(shared.output_deadline()).saturating_sub(shared.clock.now());
+            let timer = self.state.vmx.preemption_deadline.unwrap_or(NEVER);
+            let next = shared.next_deadline().min(shared.output_deadline()).min(timer);
+            most = next.saturating_sub(shared.clock.now());
         }
         if let Some(event) = self.events.next() {
             most = most.min(event.instructions.saturating_sub(self.state.instructions));
@@ -260,6 +264,9 @@ impl Processor {
         if self.events.is_replayed() {
             return self.take_replayed();
         }
+        if self.state.vmx.non_root() && self.leave_non_root() {
+            return Ok(Step::Retired);
+        }
         if !self.surroundings.pending.any() {
             return Ok(Step::Retired);
         }
@@ -283,11 +290,11 @@ impl Processor {
         Ok(Step::Retired)
     }
 
-    fn nmi_allowed(&self) -> bool {
+    pub(crate) fn nmi_allowed(&self) -> bool {
         !self.state.nmi_blocked && self.state.shadow != Shadow::MovSs
     }
 
-    fn acknowledge(&mut self) -> Option<u8> {
+    pub(crate) fn acknowledge(&mut self) -> Option<u8> {
         self.surroundings.answers.commit();
         self.surroundings.acknowledge_interrupt()
     }
@@ -317,7 +324,9 @@ impl Processor {
 
     fn take_init(&mut self) {
         let index = self.surroundings.index;
-        if self.surroundings.pending.init && self.surroundings.chipset(|chipset, _| chipset.take_init(index))
+        // VMX root operation blocks INIT.
+        let open = self.state.vmx.operation == Operation::Off;
+        if open && self.surroundings.pending.init && self.surroundings.chipset(|chipset, _| chipset.take_init(index))
         {
             self.state.init();
             self.surroundings.paravirtual.reset();
@@ -349,8 +358,11 @@ impl Processor {
                 self.unfinished = what;
                 return Step::Pending;
             }
-            // No processor is in VMX non-root operation yet.
-            Err(Trap::Shutdown | Trap::VmExit) => self.state.activity = Activity::Shutdown,
+            Err(Trap::Shutdown) => self.state.activity = Activity::Shutdown,
+            Err(Trap::VmExit) => {
+                // A VMX abort leaves the processor in shutdown.
+                let _ = self.with_core(|core, _| exit::leave(core));
+            }
             // Faults on the way are delivered in the interrupt's place; none is left over.
             Ok(()) | Err(Trap::Exception(_)) => self.state.activity = Activity::Active,
         }
@@ -376,10 +388,11 @@ impl Processor {
             self.state.activity = Activity::Active;
             return None;
         }
-        if self.state.rflags & rflags::IF == 0 {
+        let timer = self.state.vmx.preemption_deadline.unwrap_or(NEVER);
+        if !self.halt_ends_by_interrupt() && timer == NEVER {
             return self.stop();
         }
-        self.wait(Some(self.surroundings.shared.next_deadline()))
+        self.wait(Some(self.surroundings.shared.next_deadline().min(timer)))
     }
 
     /// Wait for what only another processor can send: an NMI, INIT, start-up IPI, or a wake-up by hypercall.

@@ -198,7 +198,7 @@ impl Capabilities {
             entry: Allowed::new(ENTRY_DEFAULT1, ENTRY_FLEXIBLE, ENTRY),
             vm_functions: 0,
             ept_vpid: EPT_VPID,
-            cr4_fixed1: cr4_allowed(model) | cr4::VMXE,
+            cr4_fixed1: cr4_allowed(model),
             efer: efer_bits
                 .iter()
                 .filter(|(feature, _)| model.has(*feature))

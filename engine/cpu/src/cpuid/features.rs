@@ -108,6 +108,7 @@ features! {
 
     Sse3 "pni" Leaf1Ecx 0 V2 Host [Sse2];
     Pclmulqdq "pclmulqdq" Leaf1Ecx 1 Max Host [Sse2];
+    Vmx "vmx" Leaf1Ecx 5 Max Engine [Lm];
     Ssse3 "ssse3" Leaf1Ecx 9 V2 Host [Sse3];
     Fma "fma" Leaf1Ecx 12 V3 Host [Avx];
     Cx16 "cx16" Leaf1Ecx 13 V2 Host [Cx8];
