@@ -212,6 +212,8 @@ pub struct VmxState {
     pub pending_exit: Option<VmExit>,
     /// The event that is being delivered, for the IDT-vectoring information.
     pub delivering: Option<Interruption>,
+    /// The event that the VM entry injects, until it is delivered.
+    pub injection: Option<Interruption>,
     /// Blocking of virtual NMIs; physical ones are not blocked by it.
     pub virtual_nmi_blocked: bool,
     /// The platform's time-stamp counter when the VMX-preemption timer expires, while it is active.
@@ -235,6 +237,7 @@ impl VmxState {
             interceptions: Interceptions::default(),
             pending_exit: None,
             delivering: None,
+            injection: None,
             virtual_nmi_blocked: false,
             preemption_deadline: None,
             blocked_by_mov_ss: false,
