@@ -284,6 +284,13 @@ impl Core<'_> {
 
     /// The guest's time-stamp counter.
     pub fn time_stamp_counter(&mut self) -> u64 {
-        self.platform.time_stamp_counter().wrapping_add(self.state.msr.tsc_offset)
+        let counter = self.platform.time_stamp_counter().wrapping_add(self.state.msr.tsc_offset);
+        match self.state.vmx.tsc_scaling {
+            None => counter,
+            Some((multiplier, offset)) => {
+                let product = u128::from(counter) * u128::from(multiplier) >> 48;
+                (product as u64).wrapping_add(offset)
+            }
+        }
     }
 }

@@ -220,6 +220,10 @@ pub struct VmxState {
     pub preemption_deadline: Option<u64>,
     /// The instruction before the one that is executed was MOV SS or POP SS: no VM entry.
     pub blocked_by_mov_ss: bool,
+    /// The distance of the host's time-stamp counter from the platform's, while the guest has its own.
+    pub host_tsc_offset: Option<u64>,
+    /// Under TSC scaling: the multiplier, and the offset that is added to the product.
+    pub tsc_scaling: Option<(u64, u64)>,
     /// A VM entry asked for a monitor trap flag VM exit before the guest's first instruction.
     pub monitor_trap_pending: bool,
 }
@@ -241,6 +245,8 @@ impl VmxState {
             virtual_nmi_blocked: false,
             preemption_deadline: None,
             blocked_by_mov_ss: false,
+            host_tsc_offset: None,
+            tsc_scaling: None,
             monitor_trap_pending: false,
         }
     }

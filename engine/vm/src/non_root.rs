@@ -26,7 +26,8 @@ impl Processor {
             return Some(VmExit::new(ExitReason::MonitorTrapFlag));
         }
         let index = self.surroundings.index;
-        if self.surroundings.pending.init && self.surroundings.chipset(|chipset, _| chipset.take_init(index)) {
+        if self.surroundings.pending.init && self.surroundings.chipset(|chipset, _| chipset.take_init(index))
+        {
             return Some(VmExit::new(ExitReason::InitSignal));
         }
         if self.state.activity == Activity::WaitForSipi {
@@ -65,8 +66,7 @@ impl Processor {
         if !exits || held_back || !self.surroundings.pending.interrupt {
             return None;
         }
-        let acknowledged =
-            vmx.vmcs.get32(Field::VmExitControls) & exit_controls::ACKNOWLEDGE_INTERRUPT != 0;
+        let acknowledged = vmx.vmcs.get32(Field::VmExitControls) & exit_controls::ACKNOWLEDGE_INTERRUPT != 0;
         if !acknowledged {
             return Some(exit::external_interrupt(None));
         }

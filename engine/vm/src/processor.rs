@@ -10,11 +10,12 @@ use crate::exit::Exit;
 use crate::shared::{NEVER, Shared};
 use crate::surroundings::Surroundings;
 use gasang_chipset::UART_COUNT;
-use gasang_cpu::{Activity, Core, Operation, Shadow, Tlb, Trap, VcpuState};
+use gasang_cpu::{Activity, Core, Feature, Operation, Shadow, Tlb, Trap, VcpuState};
 use gasang_exec::Step;
 use gasang_translate::{Phase, Profile};
-use gasang_x86::control::{cr0, cr3, cr4};
 use gasang_vmx::exit;
+use gasang_x86::control::{cr0, cr3, cr4};
+use gasang_x86::msr::feature_control;
 use gasang_x86::paging;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -59,6 +60,10 @@ impl Processor {
         if index != 0 {
             // An application processor (SDM vol. 3, 9.4.1).
             state.activity = Activity::WaitForSipi;
+        }
+        if shared.model.has(Feature::Vmx) {
+            // As firmware leaves it.
+            state.vmx.feature_control = feature_control::LOCK | feature_control::VMX_OUTSIDE_SMX;
         }
         let record = (shared.clock.kind() == ClockKind::Instructions).then(Vec::new);
         Processor {
@@ -326,7 +331,9 @@ impl Processor {
         let index = self.surroundings.index;
         // VMX root operation blocks INIT.
         let open = self.state.vmx.operation == Operation::Off;
-        if open && self.surroundings.pending.init && self.surroundings.chipset(|chipset, _| chipset.take_init(index))
+        if open
+            && self.surroundings.pending.init
+            && self.surroundings.chipset(|chipset, _| chipset.take_init(index))
         {
             self.state.init();
             self.surroundings.paravirtual.reset();

@@ -8,7 +8,7 @@ use crate::instructions::{Outcome, check_operation, fail};
 use crate::msr_lists::{self, Area};
 use crate::translations;
 use gasang_cpu::{Core, Interceptions, Interruption, Operation, Trap, Vmcs};
-use gasang_x86::vmx::controls::{interruption, pin, primary};
+use gasang_x86::vmx::controls::{interruption, pin, primary, secondary};
 use gasang_x86::vmx::{ExitReason, Field, InstructionError, exit_reason};
 
 /// How VMLAUNCH or VMRESUME ended.
@@ -114,10 +114,28 @@ fn begin(core: &mut Core<'_>, vmcs: &Vmcs) {
     vmx.delivering = None;
     vmx.injection = (valid && !other).then_some(event);
     vmx.monitor_trap_pending = valid && other;
+    offset_time(core, vmcs);
+    let vmx = &mut core.state.vmx;
     let timer = vmx.interceptions.pin & pin::ACTIVATE_PREEMPTION_TIMER != 0;
     let counter = core.platform.time_stamp_counter();
     let value = vmcs.get32(Field::VmxPreemptionTimerValue);
     core.state.vmx.preemption_deadline = timer.then(|| preemption_deadline(counter, value));
+}
+
+/// The guest's time-stamp counter (SDM vol. 3, 26.3, "RDTSC").
+fn offset_time(core: &mut Core<'_>, vmcs: &Vmcs) {
+    let state = &mut *core.state;
+    let Interceptions { primary, secondary, .. } = state.vmx.interceptions;
+    if primary & primary::USE_TSC_OFFSETTING == 0 {
+        return;
+    }
+    let offset = vmcs.get(Field::TscOffset);
+    if secondary & secondary::USE_TSC_SCALING != 0 {
+        state.vmx.tsc_scaling = Some((vmcs.get(Field::TscMultiplier), offset));
+    } else {
+        state.vmx.host_tsc_offset = Some(state.msr.tsc_offset);
+        state.msr.tsc_offset = state.msr.tsc_offset.wrapping_add(offset);
+    }
 }
 
 /// The length counts for events that instructions cause.

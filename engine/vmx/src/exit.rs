@@ -151,6 +151,10 @@ pub(crate) fn return_to_host(core: &mut Core<'_>) -> Result<(), Trap> {
     vmx.monitor_trap_pending = false;
     vmx.virtual_nmi_blocked = false;
     vmx.preemption_deadline = None;
+    vmx.tsc_scaling = None;
+    if let Some(offset) = vmx.host_tsc_offset.take() {
+        core.state.msr.tsc_offset = offset;
+    }
     load_host(core.state, &vmcs);
     let loaded = load_host_pdptes(core).and_then(|()| {
         let loaded = msr_lists::process(core, &vmcs, Area::ExitLoad);

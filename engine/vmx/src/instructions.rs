@@ -321,7 +321,11 @@ pub fn invept(
         2 => offers(capability::INVEPT_ALL_CONTEXT),
         _ => false,
     };
-    invalidate(core, valid)
+    if !valid {
+        return Ok(fail(core, InstructionError::InvalidInvalidationOperand));
+    }
+    translations::forget_ept(core, (kind == 1).then_some(pointer));
+    Ok(Outcome::Succeed)
 }
 
 /// INVVPID of type `kind` with the 128-bit descriptor as two words, low first.
@@ -348,13 +352,9 @@ pub fn invvpid(
         3 => named && offers(capability::INVVPID_SINGLE_CONTEXT_RETAINING_GLOBALS),
         _ => false,
     };
-    invalidate(core, valid)
-}
-
-fn invalidate(core: &mut Core<'_>, valid: bool) -> Result<Outcome, Trap> {
     if !valid {
         return Ok(fail(core, InstructionError::InvalidInvalidationOperand));
     }
-    translations::forget(core);
+    translations::forget_vpid(core, (kind != 2).then_some(vpid as u16));
     Ok(Outcome::Succeed)
 }
