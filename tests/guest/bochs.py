@@ -26,7 +26,7 @@ ata0-master: type=disk, path={disk}, mode=flat, cylinders={cylinders}, heads=16,
 boot: disk
 port_e9_hack: enabled=1
 log: {log}
-panic: action=fatal
+panic: action=report
 error: action=report
 info: action=ignore
 """
