@@ -18,8 +18,11 @@ _RUNTIME_SOURCES = (
     "pages.c",
     "scattered.c",
     "processors.c",
+    "vmx.c",
+    "ept.c",
     "vectors.S",
     "processors.S",
+    "vmx_enter.S",
 )
 _COMPILE = (
     "gcc", "-std=gnu17", "-O1", "-ffreestanding", "-fno-stack-protector", "-fno-pic", "-fno-pie",
