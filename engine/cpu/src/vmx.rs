@@ -3,6 +3,7 @@
 
 use crate::exception::{Exception, Trap};
 use crate::state::VcpuState;
+use crate::vmx_journal::Journal;
 use gasang_x86::exception as vector;
 use gasang_x86::msr::feature_control;
 use gasang_x86::vmx::controls::{interruption, primary, secondary};
@@ -220,6 +221,8 @@ pub struct VmxState {
     pub preemption_deadline: Option<u64>,
     /// The instruction before the one that is executed was MOV SS or POP SS: no VM entry.
     pub blocked_by_mov_ss: bool,
+    /// Where transitions are noted, if somebody watches.
+    pub journal: Option<Box<Journal>>,
     /// The distance of the host's time-stamp counter from the platform's, while the guest has its own.
     pub host_tsc_offset: Option<u64>,
     /// Under TSC scaling: the multiplier, and the offset that is added to the product.
@@ -245,6 +248,7 @@ impl VmxState {
             virtual_nmi_blocked: false,
             preemption_deadline: None,
             blocked_by_mov_ss: false,
+            journal: None,
             host_tsc_offset: None,
             tsc_scaling: None,
             monitor_trap_pending: false,
