@@ -221,6 +221,8 @@ pub struct VmxState {
     pub preemption_deadline: Option<u64>,
     /// The instruction before the one that is executed was MOV SS or POP SS: no VM entry.
     pub blocked_by_mov_ss: bool,
+    /// When PAUSE was first executed in the loop that may be one, and when last (`gasang_vmx::intercept::pause`).
+    pub pauses: [u64; 2],
     /// Where transitions are noted, if somebody watches.
     pub journal: Option<Box<Journal>>,
     /// The distance of the host's time-stamp counter from the platform's, while the guest has its own.
@@ -248,6 +250,7 @@ impl VmxState {
             virtual_nmi_blocked: false,
             preemption_deadline: None,
             blocked_by_mov_ss: false,
+            pauses: [0; 2],
             journal: None,
             host_tsc_offset: None,
             tsc_scaling: None,

@@ -3,7 +3,8 @@
 //! An entry is found by RIP and code size and holds only if the bytes in memory are still the same: nothing ever has
 //! to be invalidated.
 
-use crate::features::{decoder_options, without_ignored_prefix};
+use crate::features::{decoder_options, has_instruction, without_ignored_prefix};
+use crate::non_root::{Interceptor, interceptor};
 use crate::operand::MemoryOperand;
 use crate::plan::{Plan, Planner, UNDEFINED};
 use crate::stub::Host;
@@ -30,6 +31,8 @@ pub(crate) struct Decoded {
     bits: u32,
     /// How to execute it.
     pub plan: Plan,
+    /// What looks at it first in VMX non-root operation.
+    pub interceptor: Option<Interceptor>,
     /// Its memory operand, if it has one.
     pub memory: MemoryOperand,
     /// As decoded.
@@ -161,6 +164,9 @@ impl DecodeCache {
             next: if bits == 64 { next } else { next & 0xffff_ffff },
             bits,
             plan: plan.unwrap_or(UNDEFINED),
+            interceptor: has_instruction(core.model, &instruction)
+                .then(|| interceptor(&instruction))
+                .flatten(),
             memory: MemoryOperand::of(&instruction, bits),
             instruction,
         })

@@ -74,7 +74,7 @@ fn move_from_segment(core: &mut Core<'_>, decoded: &Decoded) -> Result<Flow, Tra
 }
 
 /// Store to operand 0: 16 bits in memory, as much as the operand size in a register.
-fn store_word(core: &mut Core<'_>, decoded: &Decoded, value: u64) -> Result<Flow, Trap> {
+pub(crate) fn store_word(core: &mut Core<'_>, decoded: &Decoded, value: u64) -> Result<Flow, Trap> {
     write_operand(core, &decoded.instruction, &decoded.memory, 0, 2, value)?;
     Ok(Flow::Next)
 }

@@ -1,6 +1,6 @@
 //! One instruction after the other: fetch, execute, then the traps that an instruction leaves behind.
 
-use crate::decode::DecodeCache;
+use crate::decode::{DecodeCache, Decoded};
 use crate::flow::Flow;
 use gasang_cpu::{Activity, Core, Exception, Shadow, Trap};
 use gasang_vmx::{entry, exit};
@@ -85,12 +85,37 @@ impl Interpreter {
         let (decoded, host) = self.cache.instruction(core)?;
         core.state.rflags &= !rflags::RF;
         core.state.vmx.blocked_by_mov_ss = shadow == Shadow::MovSs;
-        let flow = decoded.plan.execute(core, decoded, host)?;
+        let special = match decoded.interceptor {
+            Some(look) if core.state.vmx.non_root() => {
+                let looked = look(core, decoded);
+                told_length(core, decoded, looked)?
+            }
+            _ => None,
+        };
+        let flow = match special {
+            Some(flow) => flow,
+            None => {
+                let executed = decoded.plan.execute(core, decoded, host);
+                told_length(core, decoded, executed)?
+            }
+        };
         if matches!(flow, Flow::Next | Flow::Halted) {
             core.state.rip = decoded.next;
         }
         Ok(flow)
     }
+}
+
+/// The length of an instruction that causes a VM exit by being executed is told with it.
+#[inline]
+fn told_length<T>(core: &mut Core<'_>, decoded: &Decoded, outcome: Result<T, Trap>) -> Result<T, Trap> {
+    if matches!(outcome, Err(Trap::VmExit))
+        && let Some(exit) = &mut core.state.vmx.pending_exit
+        && exit.by_instruction
+    {
+        exit.instruction_length = decoded.instruction.len() as u32;
+    }
+    outcome
 }
 
 /// What of the state before an instruction matters after it.

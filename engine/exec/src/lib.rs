@@ -19,6 +19,7 @@ pub mod host_time;
 mod interpreter;
 mod legacy;
 mod masked;
+mod non_root;
 mod operand;
 mod plan;
 mod port;

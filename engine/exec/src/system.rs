@@ -79,7 +79,7 @@ pub(crate) fn handler(instruction: &Instruction) -> Option<Handler> {
     })
 }
 
-fn is_control_or_debug(register: Register) -> bool {
+pub(crate) fn is_control_or_debug(register: Register) -> bool {
     register.is_cr() || register.is_dr() || register.is_tr()
 }
 
