@@ -220,6 +220,30 @@ void run_guest(const char *name, void (*function)(void))
     check_equal(name, enter(&guest), EXIT_VMCALL);
 }
 
+void check_entries(const struct broken *states, size_t count, u32 expected)
+{
+    /* Where a bad state gets in, its guest comes to nothing. */
+    set(EXCEPTION_BITMAP, 0xffffffff);
+    set(GUEST_IDTR_LIMIT, 0);
+    for (const struct broken *state = states; state < states + count; state++) {
+        u64 before[3];
+        begin_at(&guest, guest_returns);
+        for (unsigned index = 0; index < 3; index++) {
+            const struct change *change = &state->changes[index];
+            before[index] = get(change->field);
+            if (change->keep | change->put | change->field)
+                set(change->field, (before[index] & change->keep) | change->put);
+        }
+        check_equal(state->name, enter(&guest), expected);
+        for (unsigned index = 3; index-- > 0;)
+            set(state->changes[index].field, before[index]);
+    }
+    set(EXCEPTION_BITMAP, 0);
+    set(GUEST_IDTR_LIMIT, sizeof idt - 1);
+    begin_at(&guest, guest_returns);
+    check_equal("and all is well again", enter(&guest), EXIT_VMCALL);
+}
+
 void check_instruction(const char *name, u64 length, u64 qualification)
 {
     if (get(VM_EXIT_INSTRUCTION_LENGTH) != length)

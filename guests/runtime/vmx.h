@@ -138,6 +138,25 @@ void run_guest(const char *name, void (*function)(void));
 /* Check what the last exit tells of an instruction: its length, and the qualification. */
 void check_instruction(const char *name, u64 length, u64 qualification);
 
+/* ---- states that VM entries refuse (SDM vol. 3, 27.2, 27.3) ---- */
+
+struct change {
+    enum vmcs_field field;
+    u64 keep, put; /* it becomes (field & keep) | put */
+};
+#define OR(field, bits) {field, ~0ull, bits}
+#define CLEAR(field, bits) {field, ~(u64)(bits), 0}
+#define BE(field, value) {field, 0, value}
+
+struct broken {
+    const char *name;
+    struct change changes[3];
+};
+
+/* For each, make the changes, enter a guest that would run, check the outcome, and undo them. */
+void check_entries(const struct broken *states, size_t count, u32 expected);
+#define ENTRIES_FAIL(states, expected) check_entries(states, sizeof(states) / sizeof *(states), expected)
+
 /* ---- extended page tables (SDM vol. 3, 29.3) ---- */
 
 enum ept_bit {
