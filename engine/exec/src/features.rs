@@ -135,6 +135,8 @@ fn others(feature: CpuidFeature) -> Option<Needs> {
         | CpuidFeature::CET_IBT
         | CpuidFeature::CET_SS
         | CpuidFeature::VMX
+        | CpuidFeature::INVEPT
+        | CpuidFeature::INVVPID
         | CpuidFeature::SVM
         | CpuidFeature::D3NOW => Needs::Nothing,
         CpuidFeature::CLFSH => Needs::Bit(Feature::Clflush),

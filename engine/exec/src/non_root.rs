@@ -287,7 +287,6 @@ fn move_from_special(core: &mut Core<'_>, decoded: &Decoded) -> Result<Option<Fl
     let instruction = &decoded.instruction;
     let (special, register) = (instruction.op1_register(), instruction.op0_register());
     if special.is_dr() {
-        check_debug_register(core, special)?;
         return intercept::mov_dr(core, special.number(), number(register), true).map(|()| None);
     }
     if !matches!(special.number(), 0 | 3 | 4 | 8) {
@@ -303,7 +302,6 @@ fn move_to_special(core: &mut Core<'_>, decoded: &Decoded) -> Result<Option<Flow
     let instruction = &decoded.instruction;
     let (special, register) = (instruction.op0_register(), instruction.op1_register());
     if special.is_dr() {
-        check_debug_register(core, special)?;
         return intercept::mov_dr(core, special.number(), number(register), false).map(|()| None);
     }
     if !matches!(special.number(), 0 | 3 | 4 | 8) {
@@ -323,14 +321,6 @@ fn move_to_special(core: &mut Core<'_>, decoded: &Decoded) -> Result<Option<Flow
             Ok(Some(Flow::Next))
         }
     }
-}
-
-/// What comes before the VM exit of a MOV DR: #UD for DR4 and DR5 under CR4.DE, and privilege.
-fn check_debug_register(core: &Core<'_>, register: Register) -> Result<(), Trap> {
-    if matches!(register.number(), 4 | 5) && core.state.cr4 & cr4::DE != 0 {
-        return undefined();
-    }
-    core.check_privileged()
 }
 
 fn clear_task_switched(core: &mut Core<'_>, _: &Decoded) -> Result<Option<Flow>, Trap> {

@@ -315,7 +315,8 @@ fn msr_bit(core: &Core<'_>, number: u64, quarter: u64, write: bool) -> bool {
     bitmap_byte(core, Field::MsrBitmaps, offset) >> (number % 8) & 1 != 0
 }
 
-/// MOV to or from debug register `number`.
+/// MOV to or from debug register `number`. The VM exit comes even before the check of privilege, and before #UD for DR4 and
+/// DR5 under CR4.DE (SDM vol. 3, 26.1.3).
 ///
 /// # Errors
 /// `VmExit`.
