@@ -212,6 +212,8 @@ pub struct VmxState {
     pub virtual_nmi_blocked: bool,
     /// The platform's time-stamp counter when the VMX-preemption timer expires, while it is active.
     pub preemption_deadline: Option<u64>,
+    /// Time-stamp counter at the first and the last PAUSE of what may be a loop at CPL 0.
+    pub pause_loop: [u64; 2],
     /// A VM entry asked for a monitor trap flag VM exit before the guest's first instruction.
     pub monitor_trap_pending: bool,
 }
@@ -232,6 +234,7 @@ impl VmxState {
             injection: None,
             virtual_nmi_blocked: false,
             preemption_deadline: None,
+            pause_loop: [0; 2],
             monitor_trap_pending: false,
         }
     }

@@ -9,6 +9,7 @@ pub mod exit;
 pub mod guest_state;
 pub mod host_state;
 pub mod instructions;
+pub mod intercept;
 pub mod msr_lists;
 mod pdptes;
 mod translations;

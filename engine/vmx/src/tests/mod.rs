@@ -2,6 +2,7 @@
 
 mod checks;
 mod instructions;
+mod intercept;
 mod transitions;
 
 use crate::Capabilities;
