@@ -226,10 +226,7 @@ fn break_controls(check: Check, case: &mut Case) {
             case.secondary(secondary::EPT_VIOLATION_EXCEPTION);
             case.set(Field::VirtualizationExceptionInformationAddress, 1);
         }
-        Check::TscMultiplierZero => {
-            case.primary(primary::USE_TSC_OFFSETTING);
-            case.secondary(secondary::USE_TSC_SCALING);
-        }
+        Check::TscMultiplierZero => case.secondary(secondary::USE_TSC_SCALING),
         Check::ExitReserved => case.add(Field::VmExitControls, 1 << 31),
         Check::SavePreemptionTimerAlone => {
             case.add(Field::VmExitControls, exit::SAVE_PREEMPTION_TIMER.into());
