@@ -106,7 +106,8 @@ impl Core<'_> {
         let new = value & cr0::DEFINED | cr0::ET;
         let inconsistent =
             new & cr0::PG != 0 && new & cr0::PE == 0 || new & cr0::NW != 0 && new & cr0::CD == 0;
-        if value >> 32 != 0 || inconsistent {
+        let fixed = self.state.vmx.cr0_fixed();
+        if value >> 32 != 0 || inconsistent || new & fixed != fixed {
             return refuse();
         }
         let efer = self.efer_with_paging(old, new)?;
@@ -167,6 +168,9 @@ impl Core<'_> {
         let old = self.state.cr4;
         let changed = old ^ value;
         if value & !cr4_allowed(self.model) != 0 || self.state.long_mode() && value & cr4::PAE == 0 {
+            return refuse();
+        }
+        if value & self.state.vmx.cr4_fixed() != self.state.vmx.cr4_fixed() {
             return refuse();
         }
         let enables_pcids = changed & value & cr4::PCIDE != 0;

@@ -3,9 +3,10 @@
 
 use crate::exception::{Exception, Trap};
 use crate::state::VcpuState;
+use gasang_x86::control::{cr0, cr4};
 use gasang_x86::exception as vector;
 use gasang_x86::msr::feature_control;
-use gasang_x86::vmx::controls::interruption;
+use gasang_x86::vmx::controls::{ept_violation, interruption, secondary};
 use gasang_x86::vmx::{ExitReason, Field};
 
 /// A virtual-machine control structure, as the processor holds it while it is current.
@@ -166,6 +167,25 @@ impl VmExit {
         VmExit { qualification, ..self }
     }
 
+    /// An EPT violation (SDM vol. 3, 29.3.3.2). `qualification` is without what the linear address adds; with that goes
+    /// whether the access was to its translation, not to a paging-structure entry on the way.
+    pub fn of_ept_violation(qualification: u64, guest_physical: u64, linear: Option<(u64, bool)>) -> VmExit {
+        let (guest_linear, bits) = match linear {
+            None => (0, 0),
+            Some((address, false)) => (address, ept_violation::LINEAR_ADDRESS_VALID),
+            Some((address, true)) => {
+                (address, ept_violation::LINEAR_ADDRESS_VALID | ept_violation::TRANSLATION_OF_LINEAR)
+            }
+        };
+        let exit = VmExit::new(ExitReason::EptViolation).qualified(qualification | bits);
+        VmExit { guest_linear, guest_physical, ..exit }
+    }
+
+    /// An EPT misconfiguration (SDM vol. 3, 29.3.3.1).
+    pub const fn of_ept_misconfiguration(guest_physical: u64) -> VmExit {
+        VmExit { guest_physical, ..VmExit::new(ExitReason::EptMisconfiguration) }
+    }
+
     /// The exit that an intercepted exception causes (SDM vol. 3, 28.2.2): for #PF the qualification is the linear
     /// address, for #DB what DR6 would have shown.
     pub fn of_exception(exception: &Exception) -> VmExit {
@@ -239,6 +259,28 @@ impl VmxState {
         }
     }
 
+    /// Bits of CR0 that VMX operation fixes to 1 (SDM vol. 3, 24.8).
+    pub fn cr0_fixed(&self) -> u64 {
+        let unrestricted = self.interceptions.secondary & secondary::UNRESTRICTED_GUEST != 0;
+        match self.operation {
+            Operation::Off => 0,
+            Operation::NonRoot if unrestricted => cr0::NE,
+            Operation::Root | Operation::NonRoot => cr0::PE | cr0::NE | cr0::PG,
+        }
+    }
+
+    /// Bits of CR4 that VMX operation fixes to 1.
+    pub fn cr4_fixed(&self) -> u64 {
+        if self.operation == Operation::Off { 0 } else { cr4::VMXE }
+    }
+
+    /// The instruction that caused the pending exit has this length. Other exits do not tell it.
+    pub fn tell_instruction_length(&mut self, length: u32) {
+        if let Some(exit) = self.pending_exit.as_mut().filter(|exit| exit.by_instruction) {
+            exit.instruction_length = length;
+        }
+    }
+
     /// VMX non-root operation.
     #[inline]
     pub fn non_root(&self) -> bool {
@@ -279,6 +321,26 @@ mod tests {
         assert!(writes.exception(14, 2) && !writes.exception(14, 1));
         let others = Interceptions { exceptions: 0, ..writes };
         assert!(others.exception(14, 1) && !others.exception(14, 2));
+    }
+
+    #[test]
+    fn an_unrestricted_guest_may_leave_protected_mode() {
+        let mut vmx = VmxState { operation: Operation::NonRoot, ..VmxState::reset() };
+        assert_eq!((vmx.cr0_fixed(), vmx.cr4_fixed()), (0x8000_0021, cr4::VMXE));
+        vmx.interceptions.secondary = secondary::UNRESTRICTED_GUEST;
+        assert_eq!(vmx.cr0_fixed(), cr0::NE);
+        assert_eq!((VmxState::reset().cr0_fixed(), VmxState::reset().cr4_fixed()), (0, 0));
+    }
+
+    #[test]
+    fn only_instructions_have_lengths() {
+        let mut state = VcpuState::reset();
+        state.exit(VmExit::new(ExitReason::ExternalInterrupt));
+        state.vmx.tell_instruction_length(3);
+        assert_eq!(state.vmx.pending_exit.unwrap().instruction_length, 0);
+        state.exit(VmExit::of_instruction(ExitReason::Cpuid));
+        state.vmx.tell_instruction_length(3);
+        assert_eq!(state.vmx.pending_exit.unwrap().instruction_length, 3);
     }
 
     #[test]

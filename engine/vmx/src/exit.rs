@@ -41,6 +41,16 @@ pub fn nmi() -> VmExit {
     }
 }
 
+/// The exit that INIT causes; it is not pending any more then.
+pub fn init() -> VmExit {
+    VmExit::new(ExitReason::InitSignal)
+}
+
+/// The exit that a start-up IPI causes in the activity state that waits for it.
+pub fn start_up(vector: u8) -> VmExit {
+    VmExit::new(ExitReason::StartUpIpi).qualified(vector.into())
+}
+
 /// Perform the VM exit that `state.vmx.pending_exit` describes. `state` is the guest's at the exit: RIP that of the
 /// instruction, or of the next for what is like a trap. Returns what the exit was; None if none is pending.
 ///

@@ -24,6 +24,7 @@ fn when(reason: ExitReason) -> When {
         | ExitReason::Invd
         | ExitReason::Xsetbv
         | ExitReason::Vmcall
+        | ExitReason::Vmfunc
         | ExitReason::Vmclear
         | ExitReason::Vmlaunch
         | ExitReason::Vmptrld
@@ -58,6 +59,7 @@ fn enabled_by(reason: ExitReason) -> u32 {
     match reason {
         ExitReason::Rdtscp => secondary::ENABLE_RDTSCP,
         ExitReason::Invpcid => secondary::ENABLE_INVPCID,
+        ExitReason::Vmfunc => secondary::ENABLE_VM_FUNCTIONS,
         ExitReason::Xsaves | ExitReason::Xrstors => secondary::ENABLE_XSAVES,
         _ => 0,
     }
@@ -71,7 +73,7 @@ fn check_priority(core: &Core<'_>, reason: ExitReason) -> Result<(), Trap> {
     }
     match reason {
         ExitReason::Cpuid | ExitReason::Pause | ExitReason::Rdrand | ExitReason::Rdseed => Ok(()),
-        ExitReason::Vmcall => Ok(()),
+        ExitReason::Vmcall | ExitReason::Vmfunc => Ok(()),
         ExitReason::Rdtsc | ExitReason::Rdtscp if core.state.cr4 & cr4::TSD == 0 => Ok(()),
         ExitReason::Rdpmc if core.state.cr4 & cr4::PCE != 0 => Ok(()),
         ExitReason::Xsetbv if core.state.cr4 & cr4::OSXSAVE == 0 => Err(Exception::invalid_opcode().into()),
@@ -95,7 +97,7 @@ fn causes_exit(core: &Core<'_>, reason: ExitReason) -> bool {
 }
 
 /// An instruction that is told by its exit reason and at most a qualification: CPUID, HLT, INVD, INVLPG (the linear
-/// address), MONITOR, MWAIT (whether it was armed), RDPMC, RDTSC, RDTSCP, VMCALL, WBINVD, XSETBV.
+/// address), MONITOR, MWAIT (whether it was armed), RDPMC, RDTSC, RDTSCP, VMCALL, VMFUNC, WBINVD, XSETBV.
 ///
 /// # Errors
 /// `VmExit`; #UD and #GP(0) that come before it.

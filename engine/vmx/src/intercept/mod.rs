@@ -17,7 +17,7 @@ pub use input_output::{PortAccess, msr, port};
 pub use instructions::{
     descriptor_table, instruction, invpcid, memory_instruction, random, vmx_instruction, xsaves,
 };
-pub use timing::{due, external_interrupts, nmis, pause, time_stamp_counter};
+pub use timing::{due, due_after, external_interrupts, nmis, pause, time_stamp_counter};
 
 use gasang_cpu::{Core, Trap, VmExit};
 

@@ -1,6 +1,7 @@
 //! What time and the windows between instructions cause: the VMX-preemption timer, the monitor trap flag, windows,
 //! loops of PAUSE, and the guest's time-stamp counter (SDM vol. 3, 26.2, 26.3, 26.5, 27.7).
 
+use super::control_registers::below_threshold;
 use super::exit;
 use gasang_cpu::{Activity, Core, Shadow, Trap, VcpuState, VmExit};
 use gasang_x86::rflags;
@@ -24,6 +25,17 @@ pub fn due(core: &mut Core<'_>) -> Option<VmExit> {
         return Some(VmExit::new(ExitReason::NmiWindow));
     }
     interrupt_window(core.state).then(|| VmExit::new(ExitReason::InterruptWindow))
+}
+
+/// The exit that is due after an instruction, or after an event was delivered in its place: TPR below threshold, monitor
+/// trap flag.
+pub fn due_after(core: &Core<'_>) -> Option<VmExit> {
+    let vmx = &core.state.vmx;
+    if !vmx.non_root() {
+        return None;
+    }
+    let trap = vmx.interceptions.primary & primary::MONITOR_TRAP_FLAG != 0;
+    below_threshold(core).or_else(|| trap.then(|| VmExit::new(ExitReason::MonitorTrapFlag)))
 }
 
 fn nmi_window(state: &VcpuState) -> bool {

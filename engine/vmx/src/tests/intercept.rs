@@ -266,6 +266,28 @@ fn windows_open_when_nothing_is_blocked() {
 }
 
 #[test]
+fn the_monitor_trap_flag_follows_instructions_and_injected_events() {
+    let mut guest = Guest::new(primary::MONITOR_TRAP_FLAG, 0, &[]);
+    assert_eq!(guest.0.with(|core, _| due(core)), None);
+    let exit = guest.0.with(|core, _| due_after(core)).unwrap();
+    assert_eq!(exit.reason, ExitReason::MonitorTrapFlag);
+    let nmi = [(Field::VmEntryInterruptionInformation, 0x8000_0202)];
+    let mut guest = Guest::new(primary::MONITOR_TRAP_FLAG, 0, &nmi);
+    assert_eq!(guest.0.with(|core, _| crate::entry::inject(core)), Ok(()));
+    assert_eq!(guest.0.with(|core, _| due(core)).unwrap().reason, ExitReason::MonitorTrapFlag);
+    let pending = [(Field::VmEntryInterruptionInformation, 0x8000_0700)];
+    let mut guest = Guest::new(0, 0, &pending);
+    assert_eq!(guest.0.with(|core, _| crate::entry::inject(core)), Ok(()));
+    assert_eq!(guest.0.with(|core, _| due(core)).unwrap().reason, ExitReason::MonitorTrapFlag);
+}
+
+#[test]
+fn vm_functions_do_not_exist() {
+    let mut guest = Guest::new(0, 0, &[]);
+    assert_eq!(guest.0.with(|core, _| instruction(core, ExitReason::Vmfunc, 0)), Err(UNDEFINED));
+}
+
+#[test]
 fn the_preemption_timer_expires() {
     let controls = u64::from(Machine::new().capabilities.pin.ones | pin::ACTIVATE_PREEMPTION_TIMER);
     let fields = [(Field::PinBasedControls, controls), (Field::VmxPreemptionTimerValue, 2)];

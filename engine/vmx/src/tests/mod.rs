@@ -3,6 +3,7 @@
 mod checks;
 mod instructions;
 mod intercept;
+mod random;
 mod transitions;
 
 use crate::Capabilities;
