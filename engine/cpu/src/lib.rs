@@ -10,6 +10,7 @@ mod delivery;
 mod delivery_in_guest;
 mod descriptor_tables;
 mod descriptors;
+pub mod ept;
 mod exception;
 mod extended;
 mod far;

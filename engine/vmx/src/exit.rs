@@ -176,7 +176,7 @@ fn load_host_pdptes(core: &mut Core<'_>) -> Result<(), u32> {
     if state.cr0 & cr0::PG == 0 || state.cr4 & cr4::PAE == 0 || state.long_mode() {
         return Ok(());
     }
-    let entries = pdptes::read(core.memory, state.cr3).filter(|entries| pdptes::valid(entries));
+    let entries = pdptes::read(core.memory, state.cr3).filter(pdptes::valid);
     core.state.pdpte = entries.ok_or(abort::HOST_PDPTE)?;
     Ok(())
 }

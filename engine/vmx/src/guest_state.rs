@@ -113,7 +113,6 @@ fn load_control_registers(state: &mut VcpuState, vmcs: &Vmcs, controls: u32) {
 fn load_non_register_state(state: &mut VcpuState, vmcs: &Vmcs) {
     state.activity = match vmcs.get(Field::GuestActivityState) {
         activity::HLT => Activity::Halted,
-        activity::SHUTDOWN => Activity::Shutdown,
         activity::WAIT_FOR_SIPI => Activity::WaitForSipi,
         _ => Activity::Active,
     };
