@@ -5,6 +5,7 @@ mod delivery;
 mod extended;
 mod far;
 mod flags;
+mod non_root;
 mod paging;
 mod protected;
 mod random;

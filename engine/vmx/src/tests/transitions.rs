@@ -5,6 +5,7 @@ use crate::entry::{Entered, Refusal, enter, inject};
 use crate::exit::{self, leave};
 use crate::msr_lists::ENTRY_SIZE;
 use gasang_cpu::{Activity, Exception, Operation, Shadow, VmExit};
+use gasang_x86::vmx::controls::exit as exit_controls;
 use gasang_x86::vmx::controls::{interruptibility, interruption, pending_debug, pin};
 use gasang_x86::vmx::{ExitReason, InstructionError};
 use gasang_x86::{gpr, msr, rflags};
@@ -385,4 +386,101 @@ fn the_preemption_timer_runs_and_is_saved() {
     machine.leave(VmExit::new(ExitReason::ExternalInterrupt));
     assert_eq!(machine.get(Field::VmxPreemptionTimerValue), 6);
     assert_eq!(machine.state.vmx.preemption_deadline, None);
+}
+
+impl Machine {
+    fn clear(&mut self, field: Field, bits: u64) {
+        let value = self.get(field) & !bits;
+        self.set(field, value);
+    }
+
+    /// A guest with PAE paging, whose page-directory-pointer entries lie at `PAGES`.
+    fn pae_guest(&mut self) {
+        self.clear(Field::VmEntryControls, entry::IA32E_MODE_GUEST.into());
+        self.clear(Field::GuestEfer, efer::LMA | efer::LME);
+        self.set(Field::GuestCsAccessRights, u64::from(CODE64 & !access::LONG | access::DB));
+        self.set(Field::GuestCr3, PAGES);
+        self.poke(PAGES + 8, 8, 0x5001);
+    }
+}
+
+#[test]
+fn page_directory_pointers_come_from_memory_without_ept() {
+    let mut machine = Machine::guest_of(Machine::pae_guest);
+    assert_eq!(machine.state.pdpte, [0, 0x5001, 0, 0]);
+    machine.leave(VmExit::of_instruction(ExitReason::Cpuid));
+    assert!(machine.state.in_64bit_mode());
+    machine.poke(PAGES, 8, 3);
+    let refusal = Refusal::Guest(crate::Check::PdpteReserved);
+    assert_eq!(machine.enter(false), Ok(Entered::Returned(refusal)));
+    assert_eq!(machine.get(Field::ExitQualification), 2);
+}
+
+#[test]
+fn a_guest_that_changes_its_mode_is_entered_in_it() {
+    let mut machine = Machine::guest();
+    machine.state.efer &= !efer::LMA;
+    machine.leave(VmExit::of_instruction(ExitReason::Cpuid));
+    assert_eq!(machine.get(Field::VmEntryControls) & u64::from(entry::IA32E_MODE_GUEST), 0);
+}
+
+/// A 32-bit host with PAE paging, and such a guest.
+fn legacy_host() -> Machine {
+    let mut machine = Machine::ready();
+    machine.pae_guest();
+    machine.clear(Field::VmExitControls, exit_controls::HOST_ADDRESS_SPACE_SIZE.into());
+    machine.clear(Field::HostEfer, efer::LMA | efer::LME);
+    machine.set(Field::HostCr3, PAGES + 0x20);
+    machine.poke(PAGES + 0x20, 8, 0x6001);
+    machine.state.efer &= !(efer::LMA | efer::LME);
+    machine
+}
+
+#[test]
+fn a_32_bit_host_gets_its_segments_and_page_directory_pointers() {
+    let mut machine = legacy_host();
+    assert_eq!(machine.enter(true), Ok(Entered::Guest));
+    machine.leave(VmExit::of_instruction(ExitReason::Cpuid));
+    assert_eq!((machine.state.code_bits(), machine.state.stack_bits()), (32, 32));
+    assert_eq!(machine.state.pdpte, [0x6001, 0, 0, 0]);
+    assert!(!machine.state.long_mode());
+}
+
+#[test]
+fn invalid_page_directory_pointers_of_the_host_abort() {
+    let mut machine = legacy_host();
+    assert_eq!(machine.enter(true), Ok(Entered::Guest));
+    machine.poke(PAGES + 0x20, 8, 3);
+    machine.state.exit(VmExit::new(ExitReason::Hlt));
+    assert_eq!(machine.with(|core, _| leave(core)), Err(Trap::Shutdown));
+    assert_eq!(machine.peek(VMCS + 4, 4), u64::from(exit::abort::HOST_PDPTE));
+}
+
+#[test]
+fn a_guest_msr_that_cannot_be_stored_aborts() {
+    let mut machine = Machine::guest_of(|machine| {
+        machine.msr_entry(0, 0xdead, 0);
+        machine.set(Field::VmExitMsrStoreAddress, PAGES);
+        machine.set(Field::VmExitMsrStoreCount, 1);
+    });
+    machine.state.exit(VmExit::new(ExitReason::Hlt));
+    assert_eq!(machine.with(|core, _| leave(core)), Err(Trap::Shutdown));
+    assert_eq!(machine.peek(VMCS + 4, 4), u64::from(exit::abort::MSR_STORE));
+}
+
+#[test]
+fn an_injected_event_takes_the_place_of_pending_debug_exceptions() {
+    let pending = pending_debug::BS;
+    let machine = Machine::guest_of(|machine| {
+        machine.set(Field::GuestPendingDebugExceptions, pending);
+        machine.event(interruption::NMI, 2);
+    });
+    assert_eq!(machine.state.pending_debug, 0);
+}
+
+#[test]
+fn without_an_exit_there_is_nothing_to_leave() {
+    let mut machine = Machine::guest();
+    assert_eq!(machine.with(|core, _| leave(core)), Ok(None));
+    assert_eq!(machine.state.vmx.operation, Operation::NonRoot);
 }
