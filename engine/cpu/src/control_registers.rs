@@ -5,10 +5,8 @@ use crate::cpuid::{CpuModel, Feature};
 use crate::exception::{Exception, Trap};
 use crate::paging::PHYSICAL_ADDRESS_BITS;
 use crate::state::VcpuState;
-use crate::vmx::Operation;
 use gasang_x86::control::{cr0, cr3, cr4, efer};
 use gasang_x86::descriptor::access;
-use gasang_x86::vmx::controls::secondary;
 use gasang_x86::{paging, segment};
 
 /// The bits of CR4 and the features that make them exist.
@@ -42,10 +40,6 @@ const CR4_FLUSHING: u64 = cr4::PSE | cr4::PAE | cr4::PGE | cr4::PCIDE | cr4::SME
 const CR4_LOADING: u64 = cr4::PSE | cr4::PAE | cr4::PGE | cr4::SMEP;
 const CR0_LOADING: u64 = cr0::CD | cr0::NW | cr0::PG;
 const CR0_FLUSHING: u64 = cr0::PE | cr0::PG | cr0::WP;
-/// Bits of CR0 that VMX operation fixes to 1, and those of them that an unrestricted guest is free to clear (SDM vol. 3,
-/// 24.8).
-const CR0_FIXED: u64 = cr0::PE | cr0::NE | cr0::PG;
-const CR0_UNRESTRICTED: u64 = cr0::PE | cr0::PG;
 
 /// The page-directory-pointer entry's reserved bits.
 const PDPTE_RESERVED: u64 = 0x1e6 | !((1 << PHYSICAL_ADDRESS_BITS) - 1);
@@ -110,10 +104,10 @@ impl Core<'_> {
     fn write_cr0(&mut self, value: u64) -> Result<(), Trap> {
         let old = self.state.cr0;
         let new = value & cr0::DEFINED | cr0::ET;
-        let unfixed = self.state.vmx.operation != Operation::Off && !self.fixed_cr0(new);
         let inconsistent =
             new & cr0::PG != 0 && new & cr0::PE == 0 || new & cr0::NW != 0 && new & cr0::CD == 0;
-        if value >> 32 != 0 || inconsistent || unfixed {
+        let fixed = self.state.vmx.cr0_fixed();
+        if value >> 32 != 0 || inconsistent || new & fixed != fixed {
             return refuse();
         }
         let efer = self.efer_with_paging(old, new)?;
@@ -128,13 +122,6 @@ impl Core<'_> {
             self.tlb.flush_all();
         }
         Ok(())
-    }
-
-    /// Whether CR0 has the bits that VMX operation fixes.
-    fn fixed_cr0(&self, value: u64) -> bool {
-        let unrestricted = self.state.vmx.interceptions.secondary & secondary::UNRESTRICTED_GUEST != 0;
-        let fixed = if unrestricted { CR0_FIXED & !CR0_UNRESTRICTED } else { CR0_FIXED };
-        value & fixed == fixed
     }
 
     /// EFER after CR0 changes from `old` to `new`: LMA follows paging (SDM vol. 3, 10.8.5).
@@ -183,7 +170,7 @@ impl Core<'_> {
         if value & !cr4_allowed(self.model) != 0 || self.state.long_mode() && value & cr4::PAE == 0 {
             return refuse();
         }
-        if self.state.vmx.operation != Operation::Off && value & cr4::VMXE == 0 {
+        if value & self.state.vmx.cr4_fixed() != self.state.vmx.cr4_fixed() {
             return refuse();
         }
         let enables_pcids = changed & value & cr4::PCIDE != 0;

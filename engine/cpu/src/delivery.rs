@@ -143,9 +143,9 @@ impl Core<'_> {
     /// # Errors
     /// As `deliver_exception`.
     pub fn deliver_nmi(&mut self) -> Result<(), Trap> {
-        self.deliver_interrupt(vector::NMI)?;
-        self.state.nmi_blocked = true;
-        Ok(())
+        let delivered = self.deliver_interrupt(vector::NMI);
+        self.block_nmis(&delivered);
+        delivered
     }
 
     /// INT n, INT3 (vector 3), INTO (vector 4): gate and VM86 privilege checks included. INT 3 and INT 4 in two bytes

@@ -92,11 +92,11 @@ impl Core<'_> {
             flags: flags | if restarts { rflags::RF } else { 0 },
         };
         let exception = kind == interruption::HARDWARE_EXCEPTION;
-        self.after_injection(number, exception, |core| core.deliver_event(&event))?;
+        let delivered = self.after_injection(number, exception, |core| core.deliver_event(&event));
         if kind == interruption::NMI {
-            self.block_nmis();
+            self.block_nmis(&delivered);
         }
-        Ok(())
+        delivered
     }
 
     /// Deliver what delivering an injected event met.
@@ -119,14 +119,19 @@ impl Core<'_> {
         self.deliver_exception(next)
     }
 
-    /// An NMI was delivered: the next waits for IRET. Under virtual NMIs that is said of virtual ones.
-    fn block_nmis(&mut self) {
+    /// An NMI was delivered, or was about to be when it caused a VM exit: the next waits for IRET (SDM vol. 3, 28.1).
+    /// Under virtual NMIs that is said of virtual ones.
+    pub(crate) fn block_nmis(&mut self, delivered: &Result<(), Trap>) {
+        if !matches!(delivered, Ok(()) | Err(Trap::VmExit)) {
+            return;
+        }
         if self.state.vmx.interceptions.pin & pin::VIRTUAL_NMIS != 0 {
             self.state.vmx.virtual_nmi_blocked = true;
         } else {
             self.state.nmi_blocked = true;
         }
     }
+
     /// IRET ends the blocking of NMIs (SDM vol. 3, 26.3, "IRET"): of virtual ones under virtual NMIs, and of none if
     /// NMIs cause VM exits.
     pub(crate) fn unblock_nmis(&mut self) {

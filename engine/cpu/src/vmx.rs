@@ -4,6 +4,7 @@
 use crate::exception::{Exception, Trap};
 use crate::state::VcpuState;
 use crate::vmx_journal::Journal;
+use gasang_x86::control::{cr0, cr4};
 use gasang_x86::exception as vector;
 use gasang_x86::msr::feature_control;
 use gasang_x86::vmx::controls::{interruption, primary, secondary};
@@ -173,6 +174,11 @@ impl VmExit {
         VmExit { qualification, ..self }
     }
 
+    /// An EPT misconfiguration (SDM vol. 3, 29.3.3.1).
+    pub const fn of_ept_misconfiguration(guest_physical: u64) -> VmExit {
+        VmExit { guest_physical, ..VmExit::new(ExitReason::EptMisconfiguration) }
+    }
+
     /// The exit that an intercepted exception causes (SDM vol. 3, 28.2.2): for #PF the qualification is the linear
     /// address, for #DB what DR6 would have shown.
     pub fn of_exception(exception: &Exception) -> VmExit {
@@ -221,8 +227,8 @@ pub struct VmxState {
     pub preemption_deadline: Option<u64>,
     /// The instruction before the one that is executed was MOV SS or POP SS: no VM entry.
     pub blocked_by_mov_ss: bool,
-    /// When PAUSE was first executed in the loop that may be one, and when last (`gasang_vmx::intercept::pause`).
-    pub pauses: [u64; 2],
+    /// Time-stamp counter at the first and the last PAUSE of what may be a loop at CPL 0.
+    pub pause_loop: [u64; 2],
     /// Where transitions are noted, if somebody watches.
     pub journal: Option<Box<Journal>>,
     /// The distance of the host's time-stamp counter from the platform's, while the guest has its own.
@@ -250,7 +256,7 @@ impl VmxState {
             virtual_nmi_blocked: false,
             preemption_deadline: None,
             blocked_by_mov_ss: false,
-            pauses: [0; 2],
+            pause_loop: [0; 2],
             journal: None,
             host_tsc_offset: None,
             tsc_scaling: None,
@@ -263,6 +269,28 @@ impl VmxState {
     pub fn ept_pointer(&self) -> Option<u64> {
         let enabled = self.interceptions.secondary & secondary::ENABLE_EPT != 0;
         enabled.then(|| self.vmcs.get(Field::EptPointer))
+    }
+
+    /// Bits of CR0 that VMX operation fixes to 1 (SDM vol. 3, 24.8).
+    pub fn cr0_fixed(&self) -> u64 {
+        let unrestricted = self.interceptions.secondary & secondary::UNRESTRICTED_GUEST != 0;
+        match self.operation {
+            Operation::Off => 0,
+            Operation::NonRoot if unrestricted => cr0::NE,
+            Operation::Root | Operation::NonRoot => cr0::PE | cr0::NE | cr0::PG,
+        }
+    }
+
+    /// Bits of CR4 that VMX operation fixes to 1.
+    pub fn cr4_fixed(&self) -> u64 {
+        if self.operation == Operation::Off { 0 } else { cr4::VMXE }
+    }
+
+    /// The instruction that caused the pending exit has this length. Other exits do not tell it.
+    pub fn tell_instruction_length(&mut self, length: u32) {
+        if let Some(exit) = self.pending_exit.as_mut().filter(|exit| exit.by_instruction) {
+            exit.instruction_length = length;
+        }
     }
 
     /// VMX non-root operation.
@@ -305,6 +333,26 @@ mod tests {
         assert!(writes.exception(14, 2) && !writes.exception(14, 1));
         let others = Interceptions { exceptions: 0, ..writes };
         assert!(others.exception(14, 1) && !others.exception(14, 2));
+    }
+
+    #[test]
+    fn an_unrestricted_guest_may_leave_protected_mode() {
+        let mut vmx = VmxState { operation: Operation::NonRoot, ..VmxState::reset() };
+        assert_eq!((vmx.cr0_fixed(), vmx.cr4_fixed()), (0x8000_0021, cr4::VMXE));
+        vmx.interceptions.secondary = secondary::UNRESTRICTED_GUEST;
+        assert_eq!(vmx.cr0_fixed(), cr0::NE);
+        assert_eq!((VmxState::reset().cr0_fixed(), VmxState::reset().cr4_fixed()), (0, 0));
+    }
+
+    #[test]
+    fn only_instructions_have_lengths() {
+        let mut state = VcpuState::reset();
+        state.exit(VmExit::new(ExitReason::ExternalInterrupt));
+        state.vmx.tell_instruction_length(3);
+        assert_eq!(state.vmx.pending_exit.unwrap().instruction_length, 0);
+        state.exit(VmExit::of_instruction(ExitReason::Cpuid));
+        state.vmx.tell_instruction_length(3);
+        assert_eq!(state.vmx.pending_exit.unwrap().instruction_length, 3);
     }
 
     #[test]

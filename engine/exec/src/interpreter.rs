@@ -109,11 +109,8 @@ impl Interpreter {
 /// The length of an instruction that causes a VM exit by being executed is told with it.
 #[inline]
 fn told_length<T>(core: &mut Core<'_>, decoded: &Decoded, outcome: Result<T, Trap>) -> Result<T, Trap> {
-    if matches!(outcome, Err(Trap::VmExit))
-        && let Some(exit) = &mut core.state.vmx.pending_exit
-        && exit.by_instruction
-    {
-        exit.instruction_length = decoded.instruction.len() as u32;
+    if matches!(outcome, Err(Trap::VmExit)) {
+        core.state.vmx.tell_instruction_length(decoded.instruction.len() as u32);
     }
     outcome
 }

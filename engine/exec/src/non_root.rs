@@ -7,7 +7,7 @@ use crate::operand::{read_operand, read_register, unchecked_linear, write_regist
 use crate::system::is_control_or_debug;
 use gasang_cpu::{Core, Exception, Feature, Trap};
 use gasang_vmx::instructions::check_defined;
-use gasang_vmx::intercept::{self, MemoryInformation, PortAccess, StringAccess, information};
+use gasang_vmx::interception::{self as intercept, MemoryInformation, PortAccess, StringAccess, information};
 use gasang_x86::control::cr4;
 use gasang_x86::gpr;
 use gasang_x86::vmx::ExitReason;

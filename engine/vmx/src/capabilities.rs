@@ -5,7 +5,9 @@ use gasang_cpu::{CpuModel, Feature, PHYSICAL_ADDRESS_BITS, cr4_allowed};
 use gasang_x86::control::{cr0, cr4, efer};
 use gasang_x86::msr;
 use gasang_x86::vmx::Field;
-use gasang_x86::vmx::controls::{entry, ept_vpid_capability as ept, exit, pin, primary, secondary, tertiary};
+use gasang_x86::vmx::controls::{
+    activity, entry, ept_vpid_capability as ept, exit, pin, primary, secondary, tertiary,
+};
 
 /// The VMCS revision identifier: changes with the layout of a VMCS region.
 pub const REVISION: u32 = 0x6761_0001;
@@ -180,6 +182,10 @@ impl Capabilities {
     pub const CR0_FIXED1: u64 = 0xffff_ffff;
     /// Bits of CR4 that are 1 in VMX operation.
     pub const CR4_FIXED0: u64 = cr4::VMXE;
+    /// The activity states that a guest can be entered in, a bit for each. A guest that shuts down has exited; to enter
+    /// one in shutdown is nothing that hypervisors do.
+    pub const ACTIVITY_STATES: u64 =
+        1 << activity::ACTIVE | 1 << activity::HLT | 1 << activity::WAIT_FOR_SIPI;
     /// Bits of physical addresses that must be 0.
     pub const BEYOND_PHYSICAL: u64 = !((1 << PHYSICAL_ADDRESS_BITS) - 1);
 
@@ -211,10 +217,10 @@ impl Capabilities {
         REVISION as u64 | REGION_SIZE << 32 | 6 << 50 | 1 << 54 | 1 << 55
     }
 
-    /// IA32_VMX_MISC: rate of the preemption timer, EFER.LMA stored into the entry control, all activity states,
-    /// CR3 targets.
+    /// IA32_VMX_MISC: rate of the preemption timer, EFER.LMA stored into the entry control, activity states, CR3 targets.
     const fn misc() -> u64 {
-        PREEMPTION_TIMER_RATE as u64 | 1 << 5 | 7 << 6 | CR3_TARGETS << 16
+        let states = Capabilities::ACTIVITY_STATES >> 1 << 6;
+        PREEMPTION_TIMER_RATE as u64 | 1 << 5 | states | CR3_TARGETS << 16
     }
 
     /// The value of a capability MSR; None if there is no such MSR.

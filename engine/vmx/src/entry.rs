@@ -169,6 +169,11 @@ pub fn inject(core: &mut Core<'_>) -> Result<(), Trap> {
     if delivered != Err(Trap::Pending) {
         core.state.vmx.injection = None;
     }
+    if delivered.is_ok() {
+        // The event counts as the first instruction (SDM vol. 3, 26.5.2).
+        let trap = core.state.vmx.interceptions.primary & primary::MONITOR_TRAP_FLAG != 0;
+        core.state.vmx.monitor_trap_pending |= trap;
+    }
     delivered
 }
 

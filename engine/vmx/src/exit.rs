@@ -41,6 +41,16 @@ pub fn nmi() -> VmExit {
     }
 }
 
+/// The exit that INIT causes; it is not pending any more then.
+pub fn init() -> VmExit {
+    VmExit::new(ExitReason::InitSignal)
+}
+
+/// The exit that a start-up IPI causes in the activity state that waits for it.
+pub fn start_up(vector: u8) -> VmExit {
+    VmExit::new(ExitReason::StartUpIpi).qualified(vector.into())
+}
+
 /// Perform the VM exit that `state.vmx.pending_exit` describes. `state` is the guest's at the exit: RIP that of the
 /// instruction, or of the next for what is like a trap. Returns what the exit was; None if none is pending.
 ///
@@ -170,7 +180,7 @@ fn load_host_pdptes(core: &mut Core<'_>) -> Result<(), u32> {
     if state.cr0 & cr0::PG == 0 || state.cr4 & cr4::PAE == 0 || state.long_mode() {
         return Ok(());
     }
-    let entries = pdptes::read(core.memory, state.cr3).filter(|entries| pdptes::valid(entries));
+    let entries = pdptes::read(core.memory, state.cr3).filter(pdptes::valid);
     core.state.pdpte = entries.ok_or(abort::HOST_PDPTE)?;
     Ok(())
 }

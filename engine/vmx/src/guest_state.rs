@@ -6,7 +6,7 @@ use gasang_x86::control::{cr0, debug, efer};
 use gasang_x86::descriptor::access;
 use gasang_x86::vmx::Field;
 use gasang_x86::vmx::controls::{
-    activity, entry, exit, interruptibility, pending_debug, pin, primary, secondary,
+    activity, entry, exit, interruptibility, interruption, pending_debug, pin, primary, secondary,
 };
 use gasang_x86::{gpr, segment};
 
@@ -113,7 +113,6 @@ fn load_control_registers(state: &mut VcpuState, vmcs: &Vmcs, controls: u32) {
 fn load_non_register_state(state: &mut VcpuState, vmcs: &Vmcs) {
     state.activity = match vmcs.get(Field::GuestActivityState) {
         activity::HLT => Activity::Halted,
-        activity::SHUTDOWN => Activity::Shutdown,
         activity::WAIT_FOR_SIPI => Activity::WaitForSipi,
         _ => Activity::Active,
     };
@@ -129,8 +128,29 @@ fn load_non_register_state(state: &mut VcpuState, vmcs: &Vmcs) {
     let virtual_nmis = vmcs.get32(Field::PinBasedControls) & pin::VIRTUAL_NMIS != 0;
     state.nmi_blocked = nmi_blocked && !virtual_nmis;
     state.vmx.virtual_nmi_blocked = nmi_blocked && virtual_nmis;
+    state.pending_debug = pending_debug(vmcs);
+}
+
+/// The debug exceptions that are pending after an entry (SDM vol. 3, 27.7.3): an injected event takes their place, unless
+/// MOV SS holds them back from a software interrupt; and a processor that waits in shutdown or for a SIPI has none.
+fn pending_debug(vmcs: &Vmcs) -> u64 {
+    let injected = vmcs.get32(Field::VmEntryInterruptionInformation);
+    let blocking = vmcs.get32(Field::GuestInterruptibilityState);
+    let held_back = blocking & interruptibility::BLOCKING_BY_MOV_SS != 0;
+    let dropped = match interruption::kind(injected) {
+        _ if !interruption::valid(injected) => {
+            matches!(vmcs.get(Field::GuestActivityState), activity::SHUTDOWN | activity::WAIT_FOR_SIPI)
+        }
+        interruption::OTHER_EVENT => false,
+        interruption::SOFTWARE_INTERRUPT | interruption::SOFTWARE_EXCEPTION => !held_back,
+        _ => true,
+    };
     let pending = vmcs.get(Field::GuestPendingDebugExceptions);
-    state.pending_debug = pending & (PENDING_BREAKPOINTS | pending_debug::BS);
+    match pending & pending_debug::ENABLED_BREAKPOINT {
+        _ if dropped => 0,
+        0 => pending & pending_debug::BS,
+        _ => pending & (PENDING_BREAKPOINTS | pending_debug::BS),
+    }
 }
 
 const PENDING_BREAKPOINTS: u64 =

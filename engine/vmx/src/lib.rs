@@ -10,6 +10,7 @@ pub mod guest_state;
 pub mod host_state;
 pub mod instructions;
 pub mod intercept;
+pub mod interception;
 pub mod msr_lists;
 mod pdptes;
 mod translations;

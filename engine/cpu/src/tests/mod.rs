@@ -6,6 +6,7 @@ mod ept;
 mod extended;
 mod far;
 mod flags;
+mod non_root;
 mod paging;
 mod protected;
 mod random;

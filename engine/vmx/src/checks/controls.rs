@@ -136,7 +136,7 @@ fn check_functions(vmcs: &Vmcs, words: &Words, capabilities: &Capabilities) -> R
     let exceptions = has(secondary::EPT_VIOLATION_EXCEPTION);
     let area = Field::VirtualizationExceptionInformationAddress;
     page(exceptions, vmcs, area, Check::VirtualizationExceptionAddress)?;
-    let scaling = has(secondary::USE_TSC_SCALING) && words.primary & primary::USE_TSC_OFFSETTING != 0;
+    let scaling = has(secondary::USE_TSC_SCALING);
     require(!scaling || vmcs.get(Field::TscMultiplier) != 0, Check::TscMultiplierZero)
 }
 

@@ -113,7 +113,8 @@ impl Guest<'_> {
 
     fn check_activity(&self) -> Result<(), Check> {
         let state = self.vmcs.get(Field::GuestActivityState);
-        require(state <= activity::WAIT_FOR_SIPI, Check::ActivityUnknown)?;
+        let known = state < 64 && Capabilities::ACTIVITY_STATES >> state & 1 != 0;
+        require(known, Check::ActivityUnknown)?;
         let privileged = self.vmcs.get32(SS.3) & access::DPL == 0;
         require(state != activity::HLT || privileged, Check::ActivityHltPrivilege)?;
         let blocks = interruptibility::BLOCKING_BY_STI | interruptibility::BLOCKING_BY_MOV_SS;
@@ -126,7 +127,6 @@ impl Guest<'_> {
                 interruption::EXTERNAL_INTERRUPT | interruption::NMI | interruption::OTHER_EVENT => true,
                 _ => exception && matches!(number, vector::DB | vector::MC),
             },
-            activity::SHUTDOWN => kind == interruption::NMI || exception && number == vector::MC,
             _ => false,
         };
         require(reaches, Check::ActivityEvent)

@@ -181,7 +181,7 @@ checks! {
     Guest RflagsVirtual8086 "27.3.1.4" "virtual-8086 mode is in protected mode outside IA-32e mode";
     Guest RflagsInterrupt "27.3.1.4" "IF is set where an external interrupt is injected";
 
-    Guest ActivityUnknown "27.3.1.5" "the activity state exists";
+    Guest ActivityUnknown "27.3.1.5" "the activity state is offered";
     Guest ActivityHltPrivilege "27.3.1.5" "only privilege 0 is halted";
     Guest ActivityBlocking "27.3.1.5" "STI and MOV SS block only an active processor";
     Guest ActivityEvent "27.3.1.5" "the injected event can reach the activity state";

@@ -1,15 +1,21 @@
 //! Tests of VMX operation, and the small machine they run on: a hypervisor in 64-bit mode, everything mapped one to one.
 
+mod checks;
 mod instructions;
+mod intercept;
+mod random;
+mod transitions;
 
 use crate::Capabilities;
 use crate::capabilities::REVISION;
 use crate::instructions::{Outcome, vmclear, vmptrld, vmxon};
-use gasang_cpu::{Core, CpuModel, DescriptorTable, Platform, SegmentRegister, Tlb, Trap, VcpuState};
+use gasang_cpu::{Core, CpuModel, DescriptorTable, Platform, SegmentRegister, Tlb, Trap, VcpuState, Vmcs};
 use gasang_memory::GuestMemory;
 use gasang_x86::control::{cr0, cr4, efer};
 use gasang_x86::descriptor::access;
 use gasang_x86::msr::feature_control;
+use gasang_x86::vmx::Field;
+use gasang_x86::vmx::controls::{entry, exit, primary};
 use gasang_x86::{paging, segment};
 
 /// The VMXON region.
@@ -183,4 +189,66 @@ impl Machine {
         self.memory.read_physical(address, &mut bytes[..size]).unwrap();
         u64::from_le_bytes(bytes)
     }
+}
+
+/// RIP of the guest, and of the host.
+pub const GUEST_RIP: u64 = 0x9000;
+pub const HOST_RIP: u64 = 0xa000;
+
+/// A VMCS that VM entries accept: a 64-bit guest and a 64-bit host, with nothing intercepted.
+pub fn valid(capabilities: &Capabilities) -> Vmcs {
+    let mut vmcs = Vmcs::default();
+    let primary = capabilities.primary.ones | primary::ACTIVATE_SECONDARY_CONTROLS;
+    let exit = capabilities.exit.ones | exit::HOST_ADDRESS_SPACE_SIZE | exit::SAVE_DEBUG_CONTROLS;
+    let entry = capabilities.entry.ones | entry::IA32E_MODE_GUEST | entry::LOAD_DEBUG_CONTROLS;
+    let modes = efer::LME | efer::LMA;
+    for (field, value) in [
+        (Field::PinBasedControls, u64::from(capabilities.pin.ones)),
+        (Field::PrimaryControls, u64::from(primary)),
+        (Field::VmExitControls, u64::from(exit | exit::LOAD_EFER | exit::SAVE_EFER)),
+        (Field::VmEntryControls, u64::from(entry | entry::LOAD_EFER)),
+        (Field::VmcsLinkPointer, u64::MAX),
+        (Field::HostEfer, modes | efer::NXE | efer::SCE),
+        (Field::HostRip, HOST_RIP),
+        (Field::HostRsp, STACK),
+        (Field::HostGdtrBase, GDT),
+        (Field::HostIdtrBase, IDT),
+        (Field::HostTrBase, TSS),
+        (Field::HostTrSelector, 0x30),
+        (Field::HostCsSelector, 0x08),
+        (Field::HostSsSelector, 0x10),
+        (Field::HostDsSelector, 0x10),
+        (Field::HostFsBase, 0xf000),
+        (Field::GuestEfer, modes | efer::NXE),
+        (Field::GuestRip, GUEST_RIP),
+        (Field::GuestRsp, STACK - 0x800),
+        (Field::GuestRflags, gasang_x86::rflags::FIXED),
+        (Field::GuestDr7, 0x400),
+        (Field::GuestGdtrBase, GDT),
+        (Field::GuestGdtrLimit, 0xff),
+        (Field::GuestIdtrBase, IDT),
+        (Field::GuestIdtrLimit, 0xfff),
+        (Field::GuestTrSelector, 0x30),
+        (Field::GuestTrBase, TSS),
+        (Field::GuestTrLimit, 0x67),
+        (Field::GuestTrAccessRights, u64::from(access::PRESENT | 11)),
+        (Field::GuestLdtrAccessRights, u64::from(access::UNUSABLE)),
+    ] {
+        vmcs.set(field, value);
+    }
+    for (number, (selector, _, limit, rights)) in crate::guest_state::SEGMENTS.into_iter().enumerate() {
+        let (name, attributes) = if number == segment::CS { (0x08, CODE64) } else { (0x10, DATA) };
+        vmcs.set(selector, name);
+        vmcs.set(limit, u64::from(u32::MAX));
+        vmcs.set(rights, u64::from(attributes));
+    }
+    for (control0, control3, control4) in [
+        (Field::HostCr0, Field::HostCr3, Field::HostCr4),
+        (Field::GuestCr0, Field::GuestCr3, Field::GuestCr4),
+    ] {
+        vmcs.set(control0, cr0::PE | cr0::PG | cr0::ET | cr0::NE | cr0::WP);
+        vmcs.set(control3, TABLES);
+        vmcs.set(control4, cr4::PAE | cr4::VMXE | cr4::OSFXSR);
+    }
+    vmcs
 }

@@ -341,12 +341,12 @@ pub fn pause(core: &mut Core<'_>) -> Result<(), Trap> {
     let now = core.platform.time_stamp_counter();
     let vmx = &mut core.state.vmx;
     let (gap, window) = (vmx.vmcs.get(Field::PleGap), vmx.vmcs.get(Field::PleWindow));
-    let [first, last] = vmx.pauses;
-    vmx.pauses = [first, now];
+    let [first, last] = vmx.pause_loop;
+    vmx.pause_loop = [first, now];
     if now.saturating_sub(last) > gap {
-        vmx.pauses = [now, now];
+        vmx.pause_loop = [now, now];
     } else if now.saturating_sub(first) > window {
-        vmx.pauses = [now, now];
+        vmx.pause_loop = [now, now];
         return exits(core, ExitReason::Pause, 0);
     }
     Ok(())
