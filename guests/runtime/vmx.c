@@ -195,6 +195,12 @@ void begin_at(struct guest *guest, const void *code)
     set_segment(SEGMENT_SS, KERNEL_DATA, 0, 0xffffffff, 0xc093);
 }
 
+void begin_at_ring_3(void)
+{
+    set_segment(SEGMENT_CS, USER_CODE, 0, 0xffffffff, 0xa0fb);
+    set_segment(SEGMENT_SS, USER_DATA, 0, 0xffffffff, 0xc0f3);
+}
+
 void skip_instruction(void) { set(GUEST_RIP, get(GUEST_RIP) + get(VM_EXIT_INSTRUCTION_LENGTH)); }
 
 u32 enter(struct guest *guest)

@@ -107,6 +107,8 @@ extern struct guest guest;
 void vmcs_begin(struct guest *guest);
 /* Have the guest begin at `code`, at CPL 0, active, on an empty stack, with nothing pending. */
 void begin_at(struct guest *guest, const void *code);
+/* After `begin_at`: begin at CPL 3. */
+void begin_at_ring_3(void);
 /* Move the guest's RIP beyond the instruction that exited. */
 void skip_instruction(void);
 
@@ -122,6 +124,9 @@ u32 enter(struct guest *guest);
         asm volatile("lea %0, 771f[rip]\n jmp 772f\n 771: " text "\n vmcall\n ud2\n 772:" : "=r"(code));           \
         code;                                                                                                      \
     })
+
+/* Inject an event at the next VM entry: its type, vector and so on. */
+static inline void inject(u32 information) { set(VM_ENTRY_INTERRUPTION_INFORMATION, INTERRUPTION_VALID | information); }
 
 /* Run code in the guest, and check why it exits. */
 #define EXITS(name, reason, text)                                                                                  \
