@@ -59,10 +59,6 @@ pub fn start_up(vector: u8) -> VmExit {
 pub fn leave(core: &mut Core<'_>) -> Result<Option<VmExit>, Trap> {
     let Some(exit) = core.state.vmx.pending_exit.take() else { return Ok(None) };
     let mut vmcs = std::mem::take(&mut core.state.vmx.vmcs);
-    if exit.idt_vectoring.is_some() {
-        // The event that was being delivered had woken the processor.
-        core.state.activity = Activity::Active;
-    }
     record_information(&mut vmcs, &exit);
     save_guest(core.state, &mut vmcs);
     let flags = core.state.rflags & !rflags::RF | resume_flag(&exit, core.state.rflags);
