@@ -167,7 +167,7 @@ impl Core<'_> {
     }
 
     /// INT n in VM86 mode: to the program's own table, if the TSS says so under CR4.VME; to the gate, if IOPL lets it.
-    pub(crate) fn redirected_interrupt(&mut self, vector: u8, next: u64) -> Result<(), Trap> {
+    fn redirected_interrupt(&mut self, vector: u8, next: u64) -> Result<(), Trap> {
         let event = self.trap_event(vector, interruption::SOFTWARE_INTERRUPT, next);
         if self.state.cr4 & cr4::VME != 0 && !self.redirection_bit(vector)? {
             return self.deliver_in_virtual_8086(&event);
@@ -193,6 +193,9 @@ impl Core<'_> {
             return self.deliver_to_handler(event);
         }
         self.state.vmx.delivering = Some(self.interruption(event));
+        // So it stays if the delivery causes a VM exit (SDM vol. 3, 28.1).
+        self.state.activity = Activity::Active;
+        self.state.shadow = Shadow::None;
         let delivered = self.deliver_to_handler(event);
         if !matches!(delivered, Err(Trap::Exception(_))) {
             // A fault on the way is yet to be delivered or intercepted; all else ends the delivery.
@@ -396,7 +399,7 @@ impl Core<'_> {
     }
 
     /// A software interrupt that VM86 mode handles itself under CR4.VME (SDM vol. 3, 20.3.3).
-    fn deliver_in_virtual_8086(&mut self, event: &Event) -> Result<(), Trap> {
+    pub(crate) fn deliver_in_virtual_8086(&mut self, event: &Event) -> Result<(), Trap> {
         let virtual_flag = self.state.iopl() < 3;
         let mut flags = event.flags;
         if virtual_flag {
@@ -410,7 +413,7 @@ impl Core<'_> {
     }
 
     /// The bit for `vector` in the TSS's interrupt redirection bitmap, below its I/O permission bitmap.
-    fn redirection_bit(&mut self, vector: u8) -> Result<bool, Trap> {
+    pub(crate) fn redirection_bit(&mut self, vector: u8) -> Result<bool, Trap> {
         let tss = self.state.tr;
         let bitmap = self.read_system(tss.base.wrapping_add(102), 2)?;
         let byte = bitmap.wrapping_sub(32).wrapping_add(u64::from(vector / 8));

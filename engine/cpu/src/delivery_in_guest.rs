@@ -5,8 +5,8 @@ use crate::delivery::{Event, combine, is_contributory};
 use crate::exception::{Exception, Trap};
 use crate::state::Activity;
 use crate::vmx::{Interruption, VmExit};
+use gasang_x86::control::cr4;
 use gasang_x86::exception as vector;
-use gasang_x86::rflags;
 use gasang_x86::vmx::ExitReason;
 use gasang_x86::vmx::controls::{interruption, pin};
 
@@ -67,7 +67,8 @@ impl Core<'_> {
     }
 
     /// Deliver the event that a VM entry injects (SDM vol. 3, 27.6.1): as usual, but that the event itself is not
-    /// intercepted, and leaves CR2, DR6 and DR7 alone. Faults met on the way are delivered, and can be intercepted.
+    /// intercepted, leaves CR2, DR6 and DR7 alone, saves RF as it is, and does not ask IOPL. Faults met on the way are
+    /// delivered, and can be intercepted.
     ///
     /// # Errors
     /// `VmExit`; `Pending`: inject again when the answer is there.
@@ -77,26 +78,29 @@ impl Core<'_> {
         let software = kind >= interruption::SOFTWARE_INTERRUPT;
         let next = self.state.rip.wrapping_add(u64::from(injected.instruction_length));
         let next = if self.state.in_64bit_mode() { next } else { next & 0xffff_ffff };
-        if kind == interruption::SOFTWARE_INTERRUPT && self.state.virtual_8086() {
-            // The redirection bitmap and IOPL count; the exception bitmap does not, for this is no exception.
-            return self.after_injection(number, false, |core| core.redirected_interrupt(number, next));
-        }
         let has_code = injected.information & interruption::ERROR_CODE != 0;
-        let restarts = kind == interruption::HARDWARE_EXCEPTION && !matches!(number, vector::DB | vector::DF);
-        let flags = if software { self.state.rflags & !rflags::RF } else { self.state.rflags };
         let event = Event {
             vector: number,
             error_code: has_code.then_some(injected.error_code),
             kind,
             rip: if software { next } else { self.state.rip },
-            flags: flags | if restarts { rflags::RF } else { 0 },
+            flags: self.state.rflags,
         };
         let exception = kind == interruption::HARDWARE_EXCEPTION;
-        let delivered = self.after_injection(number, exception, |core| core.deliver_event(&event));
+        let delivered = self.after_injection(number, exception, |core| core.deliver_injected(&event));
         if kind == interruption::NMI {
             self.block_nmis(&delivered);
         }
         delivered
+    }
+
+    /// INT n in VM86 mode can lead to the program's own table.
+    fn deliver_injected(&mut self, event: &Event) -> Result<(), Trap> {
+        let redirectable = event.kind == interruption::SOFTWARE_INTERRUPT && self.state.virtual_8086();
+        if redirectable && self.state.cr4 & cr4::VME != 0 && !self.redirection_bit(event.vector)? {
+            return self.deliver_in_virtual_8086(event);
+        }
+        self.deliver_event(event)
     }
 
     /// Deliver what delivering an injected event met.

@@ -75,7 +75,10 @@ pub fn enter(
     }
     match checks::guest(&core.state.vmx.vmcs, capabilities, &facts) {
         Ok(pdptes) => load(core, pdptes, launch),
-        Err(check) => give_up(core, Refusal::Guest(check)),
+        Err(check) => {
+            let vmcs = std::mem::take(&mut core.state.vmx.vmcs);
+            give_up(core, vmcs, Refusal::Guest(check))
+        }
     }
 }
 
@@ -86,9 +89,8 @@ fn load(core: &mut Core<'_>, pdptes: [u64; 4], launch: bool) -> Result<Entered, 
     load_guest(core.state, &vmcs, pdptes);
     let loaded = msr_lists::process(core, &vmcs, Area::EntryLoad);
     if let Err(bad) = loaded {
-        core.state.vmx.vmcs = vmcs;
         core.state.nmi_blocked = nmi_blocked;
-        return give_up(core, Refusal::Msr(bad.0));
+        return give_up(core, vmcs, Refusal::Msr(bad.0));
     }
     vmcs.launched |= launch;
     begin(core, &vmcs);
@@ -179,11 +181,10 @@ pub fn inject(core: &mut Core<'_>) -> Result<(), Trap> {
 
 /// A VM entry that fails late (SDM vol. 3, 27.8): told as a VM exit, but no guest state is saved, the event to inject
 /// stays valid, and the launch state does not change.
-fn give_up(core: &mut Core<'_>, refusal: Refusal) -> Result<Entered, Trap> {
+fn give_up(core: &mut Core<'_>, mut vmcs: Box<Vmcs>, refusal: Refusal) -> Result<Entered, Trap> {
     let (reason, qualification) = refusal.told();
-    let vmcs = &mut core.state.vmx.vmcs;
     vmcs.set(Field::ExitReason, u64::from(exit_reason::ENTRY_FAILURE | u32::from(reason.number())));
     vmcs.set(Field::ExitQualification, qualification);
-    return_to_host(core)?;
+    return_to_host(core, vmcs)?;
     Ok(Entered::Returned(refusal))
 }

@@ -59,24 +59,19 @@ pub fn start_up(vector: u8) -> VmExit {
 pub fn leave(core: &mut Core<'_>) -> Result<Option<VmExit>, Trap> {
     let Some(exit) = core.state.vmx.pending_exit.take() else { return Ok(None) };
     let mut vmcs = std::mem::take(&mut core.state.vmx.vmcs);
-    if exit.idt_vectoring.is_some() {
-        // The event that was being delivered had woken the processor.
-        core.state.activity = Activity::Active;
-    }
     record_information(&mut vmcs, &exit);
     save_guest(core.state, &mut vmcs);
     let flags = core.state.rflags & !rflags::RF | resume_flag(&exit, core.state.rflags);
     vmcs.set(Field::GuestRflags, flags);
     save_preemption_timer(core, &mut vmcs);
-    let stored = msr_lists::process(core, &vmcs, Area::ExitStore);
-    core.state.vmx.vmcs = vmcs;
-    if stored.is_err() {
+    if msr_lists::process(core, &vmcs, Area::ExitStore).is_err() {
+        core.state.vmx.vmcs = vmcs;
         return Err(shut_down(core, abort::MSR_STORE));
     }
     if exit.interruption.is_some_and(|event| is_nmi(event.information)) {
         core.state.nmi_blocked = true;
     }
-    return_to_host(core)?;
+    return_to_host(core, vmcs)?;
     Ok(Some(exit))
 }
 
@@ -147,12 +142,12 @@ fn save_preemption_timer(core: &mut Core<'_>, vmcs: &mut Vmcs) {
     }
 }
 
-/// The second half of a VM exit, and all of one after a failed VM entry: load the host's state and MSRs.
+/// The second half of a VM exit, and all of one after a failed VM entry: load the host's state and MSRs. `vmcs` is the
+/// current one, taken from the state.
 ///
 /// # Errors
 /// `Shutdown` for a VMX abort.
-pub(crate) fn return_to_host(core: &mut Core<'_>) -> Result<(), Trap> {
-    let vmcs = std::mem::take(&mut core.state.vmx.vmcs);
+pub(crate) fn return_to_host(core: &mut Core<'_>, vmcs: Box<Vmcs>) -> Result<(), Trap> {
     let vmx = &mut core.state.vmx;
     vmx.operation = Operation::Root;
     vmx.interceptions = Interceptions::default();

@@ -77,6 +77,8 @@ pub fn load_guest(state: &mut VcpuState, vmcs: &Vmcs, pdptes: [u64; 4]) {
     for (register, fields) in state.segment.iter_mut().zip(SEGMENTS) {
         *register = load_segment(vmcs, fields);
     }
+    // CS is never unusable: nothing checks the bit, and nothing heeds it.
+    state.segment[segment::CS].attributes = vmcs.get32(CS.3) & !access::UNUSABLE;
     state.ldtr = load_segment(vmcs, LDTR);
     state.tr = load_segment(vmcs, TR);
     let table = |base, limit| DescriptorTable { base: vmcs.get(base), limit: vmcs.get(limit) as u16 };

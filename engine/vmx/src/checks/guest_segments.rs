@@ -137,8 +137,8 @@ fn check_rights(guest: &Guest<'_>, segments: &[SegmentRegister; 6]) -> Result<()
     let present = |register: &SegmentRegister| register.attributes & access::PRESENT != 0;
     require(usable(segments).all(present), Check::SegmentPresent)?;
     let known = |register: &SegmentRegister| register.attributes & RESERVED == 0;
+    require(usable(segments).all(known), Check::SegmentReserved)?;
     let code = guest.vmcs.get32(CS.3);
-    require(usable(segments).all(known) && code & access::UNUSABLE == 0, Check::SegmentReserved)?;
     let both = access::LONG | access::DB;
     require(!guest.long || code & both != both, Check::CodeDefault)?;
     require(usable(segments).all(granular), Check::SegmentGranularity)

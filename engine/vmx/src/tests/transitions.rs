@@ -484,3 +484,31 @@ fn without_an_exit_there_is_nothing_to_leave() {
     assert_eq!(machine.with(|core, _| leave(core)), Ok(None));
     assert_eq!(machine.state.vmx.operation, Operation::NonRoot);
 }
+
+#[test]
+fn injection_saves_the_resume_flag_as_it_is() {
+    for flag in [0, rflags::RF] {
+        let mut machine = Machine::guest_of(|machine| {
+            machine.set(Field::GuestRflags, rflags::FIXED | flag);
+            machine.event(interruption::HARDWARE_EXCEPTION, interruption::ERROR_CODE | 13);
+        });
+        assert_eq!(machine.with(|core, _| inject(core)), Ok(()));
+        assert_eq!(machine.peek(machine.state.gpr[gpr::RSP] + 24, 8), rflags::FIXED | flag);
+    }
+}
+
+#[test]
+fn delivery_that_exits_has_woken_the_processor() {
+    let mut machine = Machine::guest_of(|machine| {
+        machine.set(Field::ExceptionBitmap, 1 << 14);
+        machine.set(Field::GuestActivityState, 1);
+        machine.set(Field::GuestRsp, 0x7fff_0000);
+        machine.event(interruption::NMI, 2);
+    });
+    assert_eq!(machine.state.activity, Activity::Halted);
+    assert_eq!(machine.with(|core, _| inject(core)), Err(Trap::VmExit));
+    machine.with(|core, _| leave(core)).unwrap();
+    assert_eq!(machine.get(Field::GuestActivityState), 0);
+    let blocking = u64::from(interruptibility::BLOCKING_BY_NMI);
+    assert_eq!(machine.get(Field::GuestInterruptibilityState), blocking);
+}
