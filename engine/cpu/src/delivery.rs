@@ -148,21 +148,25 @@ impl Core<'_> {
         delivered
     }
 
-    /// INT n, INT3 (vector 3), INTO (vector 4): gate and VM86 privilege checks included. INT 3 and INT 4 in two bytes
-    /// count as INT3 and INTO, which VM86 mode always lets through to the gate.
+    /// INT n: gate and VM86 privilege checks included. INT 3 and INT 4 in two bytes count as INT3 and INTO as far as VM86
+    /// mode goes, which always lets them through to the gate.
     ///
     /// # Errors
     /// An exception still to be delivered (`state.rip` unchanged), `Pending`.
     pub fn software_interrupt(&mut self, vector: u8, next: u64) -> Result<(), Trap> {
-        let int_n = !matches!(vector, vector::BP | vector::OF);
-        let kind = if int_n { interruption::SOFTWARE_INTERRUPT } else { interruption::SOFTWARE_EXCEPTION };
-        let event = self.trap_event(vector, kind, next);
-        if !int_n {
-            self.intercept_software(&event)?;
-        }
-        if self.state.virtual_8086() && int_n {
+        if self.state.virtual_8086() && !matches!(vector, vector::BP | vector::OF) {
             return self.redirected_interrupt(vector, next);
         }
+        self.deliver_event(&self.trap_event(vector, interruption::SOFTWARE_INTERRUPT, next))
+    }
+
+    /// INT3 (vector 3), INTO (vector 4).
+    ///
+    /// # Errors
+    /// As `software_interrupt`.
+    pub fn software_exception(&mut self, vector: u8, next: u64) -> Result<(), Trap> {
+        let event = self.trap_event(vector, interruption::SOFTWARE_EXCEPTION, next);
+        self.intercept_software(&event)?;
         self.deliver_event(&event)
     }
 

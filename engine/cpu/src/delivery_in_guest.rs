@@ -124,26 +124,22 @@ impl Core<'_> {
     }
 
     /// An NMI was delivered, or was about to be when it caused a VM exit: the next waits for IRET (SDM vol. 3, 28.1).
-    /// Under virtual NMIs that is said of virtual ones.
+    /// Under virtual NMIs that is said of virtual ones, and physical ones are never blocked.
     pub(crate) fn block_nmis(&mut self, delivered: &Result<(), Trap>) {
         if !matches!(delivered, Ok(()) | Err(Trap::VmExit)) {
             return;
         }
-        if self.state.vmx.interceptions.pin & pin::VIRTUAL_NMIS != 0 {
-            self.state.vmx.virtual_nmi_blocked = true;
-        } else {
-            self.state.nmi_blocked = true;
-        }
+        self.state.nmi_blocked = true;
     }
 
     /// IRET ends the blocking of NMIs (SDM vol. 3, 26.3, "IRET"): of virtual ones under virtual NMIs, and of none if
     /// NMIs cause VM exits.
     pub(crate) fn unblock_nmis(&mut self) {
         let pin = self.state.vmx.interceptions.pin;
-        if pin & pin::VIRTUAL_NMIS != 0 {
-            self.state.vmx.virtual_nmi_blocked = false;
-        } else if pin & pin::NMI_EXITING == 0 {
-            self.state.nmi_blocked = false;
+        if pin & pin::NMI_EXITING != 0 && pin & pin::VIRTUAL_NMIS == 0 {
+            return;
         }
+        let blocked = std::mem::take(&mut self.state.nmi_blocked);
+        self.state.vmx.iret_unblocked = blocked && self.state.vmx.non_root();
     }
 }

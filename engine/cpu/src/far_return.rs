@@ -124,11 +124,12 @@ impl Core<'_> {
         }
     }
 
-    /// IRET, IRETD, IRETQ. `next` is what a nested task saves.
+    /// IRET, IRETD, IRETQ. `next` is what a nested task saves. NMIs are unblocked even if it faults.
     ///
     /// # Errors
     /// As `far_return`, and those of a task switch.
     pub fn iret(&mut self, operand_bits: u32, next: u64) -> Result<(), Trap> {
+        self.unblock_nmis();
         if self.state.real_or_virtual_8086() {
             self.iret_of_paragraph_modes(operand_bits)?;
         } else if self.state.rflags & rflags::NT == 0 {
@@ -138,7 +139,6 @@ impl Core<'_> {
         } else {
             self.return_to_task(next)?;
         }
-        self.unblock_nmis();
         Ok(())
     }
 

@@ -221,8 +221,8 @@ pub struct VmxState {
     pub delivering: Option<Interruption>,
     /// The event that the VM entry injects, until it is delivered.
     pub injection: Option<Interruption>,
-    /// Blocking of virtual NMIs; physical ones are not blocked by it.
-    pub virtual_nmi_blocked: bool,
+    /// The instruction is an IRET that has ended the blocking of NMIs.
+    pub iret_unblocked: bool,
     /// The platform's time-stamp counter when the VMX-preemption timer expires, while it is active.
     pub preemption_deadline: Option<u64>,
     /// The instruction before the one that is executed was MOV SS or POP SS: no VM entry.
@@ -253,7 +253,7 @@ impl VmxState {
             pending_exit: None,
             delivering: None,
             injection: None,
-            virtual_nmi_blocked: false,
+            iret_unblocked: false,
             preemption_deadline: None,
             blocked_by_mov_ss: false,
             pause_loop: [0; 2],

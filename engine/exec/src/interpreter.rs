@@ -85,6 +85,7 @@ impl Interpreter {
         let (decoded, host) = self.cache.instruction(core)?;
         core.state.rflags &= !rflags::RF;
         core.state.vmx.blocked_by_mov_ss = shadow == Shadow::MovSs;
+        core.state.vmx.iret_unblocked = false;
         let special = match decoded.interceptor {
             Some(look) if core.state.vmx.non_root() => {
                 let looked = look(core, decoded);

@@ -6,7 +6,7 @@ use crate::operand::{self, mask, read_operand, set_flag, write_gpr, write_regist
 use crate::plan::Handler;
 use crate::vmx;
 use gasang_cpu::{Access, Core, Exception, Trap};
-use gasang_x86::{gpr, msr, rflags};
+use gasang_x86::{exception, gpr, msr, rflags};
 use iced_x86::{Instruction, Mnemonic, Register};
 
 /// CPUID.01H:EDX, the local APIC.
@@ -34,8 +34,14 @@ pub(crate) fn handler(instruction: &Instruction) -> Option<Handler> {
         Mnemonic::Clts => |core, _| core.clts().map(|()| Flow::Next),
         Mnemonic::Invd | Mnemonic::Wbinvd | Mnemonic::Wbnoinvd => |core, _| core.wbinvd().map(|()| Flow::Next),
         Mnemonic::Swapgs => |core, _| core.swapgs().map(|()| Flow::Next),
-        Mnemonic::Int => |core, decoded| interrupt(core, decoded, decoded.instruction.immediate8()),
-        Mnemonic::Int3 => |core, decoded| interrupt(core, decoded, 3),
+        Mnemonic::Int => |core, decoded| {
+            core.software_interrupt(decoded.instruction.immediate8(), decoded.next)?;
+            Ok(Flow::Interrupted)
+        },
+        Mnemonic::Int3 => |core, decoded| {
+            core.software_exception(exception::BP, decoded.next)?;
+            Ok(Flow::Interrupted)
+        },
         Mnemonic::Into => interrupt_on_overflow,
         Mnemonic::Int1 => |core, decoded| core.icebp(decoded.next).map(|()| Flow::Interrupted),
         Mnemonic::Syscall => |core, decoded| core.syscall(decoded.next).map(|()| Flow::JumpedWithNewFlags),
@@ -192,16 +198,12 @@ fn halt(core: &mut Core<'_>, _: &Decoded) -> Result<Flow, Trap> {
     Ok(Flow::Halted)
 }
 
-fn interrupt(core: &mut Core<'_>, decoded: &Decoded, vector: u8) -> Result<Flow, Trap> {
-    core.software_interrupt(vector, decoded.next)?;
-    Ok(Flow::Interrupted)
-}
-
 fn interrupt_on_overflow(core: &mut Core<'_>, decoded: &Decoded) -> Result<Flow, Trap> {
     if core.state.rflags & rflags::OF == 0 {
         return Ok(Flow::Next);
     }
-    interrupt(core, decoded, 4)
+    core.software_exception(exception::OF, decoded.next)?;
+    Ok(Flow::Interrupted)
 }
 
 fn read_segment_base(core: &mut Core<'_>, decoded: &Decoded) -> Result<Flow, Trap> {

@@ -300,11 +300,11 @@ impl Translator {
     /// it did something with the platform, or it did not complete (a REP in its midst, a fault): that may go on for ever.
     pub(crate) fn interpret(&mut self, core: &mut Core<'_>, interpreter: &mut Interpreter) -> Option<Step> {
         self.statistics.interpreted += 1;
-        let (open_before, blocked_before) = (interruptible(core.state), core.state.nmi_blocked);
+        let (open_before, nmis_before) = (interruptible(core.state), nmis_possible(core.state));
         let completed = core.state.instructions;
         let non_root = core.state.vmx.non_root();
         let step = self.step(core, interpreter);
-        let opened = interruptible(core.state) && !open_before || blocked_before && !core.state.nmi_blocked;
+        let opened = interruptible(core.state) && !open_before || nmis_possible(core.state) && !nmis_before;
         let unfinished = core.state.instructions == completed || core.state.vmx.non_root() != non_root;
         (step != Step::Retired || opened || unfinished || core.platform.wants_attention()).then_some(step)
     }
@@ -628,6 +628,11 @@ fn jump_key(state: &VcpuState) -> u64 {
 /// Whether a maskable interrupt would be taken before the next instruction.
 fn interruptible(state: &VcpuState) -> bool {
     state.rflags & rflags::IF != 0 && state.shadow == Shadow::None
+}
+
+/// Whether an NMI would be taken before the next instruction.
+fn nmis_possible(state: &VcpuState) -> bool {
+    !state.nmi_blocked && state.shadow != Shadow::MovSs
 }
 
 /// Extended state that the guest may use without a fault (SDM vol. 1, 13.1; vol. 3, 2.5).

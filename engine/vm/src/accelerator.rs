@@ -86,10 +86,12 @@ impl Accelerator {
         let limit = core.state.instructions.saturating_add(budget.min(most));
         let non_root = core.state.vmx.non_root();
         for _ in 0..INTERPRETER_STEPS {
+            let nmis_before = nmis_possible(core.state);
             let step = self.step(core);
             let raised = shared.attention.get(index).is_none_or(|attention| attention.is_raised());
             let transition = core.state.vmx.non_root() != non_root;
-            let stop = raised || transition || waiting && interruptible(core.state);
+            let opened = waiting && (interruptible(core.state) || nmis_possible(core.state) && !nmis_before);
+            let stop = raised || transition || opened;
             if step != Step::Retired || stop || core.state.instructions >= limit {
                 return step;
             }
@@ -153,6 +155,12 @@ impl Accelerator {
     pub(crate) fn statistics(&self) -> Option<Statistics> {
         self.translator.as_ref().map(|translator| translator.statistics())
     }
+}
+
+/// Whether an NMI can be delivered before the next instruction.
+#[inline]
+fn nmis_possible(state: &VcpuState) -> bool {
+    !state.nmi_blocked && state.shadow != Shadow::MovSs
 }
 
 /// Whether a maskable interrupt can be delivered before the next instruction (SDM vol. 3, 6.8.1, 6.8.3).

@@ -44,7 +44,7 @@ impl Processor {
         let vmx = &self.state.vmx;
         let held_back = self.state.shadow == Shadow::MovSs;
         let window = vmx.interceptions.primary & primary::NMI_WINDOW_EXITING != 0;
-        if window && !vmx.virtual_nmi_blocked && !held_back {
+        if window && !self.state.nmi_blocked && !held_back {
             return Some(VmExit::new(ExitReason::NmiWindow));
         }
         let exits = vmx.interceptions.pin & pin::NMI_EXITING != 0;
@@ -73,10 +73,10 @@ impl Processor {
         self.acknowledge().map(|vector| exit::external_interrupt(Some(vector)))
     }
 
-    /// Whether an interrupt that waits for IF, or for an interrupt window, is to be looked for whenever IF is set.
+    /// Whether something waits for IF to be set, or for NMIs to be possible.
     pub(crate) fn waits_for_interrupts(&self) -> bool {
-        let window = self.state.vmx.interceptions.primary & primary::INTERRUPT_WINDOW_EXITING != 0;
-        self.surroundings.pending.interrupt || window
+        let windows = primary::INTERRUPT_WINDOW_EXITING | primary::NMI_WINDOW_EXITING;
+        self.surroundings.pending.interrupt || self.state.vmx.interceptions.primary & windows != 0
     }
 
     /// Whether an interrupt reaches a processor that is halted.

@@ -17,6 +17,7 @@ use gasang_vmx::exit;
 use gasang_x86::control::{cr0, cr3, cr4};
 use gasang_x86::msr::feature_control;
 use gasang_x86::paging;
+use gasang_x86::vmx::controls::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -296,7 +297,9 @@ impl Processor {
     }
 
     pub(crate) fn nmi_allowed(&self) -> bool {
-        !self.state.nmi_blocked && self.state.shadow != Shadow::MovSs
+        // Under virtual NMIs it is they that are blocked.
+        let virtual_nmis = self.state.vmx.interceptions.pin & pin::VIRTUAL_NMIS != 0;
+        (virtual_nmis || !self.state.nmi_blocked) && self.state.shadow != Shadow::MovSs
     }
 
     pub(crate) fn acknowledge(&mut self) -> Option<u8> {

@@ -6,7 +6,7 @@ use crate::msr_lists::{self, Area};
 use crate::{pdptes, translations, vmcs_region};
 use gasang_cpu::{Activity, Core, Interceptions, Interruption, Operation, Trap, VmExit, Vmcs};
 use gasang_x86::control::{cr0, cr4};
-use gasang_x86::vmx::controls::{exit, interruption};
+use gasang_x86::vmx::controls::{ept_violation, exit, interruption, pin};
 use gasang_x86::vmx::{ExitReason, Field};
 use gasang_x86::{exception as vector, rflags};
 
@@ -59,7 +59,7 @@ pub fn start_up(vector: u8) -> VmExit {
 pub fn leave(core: &mut Core<'_>) -> Result<Option<VmExit>, Trap> {
     let Some(exit) = core.state.vmx.pending_exit.take() else { return Ok(None) };
     let mut vmcs = std::mem::take(&mut core.state.vmx.vmcs);
-    record_information(&mut vmcs, &exit);
+    record_information(&mut vmcs, &unblocked_by_iret(exit, core.state.vmx.iret_unblocked));
     save_guest(core.state, &mut vmcs);
     let flags = core.state.rflags & !rflags::RF | resume_flag(&exit, core.state.rflags);
     vmcs.set(Field::GuestRflags, flags);
@@ -68,11 +68,29 @@ pub fn leave(core: &mut Core<'_>) -> Result<Option<VmExit>, Trap> {
         core.state.vmx.vmcs = vmcs;
         return Err(shut_down(core, abort::MSR_STORE));
     }
-    if exit.interruption.is_some_and(|event| is_nmi(event.information)) {
-        core.state.nmi_blocked = true;
-    }
+    let by_nmi = exit.interruption.is_some_and(|event| is_nmi(event.information));
+    let virtual_nmis = vmcs.get32(Field::PinBasedControls) & pin::VIRTUAL_NMIS != 0;
+    // Blocking of virtual NMIs is the guest's alone.
+    core.state.nmi_blocked = by_nmi || core.state.nmi_blocked && !virtual_nmis;
     return_to_host(core, vmcs)?;
     Ok(Some(exit))
+}
+
+/// A fault that IRET met after it had ended the blocking of NMIs tells so (SDM vol. 3, 28.2.2, 28.2.1).
+fn unblocked_by_iret(mut exit: VmExit, unblocked: bool) -> VmExit {
+    if !unblocked || exit.idt_vectoring.is_some() {
+        return exit;
+    }
+    if exit.reason == ExitReason::EptViolation {
+        exit.qualification |= ept_violation::NMI_UNBLOCKING;
+    }
+    if let Some(event) = &mut exit.interruption
+        && interruption::kind(event.information) == interruption::HARDWARE_EXCEPTION
+        && event.information & interruption::VECTOR != u32::from(vector::DF)
+    {
+        event.information |= interruption::NMI_UNBLOCKING;
+    }
+    exit
 }
 
 fn is_nmi(information: u32) -> bool {
@@ -154,7 +172,7 @@ pub(crate) fn return_to_host(core: &mut Core<'_>, vmcs: Box<Vmcs>) -> Result<(),
     vmx.delivering = None;
     vmx.injection = None;
     vmx.monitor_trap_pending = false;
-    vmx.virtual_nmi_blocked = false;
+    vmx.iret_unblocked = false;
     vmx.preemption_deadline = None;
     vmx.tsc_scaling = None;
     if let Some(offset) = vmx.host_tsc_offset.take() {

@@ -6,9 +6,9 @@ use gasang_x86::control::{cr0, debug, efer};
 use gasang_x86::descriptor::access;
 use gasang_x86::vmx::Field;
 use gasang_x86::vmx::controls::{
-    activity, entry, exit, interruptibility, interruption, pending_debug, pin, primary, secondary,
+    activity, entry, exit, interruptibility, interruption, pending_debug, primary, secondary,
 };
-use gasang_x86::{gpr, segment};
+use gasang_x86::{gpr, rflags, segment};
 
 /// Bits of CR0 that neither entries nor exits load (SDM vol. 3, 27.3.2.1, 28.5.1).
 pub(crate) const CR0_KEPT: u64 =
@@ -126,10 +126,8 @@ fn load_non_register_state(state: &mut VcpuState, vmcs: &Vmcs) {
     } else {
         Shadow::None
     };
-    let nmi_blocked = blocking & interruptibility::BLOCKING_BY_NMI != 0;
-    let virtual_nmis = vmcs.get32(Field::PinBasedControls) & pin::VIRTUAL_NMIS != 0;
-    state.nmi_blocked = nmi_blocked && !virtual_nmis;
-    state.vmx.virtual_nmi_blocked = nmi_blocked && virtual_nmis;
+    // Under virtual NMIs it is they that are blocked; physical ones are not.
+    state.nmi_blocked = blocking & interruptibility::BLOCKING_BY_NMI != 0;
     state.pending_debug = pending_debug(vmcs);
 }
 
@@ -219,11 +217,12 @@ fn save_non_register_state(state: &VcpuState, vmcs: &mut Vmcs) {
         Shadow::Sti => interruptibility::BLOCKING_BY_STI,
         Shadow::MovSs => interruptibility::BLOCKING_BY_MOV_SS,
     };
-    let virtual_nmis = vmcs.get32(Field::PinBasedControls) & pin::VIRTUAL_NMIS != 0;
-    let blocked = if virtual_nmis { state.vmx.virtual_nmi_blocked } else { state.nmi_blocked };
-    let nmi = if blocked { interruptibility::BLOCKING_BY_NMI } else { 0 };
+    let nmi = if state.nmi_blocked { interruptibility::BLOCKING_BY_NMI } else { 0 };
     vmcs.set(Field::GuestInterruptibilityState, u64::from(shadow | nmi));
-    let pending = state.pending_debug & (PENDING_BREAKPOINTS | pending_debug::BS);
+    // A single step that blocking holds back stays pending; VM entries want it so (SDM vol. 3, 27.3.1.5).
+    let stepping = state.rflags & rflags::TF != 0 && state.shadow != Shadow::None;
+    let step = if stepping { pending_debug::BS } else { 0 };
+    let pending = state.pending_debug & (PENDING_BREAKPOINTS | pending_debug::BS) | step;
     let enabled = if pending & PENDING_BREAKPOINTS != 0 { pending_debug::ENABLED_BREAKPOINT } else { 0 };
     vmcs.set(Field::GuestPendingDebugExceptions, pending | enabled);
 }

@@ -59,7 +59,7 @@ fn a_trap_gate_leaves_interrupts_enabled() {
     let mut machine = Machine::long();
     idt_entry(&mut machine, 3, gate(KERNEL_CODE, handler(3), system::TRAP_GATE, 3, 0));
     machine.enter_user(USER_CODE);
-    machine.core().software_interrupt(3, 0x1235).unwrap();
+    machine.core().software_exception(3, 0x1235).unwrap();
     assert_ne!(machine.state.rflags & rflags::IF, 0);
     assert_eq!(frame(&machine, 1), [0x1235]);
 }

@@ -145,7 +145,7 @@ fn paging_cannot_stop_in_64bit_mode() {
 #[test]
 fn cr4_has_the_bits_of_the_model_only() {
     let mut machine = Machine::long();
-    machine.model = CpuModel::parse("max,-smap").unwrap();
+    machine.model = CpuModel::parse("max,-smap,-vmx").unwrap();
     let cr4 = machine.state.cr4;
     assert_eq!(machine.core().write_cr(4, cr4 | cr4::SMAP), Err(general_protection(0)));
     assert_eq!(machine.core().write_cr(4, cr4 | cr4::VMXE), Err(general_protection(0)));

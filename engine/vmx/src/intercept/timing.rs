@@ -40,7 +40,7 @@ pub fn due_after(core: &Core<'_>) -> Option<VmExit> {
 
 fn nmi_window(state: &VcpuState) -> bool {
     let wanted = state.vmx.interceptions.primary & primary::NMI_WINDOW_EXITING != 0;
-    let blocked = state.vmx.virtual_nmi_blocked || state.shadow == Shadow::MovSs;
+    let blocked = state.nmi_blocked || state.shadow == Shadow::MovSs;
     wanted && !blocked && state.activity != Activity::WaitForSipi
 }
 

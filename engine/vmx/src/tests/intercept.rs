@@ -261,7 +261,7 @@ fn windows_open_when_nothing_is_blocked() {
     let controls = u64::from(Machine::new().capabilities.pin.ones | pin::NMI_EXITING | pin::VIRTUAL_NMIS);
     let mut guest = Guest::new(primary::NMI_WINDOW_EXITING, 0, &[(Field::PinBasedControls, controls)]);
     assert_eq!(reason(&mut guest), Some(ExitReason::NmiWindow));
-    guest.0.state.vmx.virtual_nmi_blocked = true;
+    guest.0.state.nmi_blocked = true;
     assert_eq!(reason(&mut guest), None);
 }
 
