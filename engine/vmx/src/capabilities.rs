@@ -17,7 +17,7 @@ pub const REGION_SIZE: u64 = 4096;
 pub const CR3_TARGETS: u64 = 4;
 /// The VMX-preemption timer counts down when this bit of the time-stamp counter changes.
 pub const PREEMPTION_TIMER_RATE: u32 = 5;
-/// How many entries an MSR area may have: 512 times one more than IA32_VMX_MISC[27:25].
+/// How many entries an MSR area may have: 512 times one more than bits 27:25 of IA32_VMX_MISC.
 pub const MSR_AREA_ENTRIES: u64 = 512;
 
 const PIN: u32 =

@@ -312,11 +312,12 @@ pub fn invept(
         return undefined();
     }
     check_operation(core)?;
-    let [pointer, reserved] = descriptor;
+    // Nothing looks at the upper word, reserved though it is.
+    let [pointer, _] = descriptor;
     let valid = match kind {
         1 => {
             let offered = offers(capability::INVEPT_SINGLE_CONTEXT);
-            offered && reserved == 0 && ept_pointer::check(pointer, capabilities).is_ok()
+            offered && ept_pointer::check(pointer, capabilities).is_ok()
         }
         2 => offers(capability::INVEPT_ALL_CONTEXT),
         _ => false,

@@ -237,7 +237,6 @@ fn invalidations_check_their_descriptors() {
     for (kind, descriptor, expected) in [
         (0, [write_back, 0], bad),
         (1, [write_back, 0], good),
-        (1, [write_back, 1], bad),
         (1, [0x1d, 0], bad),
         (1, [0x26, 0], bad),
         (1, [0x11e, 0], bad),
