@@ -24,18 +24,23 @@ static void on_nmi(struct frame *frame)
 
 static bool in_register(u32 first, u8 vector) { return apic_read(first + vector / 32 * 0x10) >> vector % 32 & 1; }
 
-static void *spin(void) { return CODE("1: pause\n jmp 1b"); }
+/* Begin a guest that runs on for ever, with interrupts enabled or not: what exits does not depend on it. */
+static void *spin(u64 flags)
+{
+    void *code = CODE("1: pause\n jmp 1b");
+    begin_at(&guest, code);
+    set(GUEST_RFLAGS, FLAG_FIXED | flags);
+    return code;
+}
 
 static void without_acknowledgement(void)
 {
     enable(PIN_BASED_CONTROLS, EXTERNAL_INTERRUPT_EXITING);
     apic_send_self(VECTOR);
-    void *code = spin();
-    begin_at(&guest, code);
-    check_equal("an interrupt exits, whatever the guest's IF", enter(&guest), EXIT_EXTERNAL_INTERRUPT);
+    spin(FLAG_IF);
+    check_equal("an interrupt exits", enter(&guest), EXIT_EXTERNAL_INTERRUPT);
     check_equal("no vector is told", get(VM_EXIT_INTERRUPTION_INFORMATION) & INTERRUPTION_VALID, 0);
     check("it is pending", in_register(APIC_IRR, VECTOR) && !in_register(APIC_ISR, VECTOR));
-    begin_at(&guest, code);
     check_equal("it exits again", enter(&guest), EXIT_EXTERNAL_INTERRUPT);
     interrupts = 0;
     EMIT("sti\n nop\n cli");
@@ -47,7 +52,7 @@ static void with_acknowledgement(void)
 {
     enable(VM_EXIT_CONTROLS, ACKNOWLEDGE_INTERRUPT_ON_EXIT);
     apic_send_self(VECTOR);
-    begin_at(&guest, spin());
+    spin(FLAG_IF);
     check_equal("acknowledged", enter(&guest), EXIT_EXTERNAL_INTERRUPT);
     check_equal("its vector is told", get(VM_EXIT_INTERRUPTION_INFORMATION),
                 INTERRUPTION_VALID | TYPE_EXTERNAL_INTERRUPT | VECTOR);
@@ -55,7 +60,7 @@ static void with_acknowledgement(void)
     apic_end_of_interrupt();
     apic_send_self(VECTOR);
     apic_send_self(OTHER);
-    begin_at(&guest, spin());
+    spin(FLAG_IF);
     check_equal("of two", enter(&guest), EXIT_EXTERNAL_INTERRUPT);
     check_equal("the higher", get(VM_EXIT_INTERRUPTION_INFORMATION) & 0xff, OTHER);
     apic_end_of_interrupt();
@@ -73,9 +78,8 @@ static void send_and_spin(void)
 
 static void halted(void)
 {
-    void *code = spin();
+    void *code = spin(FLAG_IF);
     apic_send_self(VECTOR);
-    begin_at(&guest, code);
     set(GUEST_ACTIVITY_STATE, HALTED);
     check_equal("an interrupt in HLT", enter(&guest), EXIT_EXTERNAL_INTERRUPT);
     check_equal("the guest is still halted", get(GUEST_ACTIVITY_STATE), HALTED);
@@ -158,6 +162,22 @@ static void non_maskable(void)
     check_equal("for IRET", nmis, 3);
 }
 
+/* External-interrupt exiting does not ask for IF (SDM vol. 3, 25.6.1). */
+static void with_interrupts_disabled(void)
+{
+    enable(PIN_BASED_CONTROLS, EXTERNAL_INTERRUPT_EXITING);
+    enable(VM_EXIT_CONTROLS, ACKNOWLEDGE_INTERRUPT_ON_EXIT);
+    apic_send_self(VECTOR);
+    spin(0);
+    check_equal("an interrupt exits from a guest with IF clear", enter(&guest), EXIT_EXTERNAL_INTERRUPT);
+    apic_end_of_interrupt();
+    apic_send_self(VECTOR);
+    spin(0);
+    set(GUEST_ACTIVITY_STATE, HALTED);
+    check_equal("and from HLT", enter(&guest), EXIT_EXTERNAL_INTERRUPT);
+    apic_end_of_interrupt();
+}
+
 void run(void)
 {
     apic_enable();
@@ -169,9 +189,11 @@ void run(void)
     with_acknowledgement();
     halted();
     begin_at(&guest, send_and_spin);
+    set(GUEST_RFLAGS, FLAG_FIXED | FLAG_IF);
     check_equal("one that the guest sends itself", enter(&guest), EXIT_EXTERNAL_INTERRUPT);
     apic_end_of_interrupt();
     of_the_guest();
     non_maskable();
+    with_interrupts_disabled();
     check_equal("VMXOFF", vmxoff(), SUCCEED);
 }

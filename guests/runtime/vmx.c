@@ -98,7 +98,7 @@ void enable(enum vmcs_field controls, u32 bits)
 
 void disable(enum vmcs_field controls, u32 bits) { set(controls, get(controls) & ~bits); }
 
-static void set_segment(enum segment segment, u16 selector, u64 base, u32 limit, u32 access_rights)
+void set_segment(enum segment segment, u16 selector, u64 base, u32 limit, u32 access_rights)
 {
     set(GUEST_ES_SELECTOR + 2 * segment, selector);
     set(GUEST_ES_BASE + 2 * segment, base);
@@ -199,6 +199,29 @@ void begin_at_ring_3(void)
 {
     set_segment(SEGMENT_CS, USER_CODE, 0, 0xffffffff, 0xa0fb);
     set_segment(SEGMENT_SS, USER_DATA, 0, 0xffffffff, 0xc0f3);
+}
+
+void begin_protected(void)
+{
+    static u32 *directory;
+    if (!directory) {
+        directory = new_pages(1);
+        for (u32 index = 0; index < PAGE / sizeof *directory; index++)
+            directory[index] = index << 22 | LARGE | P | W | U;
+    }
+    disable(VM_ENTRY_CONTROLS, IA_32E_MODE_GUEST);
+    set_segment(SEGMENT_CS, KERNEL_CODE_32, 0, 0xffffffff, 0xc09b);
+    set(GUEST_CR3, (u64)directory);
+    set(GUEST_CR4, CR4_VMXE | CR4_PSE);
+}
+
+void begin_16_bit(u16 selector, bool real)
+{
+    for (enum segment segment = SEGMENT_ES; segment <= SEGMENT_GS; segment++)
+        set_segment(segment, selector, selector << 4, 0xffff, !real ? 0xf3 : segment == SEGMENT_CS ? 0x9b : 0x93);
+    set(GUEST_RFLAGS, real ? FLAG_FIXED : FLAG_FIXED | FLAG_VM);
+    if (real)
+        set(GUEST_CR0, get(GUEST_CR0) & ~(CR0_PE | CR0_PG));
 }
 
 void skip_instruction(void) { set(GUEST_RIP, get(GUEST_RIP) + get(VM_EXIT_INSTRUCTION_LENGTH)); }

@@ -109,6 +109,11 @@ void vmcs_begin(struct guest *guest);
 void begin_at(struct guest *guest, const void *code);
 /* After `begin_at`: begin at CPL 3. */
 void begin_at_ring_3(void);
+/* After `begin_at`: in 32-bit protected mode, 4 GiB mapped to themselves by 4-MByte pages; IDTR is not set. */
+void begin_protected(void);
+/* After `begin_protected`: in virtual-8086 mode (`real` false) or in real mode, at selector:0, all segments alike. */
+void begin_16_bit(u16 selector, bool real);
+void set_segment(enum segment segment, u16 selector, u64 base, u32 limit, u32 access_rights);
 /* Move the guest's RIP beyond the instruction that exited. */
 void skip_instruction(void);
 
