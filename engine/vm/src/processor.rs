@@ -336,7 +336,7 @@ impl Processor {
         let open = self.state.vmx.operation == Operation::Off;
         if open
             && self.surroundings.pending.init
-            && self.surroundings.chipset(|chipset, _| chipset.take_init(index))
+            && self.surroundings.chipset(|chipset, _| chipset.take_init(index, true))
         {
             self.state.init();
             self.surroundings.paravirtual.reset();
