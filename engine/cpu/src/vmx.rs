@@ -229,6 +229,8 @@ pub struct VmxState {
     pub blocked_by_mov_ss: bool,
     /// Time-stamp counter at the first and the last PAUSE of what may be a loop at CPL 0.
     pub pause_loop: [u64; 2],
+    /// Whoever executes stops at each VM exit.
+    pub stops_at_exits: bool,
     /// Where transitions are noted, if somebody watches.
     pub journal: Option<Box<Journal>>,
     /// The distance of the host's time-stamp counter from the platform's, while the guest has its own.
@@ -257,6 +259,7 @@ impl VmxState {
             preemption_deadline: None,
             blocked_by_mov_ss: false,
             pause_loop: [0; 2],
+            stops_at_exits: false,
             journal: None,
             host_tsc_offset: None,
             tsc_scaling: None,
