@@ -171,8 +171,8 @@ void run(void)
         check_equal("a guest on each", reasons[processor], EXIT_VMCALL);
         check_equal("counts for itself", guests[processor].registers.bx, processor * 0x10000 + COUNTS);
     }
-    init();
     events();
+    init();
     init_in_root();
     start_up();
     together(2, end);
