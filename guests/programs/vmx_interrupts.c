@@ -127,7 +127,8 @@ static void unblock_nmis(void) { (void)CATCH(EMIT("ud2")); }
 static void non_maskable(void)
 {
     enable(PIN_BASED_CONTROLS, NMI_EXITING);
-    begin_at(&guest, CODE("mov dword ptr [r8 + 0x310], eax\n mov dword ptr [r8 + 0x300], 0x4400\n 1: pause\n jmp 1b"));
+    begin_at(&guest, CODE("mov dword ptr [r8 + 0x310], eax\n mov dword ptr [r8 + 0x300], 0x4400\n"
+                          "1: pause\n jmp 1b"));
     guest.registers.ax = apic_read(APIC_ID);
     guest.registers.r8 = APIC_BASE;
     check_equal("NMI exiting", enter(&guest), EXIT_EXCEPTION_OR_NMI);

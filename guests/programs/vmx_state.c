@@ -119,7 +119,8 @@ static void left_alone(void)
 {
     write_cr2(0x1000);
     write_dr0(0x2000);
-    RUNS("what both share", "mov rax, cr2\n mov rbx, dr0\n mov ecx, 0x3000\n mov cr2, rcx\n mov ecx, 0x4000\n mov dr0, rcx");
+    RUNS("what both share", "mov rax, cr2\n mov rbx, dr0\n"
+                            "mov ecx, 0x3000\n mov cr2, rcx\n mov ecx, 0x4000\n mov dr0, rcx");
     check_equal("the guest sees CR2", guest.registers.ax, 0x1000);
     check_equal("and DR0", guest.registers.bx, 0x2000);
     check_equal("the host sees CR2", read_cr2(), 0x3000);

@@ -74,7 +74,20 @@ def _boot_sector(directory: Path) -> bytes:
     thing, sector = directory / "boot_sector.o", directory / "boot_sector"
     subprocess.run(("gcc", "-m32", "-c", SOURCE, "-o", thing), check=True)
     subprocess.run(
-        ("ld", "-m", "elf_i386", "-e", "0x7c00", "-Ttext", "0x7c00", "--oformat", "binary", "-o", sector, thing),
+        (
+            "ld",
+            "-m",
+            "elf_i386",
+            "-e",
+            "0x7c00",
+            "-Ttext",
+            "0x7c00",
+            "--oformat",
+            "binary",
+            "-o",
+            sector,
+            thing,
+        ),
         check=True,
     )
     return sector.read_bytes()

@@ -18,9 +18,7 @@ TIERS = {
     "bt-flush-on-write": ("bt", "GASANG_FLUSH_ON_WRITE"),
 }
 # Programs that are hypervisors need an engine that has VMX.
-PROGRAMS = [
-    program for program in manifest() if "vmx" not in program.groups or "vmx" in cpu_features()
-]
+PROGRAMS = [program for program in manifest() if "vmx" not in program.groups or "vmx" in cpu_features()]
 
 
 @pytest.mark.parametrize("tier", TIERS)
