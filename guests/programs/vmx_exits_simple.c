@@ -59,7 +59,6 @@ static void controlled(void)
         {"RDTSC exiting", PRIMARY_CONTROLS, RDTSC_EXITING, EXIT_RDTSC, 2, 0, true, CODE("rdtsc")},
         {"RDPMC exiting", PRIMARY_CONTROLS, RDPMC_EXITING, EXIT_RDPMC, 2, 0, false, CODE("rdpmc")},
         {"PAUSE exiting", PRIMARY_CONTROLS, PAUSE_EXITING, EXIT_PAUSE, 2, 0, true, CODE("pause")},
-        {"MONITOR exiting", PRIMARY_CONTROLS, MONITOR_EXITING, EXIT_MONITOR, 3, 0, true, CODE("monitor")},
         {"MOV-DR exiting, to DR0", PRIMARY_CONTROLS, MOV_DR_EXITING, EXIT_MOV_DR, 3, 0, true, CODE("mov dr0, rax")},
         {"MOV-DR exiting, from DR6", PRIMARY_CONTROLS, MOV_DR_EXITING, EXIT_MOV_DR, 4, 6 | 1 << 4 | 9 << 8, true,
          CODE("mov r9, dr6")},
@@ -84,12 +83,16 @@ static void unconditional(void)
 }
 
 /* The qualification says whether the address range is armed (SDM vol. 3, 28.2.1). */
-static void mwait(void)
+static void monitor_and_mwait(void)
 {
     if (!(cpuid(1, 0).c >> 3 & 1)) {
         skip("MONITOR and MWAIT");
         return;
     }
+    const struct instruction monitor = {
+        "MONITOR exiting", PRIMARY_CONTROLS, MONITOR_EXITING, EXIT_MONITOR, 3, 0, true, CODE("monitor"),
+    };
+    try(&monitor);
     ENABLE_OR_SKIP(PRIMARY_CONTROLS, MWAIT_EXITING, "MWAIT exiting");
     begin_at(&guest, CODE("mov rax, rsp\n xor ecx, ecx\n xor edx, edx\n monitor\n xor eax, eax\n mwait"));
     check_equal("MWAIT exiting", enter(&guest), EXIT_MWAIT);
@@ -202,7 +205,7 @@ void run(void)
     vmcs_begin(&guest);
     unconditional();
     controlled();
-    mwait();
+    monitor_and_mwait();
     xsetbv();
     registers();
     rdtscp();
