@@ -1,4 +1,4 @@
-"""Runs guest programs in Bochs, whose processors have VMX: `python bochs.py KERNEL [CPUS]`, or `run` from a test."""
+"""Runs guest programs in Bochs, which has VMX: `python bochs.py KERNEL [CPUS]`, or `run` from a test."""
 
 from __future__ import annotations
 
@@ -72,24 +72,9 @@ def _loaded(kernel: Path) -> tuple[bytes, int]:
 
 def _boot_sector(directory: Path) -> bytes:
     thing, sector = directory / "boot_sector.o", directory / "boot_sector"
+    layout = ("-e", "0x7c00", "-Ttext", "0x7c00", "--oformat", "binary")
     subprocess.run(("gcc", "-m32", "-c", SOURCE, "-o", thing), check=True)
-    subprocess.run(
-        (
-            "ld",
-            "-m",
-            "elf_i386",
-            "-e",
-            "0x7c00",
-            "-Ttext",
-            "0x7c00",
-            "--oformat",
-            "binary",
-            "-o",
-            sector,
-            thing,
-        ),
-        check=True,
-    )
+    subprocess.run(("ld", "-m", "elf_i386", *layout, "-o", sector, thing), check=True)
     return sector.read_bytes()
 
 

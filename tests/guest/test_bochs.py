@@ -1,4 +1,4 @@
-"""Programs that are hypervisors in Bochs, whose processors have VMX: what they expect is not our own invention."""
+"""Programs that are hypervisors in Bochs: what they expect is not our own invention."""
 
 import re
 import tomllib
