@@ -100,6 +100,37 @@ static void host_registers(void)
     check_equal("CR3", read_cr3(), cr3);
 }
 
+/* A failure after the checks of the host's state loads that, and saves nothing of the guest's (SDM vol. 3, 27.8). */
+static void failed_entries(void)
+{
+    begin_at(&guest, CODE("nop"));
+    set(HOST_FS_BASE, 0x555000);
+    set(GUEST_FS_BASE, 0x666000);
+    set(GUEST_RFLAGS, 0);
+    check_equal("a failure for the guest's state", enter(&guest), ENTRY_FAILURE_GUEST_STATE);
+    check_equal("loads the host's", rdmsr(MSR_FS_BASE), 0x555000);
+    check_equal("saves nothing", get(GUEST_FS_BASE), 0x666000);
+    check_equal("not even what is wrong", get(GUEST_RFLAGS), 0);
+    wrmsr(MSR_FS_BASE, 0x777000);
+    u64 selector = get(HOST_TR_SELECTOR), reason = get(EXIT_REASON);
+    set(HOST_TR_SELECTOR, 0);
+    check_equal("a failure for the host's state", enter(&guest), ENTER_FAILED(ERROR_HOST_STATE));
+    check_equal("loads nothing", rdmsr(MSR_FS_BASE), 0x777000);
+    check_equal("and is no exit", get(EXIT_REASON), reason);
+    set(HOST_TR_SELECTOR, selector);
+    set(HOST_FS_BASE, 0);
+    RUNS("and all is well again", "nop");
+}
+
+/* The error of an instruction stays until the next, whatever exits in between (SDM vol. 3, 31.4). */
+static void errors_stay(void)
+{
+    u64 value = 0;
+    vmread(0x69fe, &value);
+    RUNS("an exit", "nop");
+    check_equal("changes no VM-instruction error", get(VM_INSTRUCTION_ERROR), ERROR_UNSUPPORTED_FIELD);
+}
+
 static void tables(void)
 {
     EMIT("sgdt %0" : "=m"(gdt_table));
@@ -137,5 +168,7 @@ void run(void)
     host_registers();
     tables();
     left_alone();
+    failed_entries();
+    errors_stay();
     check_equal("VMXOFF", vmxoff(), SUCCEED);
 }
