@@ -7,7 +7,7 @@ use crate::vmx_journal::Journal;
 use gasang_x86::control::{cr0, cr4};
 use gasang_x86::exception as vector;
 use gasang_x86::msr::feature_control;
-use gasang_x86::vmx::controls::{interruption, primary, secondary};
+use gasang_x86::vmx::controls::{interruption, pin, primary, secondary};
 use gasang_x86::vmx::{ExitReason, Field};
 
 /// A virtual-machine control structure, as the processor holds it while it is current.
@@ -103,6 +103,24 @@ impl Interceptions {
         self.primary & primary::RDTSC_EXITING != 0 || self.secondary & secondary::USE_TSC_SCALING != 0
     }
 
+    /// Whether a VM exit follows each instruction.
+    #[inline]
+    pub fn monitor_trap_flag(&self) -> bool {
+        self.primary & primary::MONITOR_TRAP_FLAG != 0
+    }
+
+    /// Whether a VM exit waits for interrupts or NMIs to be possible.
+    #[inline]
+    pub fn windows(&self) -> bool {
+        self.primary & (primary::INTERRUPT_WINDOW_EXITING | primary::NMI_WINDOW_EXITING) != 0
+    }
+
+    /// Whether external interrupts cause VM exits, whatever IF is.
+    #[inline]
+    pub fn external_interrupts(&self) -> bool {
+        self.pin & pin::EXTERNAL_INTERRUPT_EXITING != 0
+    }
+
     /// Whether an exception causes a VM exit (SDM vol. 3, 26.2, "Exceptions").
     #[inline]
     pub fn exception(&self, number: u8, error_code: u32) -> bool {
@@ -172,11 +190,6 @@ impl VmExit {
     /// The same with an exit qualification.
     pub const fn qualified(self, qualification: u64) -> VmExit {
         VmExit { qualification, ..self }
-    }
-
-    /// An EPT misconfiguration (SDM vol. 3, 29.3.3.1).
-    pub const fn of_ept_misconfiguration(guest_physical: u64) -> VmExit {
-        VmExit { guest_physical, ..VmExit::new(ExitReason::EptMisconfiguration) }
     }
 
     /// The exit that an intercepted exception causes (SDM vol. 3, 28.2.2): for #PF the qualification is the linear

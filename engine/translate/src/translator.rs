@@ -22,12 +22,11 @@ use crate::statistics::Statistics;
 use crate::superblocks::Heat;
 use crate::warmth::Warmth;
 use gasang_cpu::tlb::{Missed, Mode};
-use gasang_cpu::{Access, Activity, Core, CpuModel, Interceptions, Shadow, VcpuState};
+use gasang_cpu::{Access, Activity, Core, CpuModel, Shadow, VcpuState};
 use gasang_exec::{Interpreter, Step, host_fault};
 use gasang_memory::{GuestMemory, Mirrors, PAGE_HAS_CODE};
 use gasang_x86::control::{cr0, cr4, xcr0};
 use gasang_x86::rflags;
-use gasang_x86::vmx::controls::{pin, primary};
 use std::collections::HashSet;
 use std::hash::BuildHasherDefault;
 use std::io;
@@ -317,15 +316,14 @@ impl Translator {
     fn after_transition(&mut self, core: &mut Core<'_>, step: Step) -> Option<Step> {
         let state = &mut *core.state;
         let waits = core.platform.interrupt_waits();
-        let windows = primary::INTERRUPT_WINDOW_EXITING | primary::NMI_WINDOW_EXITING;
-        let Interceptions { primary, pin, .. } = state.vmx.interceptions;
-        state.translator[slots::word(slots::INTERRUPT_WAITING)] = u64::from(waits || primary & windows != 0);
-        let stepped = primary & primary::MONITOR_TRAP_FLAG != 0 || state.vmx.monitor_trap_pending;
+        let interceptions = state.vmx.interceptions;
+        let waiting = waits || interceptions.windows();
+        state.translator[slots::word(slots::INTERRUPT_WAITING)] = u64::from(waiting);
+        let stepped = interceptions.monitor_trap_flag() || state.vmx.monitor_trap_pending;
         let timed = state.vmx.preemption_deadline.is_some();
-        let exits = waits && pin & pin::EXTERNAL_INTERRUPT_EXITING != 0;
+        let exits = waits && interceptions.external_interrupts();
         let special = stepped || timed || exits || state.vmx.stops_at_exits;
-        let open = interruptible(state) || nmis_possible(state) && primary & windows != 0;
-        let waiting = waits || primary & windows != 0;
+        let open = interruptible(state) || nmis_possible(state) && interceptions.windows();
         let due = special || open && waiting || step != Step::Retired || state.activity != Activity::Active;
         (due || core.platform.signal_waits() || core.platform.wants_attention()).then_some(step)
     }

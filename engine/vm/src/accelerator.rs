@@ -159,7 +159,7 @@ impl Accelerator {
 
 /// Whether an NMI can be delivered before the next instruction.
 #[inline]
-fn nmis_possible(state: &VcpuState) -> bool {
+pub(crate) fn nmis_possible(state: &VcpuState) -> bool {
     !state.nmi_blocked && state.shadow != Shadow::MovSs
 }
 

@@ -173,8 +173,7 @@ pub fn inject(core: &mut Core<'_>) -> Result<(), Trap> {
     }
     if delivered.is_ok() {
         // The event counts as the first instruction (SDM vol. 3, 26.5.2).
-        let trap = core.state.vmx.interceptions.primary & primary::MONITOR_TRAP_FLAG != 0;
-        core.state.vmx.monitor_trap_pending |= trap;
+        core.state.vmx.monitor_trap_pending |= core.state.vmx.interceptions.monitor_trap_flag();
     }
     delivered
 }

@@ -10,7 +10,6 @@ pub mod guest_state;
 pub mod host_state;
 pub mod instructions;
 pub mod intercept;
-pub mod interception;
 pub mod msr_lists;
 mod pdptes;
 mod translations;
