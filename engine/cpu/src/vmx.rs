@@ -240,8 +240,8 @@ pub struct VmxState {
     pub preemption_deadline: Option<u64>,
     /// The instruction before the one that is executed was MOV SS or POP SS: no VM entry.
     pub blocked_by_mov_ss: bool,
-    /// Time-stamp counter at the first and the last PAUSE of what may be a loop at CPL 0.
-    pub pause_loop: [u64; 2],
+    /// Time-stamp counter at the first and the last PAUSE of what may be a loop at CPL 0, if there was one since VM entry.
+    pub pause_loop: Option<[u64; 2]>,
     /// Whoever executes stops at each VM exit.
     pub stops_at_exits: bool,
     /// Where transitions are noted, if somebody watches.
@@ -271,7 +271,7 @@ impl VmxState {
             iret_unblocked: false,
             preemption_deadline: None,
             blocked_by_mov_ss: false,
-            pause_loop: [0; 2],
+            pause_loop: None,
             stops_at_exits: false,
             journal: None,
             host_tsc_offset: None,

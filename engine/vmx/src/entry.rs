@@ -109,7 +109,7 @@ fn begin(core: &mut Core<'_>) {
     vmx.operation = Operation::NonRoot;
     vmx.interceptions = interceptions(vmcs);
     vmx.pending_exit = None;
-    vmx.pause_loop = [0; 2];
+    vmx.pause_loop = None;
     vmx.delivering = None;
     vmx.injection = (valid && !other).then_some(event);
     vmx.monitor_trap_pending = valid && other;

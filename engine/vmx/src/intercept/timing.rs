@@ -108,10 +108,11 @@ pub fn pause(core: &mut Core<'_>) -> Result<(), Trap> {
 fn is_long_loop(core: &mut Core<'_>) -> bool {
     let now = core.platform.time_stamp_counter();
     let vmx = &mut core.state.vmx;
-    let [first, last] = vmx.pause_loop;
-    let goes_on = now.saturating_sub(last) <= vmx.vmcs.get(Field::PleGap);
-    let long = goes_on && now.saturating_sub(first) > vmx.vmcs.get(Field::PleWindow);
+    let (gap, window) = (vmx.vmcs.get(Field::PleGap), vmx.vmcs.get(Field::PleWindow));
+    let begun = vmx.pause_loop.filter(|[_, last]| now.saturating_sub(*last) <= gap);
+    let long = begun.is_some_and(|[first, _]| now.saturating_sub(first) > window);
     // After an exit a new loop begins.
-    vmx.pause_loop = if goes_on && !long { [first, now] } else { [now, now] };
+    let first = begun.filter(|_| !long).map_or(now, |[first, _]| first);
+    vmx.pause_loop = Some([first, now]);
     long
 }

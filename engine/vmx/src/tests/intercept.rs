@@ -399,6 +399,12 @@ fn long_loops_of_pause_exit() {
     guest.0.platform.tsc += 50;
     assert!(guest.exit(pause).is_none());
     assert!(Guest::new(primary::PAUSE_EXITING, 0, &[]).exit(pause).is_some());
+    // Whatever the gap, the first after an entry begins a loop.
+    let mut guest = Guest::new(0, secondary::PAUSE_LOOP_EXITING, &[(Field::PleGap, 0xffff_ffff)]);
+    guest.0.platform.tsc = 5;
+    assert!(guest.exit(pause).is_none());
+    guest.0.platform.tsc = 6;
+    assert!(guest.exit(pause).is_some());
 }
 
 #[test]
