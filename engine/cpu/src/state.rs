@@ -325,6 +325,18 @@ impl VcpuState {
         self.long_mode() && self.segment[segment::CS].attributes & access::LONG != 0
     }
 
+    /// Whether a maskable interrupt can be delivered before the next instruction (SDM vol. 3, 6.8.1, 6.8.3).
+    #[inline]
+    pub fn interruptible(&self) -> bool {
+        self.rflags & rflags::IF != 0 && self.shadow == Shadow::None
+    }
+
+    /// Whether an NMI can be; under virtual NMIs, a virtual one.
+    #[inline]
+    pub fn nmis_possible(&self) -> bool {
+        !self.nmi_blocked && self.shadow != Shadow::MovSs
+    }
+
     /// Default operand and address size of the code segment in bits: 64, 32 or 16.
     #[inline]
     pub fn code_bits(&self) -> u32 {

@@ -22,7 +22,7 @@ use crate::statistics::Statistics;
 use crate::superblocks::Heat;
 use crate::warmth::Warmth;
 use gasang_cpu::tlb::{Missed, Mode};
-use gasang_cpu::{Access, Activity, Core, CpuModel, Shadow, VcpuState};
+use gasang_cpu::{Access, Activity, Core, CpuModel, VcpuState};
 use gasang_exec::{Interpreter, Step, host_fault};
 use gasang_memory::{GuestMemory, Mirrors, PAGE_HAS_CODE};
 use gasang_x86::control::{cr0, cr4, xcr0};
@@ -300,11 +300,11 @@ impl Translator {
     /// it did something with the platform, or it did not complete (a REP in its midst, a fault): that may go on for ever.
     pub(crate) fn interpret(&mut self, core: &mut Core<'_>, interpreter: &mut Interpreter) -> Option<Step> {
         self.statistics.interpreted += 1;
-        let (open_before, nmis_before) = (interruptible(core.state), nmis_possible(core.state));
+        let (open_before, nmis_before) = (core.state.interruptible(), core.state.nmis_possible());
         let completed = core.state.instructions;
         let non_root = core.state.vmx.non_root();
         let step = self.step(core, interpreter);
-        let opened = interruptible(core.state) && !open_before || nmis_possible(core.state) && !nmis_before;
+        let opened = core.state.interruptible() && !open_before || core.state.nmis_possible() && !nmis_before;
         let unfinished = core.state.instructions == completed;
         if core.state.vmx.non_root() != non_root {
             return self.after_transition(core, step);
@@ -323,7 +323,7 @@ impl Translator {
         let timed = state.vmx.preemption_deadline.is_some();
         let exits = waits && interceptions.external_interrupts();
         let special = stepped || timed || exits || state.vmx.stops_at_exits;
-        let open = interruptible(state) || nmis_possible(state) && interceptions.windows();
+        let open = state.interruptible() || state.nmis_possible() && interceptions.windows();
         let due = special || open && waiting || step != Step::Retired || state.activity != Activity::Active;
         (due || core.platform.signal_waits() || core.platform.wants_attention()).then_some(step)
     }
@@ -642,16 +642,6 @@ impl Translator {
 /// What a jump entry calls the address at RIP.
 fn jump_key(state: &VcpuState) -> u64 {
     if state.in_64bit_mode() { state.rip } else { state.rip | NARROW }
-}
-
-/// Whether a maskable interrupt would be taken before the next instruction.
-fn interruptible(state: &VcpuState) -> bool {
-    state.rflags & rflags::IF != 0 && state.shadow == Shadow::None
-}
-
-/// Whether an NMI would be taken before the next instruction.
-fn nmis_possible(state: &VcpuState) -> bool {
-    !state.nmi_blocked && state.shadow != Shadow::MovSs
 }
 
 /// Extended state that the guest may use without a fault (SDM vol. 1, 13.1; vol. 3, 2.5).

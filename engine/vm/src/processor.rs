@@ -1,6 +1,6 @@
 //! One processor and the loop that runs it.
 
-use crate::accelerator::{Accelerator, interruptible, nmis_possible};
+use crate::accelerator::Accelerator;
 use crate::attention::{CHIPSET, KICK, WAKE};
 use crate::clock::ClockKind;
 use crate::counts::Counts;
@@ -278,7 +278,7 @@ impl Processor {
         self.take_init();
         self.surroundings.settle_end_of_interrupt();
         let awake = matches!(self.state.activity, Activity::Active | Activity::Halted);
-        if self.surroundings.pending.nmi && awake && nmis_possible(&self.state) {
+        if self.surroundings.pending.nmi && awake && self.state.nmis_possible() {
             let index = self.surroundings.index;
             if self.surroundings.chipset(|chipset, _| chipset.take_nmi(index)) {
                 self.surroundings.answers.commit();
@@ -287,7 +287,7 @@ impl Processor {
         }
         if self.surroundings.pending.interrupt
             && awake
-            && interruptible(&self.state)
+            && self.state.interruptible()
             && let Some(vector) = self.acknowledge()
         {
             return Ok(self.deliver(Unfinished::Interrupt(vector)));
@@ -314,7 +314,7 @@ impl Processor {
         if event.vector == NMI {
             return Ok(self.deliver(Unfinished::Nmi));
         }
-        let found = if interruptible(&self.state) { self.acknowledge() } else { None };
+        let found = if self.state.interruptible() { self.acknowledge() } else { None };
         if found != Some(event.vector) {
             // Halted, and time has not come to it yet: `halt` moves on.
             let halted = self.state.activity == Activity::Halted && found.is_none();

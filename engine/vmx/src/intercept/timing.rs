@@ -2,8 +2,7 @@
 //! (SDM vol. 3, 26.2, 26.5, 27.7).
 
 use super::exit;
-use gasang_cpu::{Activity, Core, Shadow, Trap, VcpuState, VmExit};
-use gasang_x86::rflags;
+use gasang_cpu::{Activity, Core, Interceptions, Shadow, Trap, VcpuState, VmExit};
 use gasang_x86::vmx::controls::{exit as exit_controls, pin, primary, secondary};
 use gasang_x86::vmx::{ExitReason, Field};
 
@@ -58,13 +57,14 @@ pub fn due(state: &VcpuState, waiting: Signals, counter: impl FnOnce() -> u64) -
     if state.vmx.preemption_deadline.is_some_and(|deadline| counter() >= deadline) {
         return of(ExitReason::PreemptionTimerExpired);
     }
-    if nmi_window(state) {
+    let Interceptions { primary, .. } = state.vmx.interceptions;
+    if primary & primary::NMI_WINDOW_EXITING != 0 && state.nmis_possible() {
         return of(ExitReason::NmiWindow);
     }
-    if waiting.nmi && nmi_exits(state) {
+    if waiting.nmi && nmis_exit(state) {
         return Some(Due::Nmi);
     }
-    if interrupt_window(state) {
+    if primary & primary::INTERRUPT_WINDOW_EXITING != 0 && state.interruptible() {
         return of(ExitReason::InterruptWindow);
     }
     let exits = state.vmx.interceptions.external_interrupts() && state.shadow == Shadow::None;
@@ -74,20 +74,10 @@ pub fn due(state: &VcpuState, waiting: Signals, counter: impl FnOnce() -> u64) -
 }
 
 /// Whether NMIs cause VM exits, and one can now. Under virtual NMIs it is they that are blocked.
-fn nmi_exits(state: &VcpuState) -> bool {
+fn nmis_exit(state: &VcpuState) -> bool {
     let pin = state.vmx.interceptions.pin;
     let blocked = state.nmi_blocked && pin & pin::VIRTUAL_NMIS == 0;
     pin & pin::NMI_EXITING != 0 && !blocked && state.shadow != Shadow::MovSs
-}
-
-fn nmi_window(state: &VcpuState) -> bool {
-    let wanted = state.vmx.interceptions.primary & primary::NMI_WINDOW_EXITING != 0;
-    wanted && !state.nmi_blocked && state.shadow != Shadow::MovSs
-}
-
-fn interrupt_window(state: &VcpuState) -> bool {
-    let wanted = state.vmx.interceptions.primary & primary::INTERRUPT_WINDOW_EXITING != 0;
-    wanted && state.rflags & rflags::IF != 0 && state.shadow == Shadow::None
 }
 
 /// PAUSE: exits by PAUSE exiting, or as one of a loop at CPL 0 by PAUSE-loop exiting.
