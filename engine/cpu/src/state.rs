@@ -202,10 +202,10 @@ pub struct VcpuState {
     pub nmi_blocked: bool,
     /// Debug-trap conditions (DR6 bits) waiting for the end of the current instruction.
     pub pending_debug: u64,
-    /// Virtual-machine extensions.
-    pub vmx: VmxState,
     /// Room for generated code's own values; what lies where is the translator's matter.
     pub translator: [u64; 64],
+    /// Virtual-machine extensions, which generated code does not touch.
+    pub vmx: VmxState,
     /// x87, SSE, AVX state.
     pub extended: ExtendedState,
 }
