@@ -4,7 +4,7 @@
 
 use crate::hpet::Hpet;
 use crate::ioapic::{self, IoApic};
-use crate::lapic::LocalApic;
+use crate::lapic::{Effect, LocalApic};
 use crate::pic::Pic;
 use crate::pit::Pit;
 use crate::pm_timer::{PmTimer, Width};
@@ -195,6 +195,14 @@ impl Chipset {
     pub fn settle_end_of_interrupt(&mut self, vcpu: usize, ended: bool) {
         if let Some(lapic) = self.lapics.get_mut(vcpu) {
             lapic.settle_end(ended);
+        }
+        self.refresh(vcpu);
+    }
+
+    /// End the highest interrupt that is in service, as the vCPU does without writing a register.
+    pub fn end_interrupt(&mut self, vcpu: usize) {
+        if let Some(vector) = self.lapics.get_mut(vcpu).and_then(LocalApic::end_of_interrupt) {
+            self.perform(vcpu, Effect::EndOfInterrupt(vector));
         }
         self.refresh(vcpu);
     }

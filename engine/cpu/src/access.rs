@@ -112,6 +112,7 @@ impl Core<'_> {
             let place = self.translate(at, Access::Read, privilege)?;
             match place.host {
                 Some(host) => self.memory.copy_out(host, part),
+                None if self.in_apic_access_page(place.address) => self.read_apic(place.address, part)?,
                 None => self.read_device(place.address, part)?,
             }
             at = self.wrap_for(at.wrapping_add(length as u64), privilege);
@@ -136,6 +137,7 @@ impl Core<'_> {
                     self.before_write(host, part.len() as u64);
                     self.memory.copy_in(host, part);
                 }
+                None if self.in_apic_access_page(place.address) => self.write_apic(place.address, part)?,
                 None => self.write_device(place.address, part)?,
             }
             at = self.wrap_for(at.wrapping_add(part.len() as u64), privilege);

@@ -143,6 +143,8 @@ enum Missing {
     PageFault(u32),
     /// A paging structure is not to be reached.
     Ept { address: u64, fault: EptFault, wanted: u64 },
+    /// A paging structure is in the APIC-access page.
+    Apic,
 }
 
 const NOT_PRESENT: Missing = Missing::PageFault(0);
@@ -281,12 +283,24 @@ impl Core<'_> {
             let page = self.guest_page(linear, &walk, access, true)?;
             if walk.mark(self.memory, write) {
                 self.tell_marks(&walk);
-                let host = self.memory.host(page.physical);
+                let host = self.accessible(page.physical, access)?;
                 if let Some(host) = host {
                     self.fill(linear, host, mode, &walk, &rights, &page, write);
                 }
                 return Ok(Physical { address: page.physical, host });
             }
+        }
+    }
+
+    /// The host address of what is accessed like RAM. No TLB knows the APIC-access page, so that each access to it comes
+    /// by here; whoever makes it asks what it is.
+    fn accessible(&mut self, physical: u64, access: Access) -> Result<Option<u64>, Trap> {
+        if !self.in_apic_access_page(physical) {
+            return Ok(self.memory.host(physical));
+        }
+        match access {
+            Access::Execute => Err(self.apic_access_exit(physical, access)),
+            Access::Read | Access::Write => Ok(None),
         }
     }
 
@@ -378,6 +392,7 @@ impl Core<'_> {
     fn missed(&mut self, linear: u64, access: Access, mode: Mode, missing: Missing) -> Trap {
         match missing {
             Missing::PageFault(code) => self.page_fault(linear, access, mode, code),
+            Missing::Apic => self.apic_structure_exit(),
             Missing::Ept { address, fault, wanted } => {
                 self.ept_exit(address, fault, wanted | ept_violation::LINEAR_ADDRESS_VALID, linear)
             }
@@ -455,6 +470,9 @@ impl Core<'_> {
             fault,
             wanted,
         })?;
+        if self.in_apic_access_page(found.physical) {
+            return Err(Missing::Apic);
+        }
         let host = self.memory.host(found.physical).ok_or(NOT_PRESENT)?;
         Ok(Used { host, permissions: found.permissions, ..used })
     }

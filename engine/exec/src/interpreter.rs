@@ -2,8 +2,8 @@
 
 use crate::decode::{DecodeCache, Decoded};
 use crate::flow::Flow;
-use gasang_cpu::{Activity, Core, Exception, Shadow, Trap};
-use gasang_vmx::{entry, exit};
+use gasang_cpu::{Activity, Core, Exception, Shadow, Trap, VmExit};
+use gasang_vmx::{entry, exit, virtual_apic};
 use gasang_x86::control::debug;
 use gasang_x86::rflags;
 use iced_x86::Instruction;
@@ -143,6 +143,11 @@ impl Before {
         if flow != Flow::Repeat {
             core.state.instructions = core.state.instructions.wrapping_add(1);
         }
+        if let Some(exit) = exit_after_apic_write(core) {
+            core.state.pending_debug |= if single_step { debug::DR6_BS } else { 0 };
+            core.state.exit(exit);
+            return leave(core);
+        }
         if core.state.shadow == Shadow::MovSs {
             // Debug traps wait for the instruction after (SDM vol. 3, 6.8.3).
             return step;
@@ -157,6 +162,7 @@ impl Before {
     fn abandon(&self, core: &mut Core<'_>, trap: Trap) -> Step {
         core.state.rflags |= self.flags & rflags::RF;
         core.state.pending_debug = self.pending_debug;
+        core.state.vmx.apic_access = None;
         match trap {
             Trap::Exception(exception) => match core.deliver_exception(exception) {
                 Ok(()) => Step::Retired,
@@ -181,6 +187,13 @@ impl Before {
             Trap::Shutdown => shut_down(core),
         }
     }
+}
+
+/// The VM exit that follows an instruction because of what it wrote to the virtual-APIC page.
+#[inline]
+fn exit_after_apic_write(core: &mut Core<'_>) -> Option<VmExit> {
+    let access = core.state.vmx.apic_access.take()?;
+    if access.written { virtual_apic::follow_write(core, access.offset) } else { None }
 }
 
 /// Deliver what a VM entry injects.

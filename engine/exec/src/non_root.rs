@@ -9,6 +9,7 @@ use crate::stub::gpr_number;
 use crate::system::is_control_or_debug;
 use gasang_cpu::{Core, Trap};
 use gasang_vmx::intercept::{self, CrAccess, Memory, Operand, PortAccess, StringAccess, TableInstruction};
+use gasang_vmx::virtual_apic;
 use gasang_x86::vmx::ExitReason;
 use gasang_x86::{gpr, segment};
 use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
@@ -35,8 +36,8 @@ pub(crate) fn interceptor(instruction: &Instruction) -> Option<Interceptor> {
         Mnemonic::Invlpg => invalidate_page,
         Mnemonic::Invpcid => invalidate_pcid,
         Mnemonic::Pause => |core, _| intercept::pause(core).map(as_usual),
-        Mnemonic::Rdmsr => |core, _| access_msr(core, false),
-        Mnemonic::Wrmsr => |core, _| access_msr(core, true),
+        Mnemonic::Rdmsr => read_msr,
+        Mnemonic::Wrmsr => write_msr,
         Mnemonic::In | Mnemonic::Out => access_port,
         Mnemonic::Insb | Mnemonic::Insw | Mnemonic::Insd => access_port_by_string,
         Mnemonic::Outsb | Mnemonic::Outsw | Mnemonic::Outsd => access_port_by_string,
@@ -147,10 +148,27 @@ fn invalidate_pcid(core: &mut Core<'_>, decoded: &Decoded) -> Intercepted {
     intercept::invpcid(core, &operand(decoded, 1), kind).map(as_usual)
 }
 
-fn access_msr(core: &mut Core<'_>, write: bool) -> Intercepted {
+/// The index of an MSR that is accessed without a VM exit.
+fn msr_index(core: &mut Core<'_>, write: bool) -> Result<u32, Trap> {
     core.check_privileged()?;
     let index = core.state.gpr[gpr::RCX] as u32;
-    intercept::msr(core, index, write).map(as_usual)
+    intercept::msr(core, index, write)?;
+    Ok(index)
+}
+
+fn read_msr(core: &mut Core<'_>, _: &Decoded) -> Intercepted {
+    let index = msr_index(core, false)?;
+    let Some(value) = virtual_apic::read_msr(core, index) else { return AS_USUAL };
+    core.state.gpr[gpr::RAX] = value & 0xffff_ffff;
+    core.state.gpr[gpr::RDX] = value >> 32;
+    DONE
+}
+
+fn write_msr(core: &mut Core<'_>, _: &Decoded) -> Intercepted {
+    let index = msr_index(core, true)?;
+    let low = core.state.gpr[gpr::RAX] & 0xffff_ffff;
+    let value = core.state.gpr[gpr::RDX] << 32 | low;
+    if virtual_apic::write_msr(core, index, value)? { DONE } else { AS_USUAL }
 }
 
 fn access_port(core: &mut Core<'_>, decoded: &Decoded) -> Intercepted {
@@ -227,20 +245,11 @@ fn move_to_special(core: &mut Core<'_>, decoded: &Decoded) -> Intercepted {
     let value = match access.number {
         0 => intercept::written_cr0(core.state, value),
         4 => intercept::written_cr4(core.state, value),
-        8 if value < 16 && intercept::write_shadowed_cr8(core, value) => {
-            return task_priority_written(core, decoded);
-        }
+        8 if value < 16 && intercept::write_shadowed_cr8(core, value) => return DONE,
         _ => value,
     };
     core.write_cr(access.number, value)?;
     DONE
-}
-
-/// Below the threshold a VM exit follows, like a trap.
-fn task_priority_written(core: &mut Core<'_>, decoded: &Decoded) -> Intercepted {
-    let Some(exit) = intercept::below_threshold(core) else { return DONE };
-    core.state.rip = decoded.next;
-    Err(core.state.exit(exit))
 }
 
 fn clear_task_switched(core: &mut Core<'_>, _: &Decoded) -> Intercepted {

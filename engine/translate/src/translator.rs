@@ -308,10 +308,15 @@ impl Translator {
         let completed = core.state.instructions;
         let non_root = core.state.vmx.non_root();
         let step = self.step(core, interpreter);
-        let opened = core.state.interruptible() && !open_before || core.state.nmis_possible() && !nmis_before;
+        let opened = core.state.interruptible() && !open_before
+            || core.state.virtual_interrupt_deliverable()
+            || core.state.nmis_possible() && !nmis_before;
         let unfinished = core.state.instructions == completed;
         if core.state.vmx.non_root() != non_root {
             return self.after_transition(core, step);
+        }
+        if core.state.vmx.virtual_interrupt {
+            core.state.translator[slots::word(slots::INTERRUPT_WAITING)] = 1;
         }
         (step != Step::Retired || opened || unfinished || core.platform.wants_attention()).then_some(step)
     }
@@ -321,9 +326,11 @@ impl Translator {
         let state = &mut *core.state;
         let waits = core.platform.interrupt_waits();
         let interceptions = state.vmx.interceptions;
-        let waiting = waits || interceptions.windows();
+        let waiting = waits || interceptions.windows() || state.vmx.virtual_interrupt;
         state.translator[slots::word(slots::INTERRUPT_WAITING)] = u64::from(waiting);
-        let stepped = interceptions.monitor_trap_flag() || state.vmx.monitor_trap_pending;
+        let stepped = interceptions.monitor_trap_flag()
+            || state.vmx.monitor_trap_pending
+            || state.vmx.below_threshold_pending;
         let timed = state.vmx.preemption_deadline.is_some();
         let exits = waits && interceptions.external_interrupts();
         let special = stepped || timed || exits || state.vmx.stops_at_exits;

@@ -31,7 +31,7 @@ const TLB_ENTRIES: usize = 1024;
 
 /// What the processor was doing when it asked outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Unfinished {
+pub(crate) enum Unfinished {
     Instruction,
     /// The delivery of an interrupt that is acknowledged already.
     Interrupt(u8),
@@ -269,8 +269,10 @@ impl Processor {
         if self.events.is_replayed() {
             return self.take_replayed();
         }
-        if self.state.vmx.non_root() && self.leave_non_root() {
-            return Ok(Step::Retired);
+        if self.state.vmx.non_root()
+            && let Some(step) = self.act_in_non_root()
+        {
+            return Ok(step);
         }
         if !self.surroundings.pending.any() {
             return Ok(Step::Retired);
@@ -346,7 +348,7 @@ impl Processor {
     }
 
     /// Deliver an interrupt that is acknowledged.
-    fn deliver(&mut self, what: Unfinished) -> Step {
+    pub(crate) fn deliver(&mut self, what: Unfinished) -> Step {
         let event = |vector| Event { instructions: self.state.instructions, vector };
         let event = match what {
             Unfinished::Interrupt(vector) => event(vector),

@@ -43,11 +43,13 @@ const PRIMARY: u32 = primary::INTERRUPT_WINDOW_EXITING
     | primary::MONITOR_EXITING
     | primary::PAUSE_EXITING
     | primary::ACTIVATE_SECONDARY_CONTROLS;
-const SECONDARY: u32 = secondary::ENABLE_EPT
+const SECONDARY: u32 = secondary::VIRTUALIZE_APIC_ACCESSES
+    | secondary::ENABLE_EPT
     | secondary::DESCRIPTOR_TABLE_EXITING
     | secondary::ENABLE_VPID
     | secondary::WBINVD_EXITING
     | secondary::UNRESTRICTED_GUEST
+    | secondary::APIC_REGISTER_VIRTUALIZATION
     | secondary::PAUSE_LOOP_EXITING
     | secondary::USE_TSC_SCALING;
 /// Secondary controls that are of use only with a feature of the processor.

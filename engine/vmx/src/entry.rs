@@ -7,6 +7,7 @@ use crate::guest_state::{load_guest, preemption_deadline, secondary_controls};
 use crate::instructions::{Outcome, check_operation, fail};
 use crate::msr_lists::{self, Area};
 use crate::translations;
+use crate::virtual_apic;
 use gasang_cpu::{Core, Interceptions, Interruption, Operation, Trap, VcpuState, Vmcs};
 use gasang_x86::vmx::controls::{interruption, pin, primary, secondary};
 use gasang_x86::vmx::{ExitReason, Field, InstructionError, exit_reason};
@@ -116,6 +117,7 @@ fn begin(core: &mut Core<'_>) {
     let timed = vmx.interceptions.pin & pin::ACTIVATE_PREEMPTION_TIMER != 0;
     vmx.preemption_deadline = timed.then(|| preemption_deadline(core.platform.time_stamp_counter(), timer));
     offset_time(core.state);
+    virtual_apic::begin(core);
 }
 
 /// The guest's time-stamp counter (SDM vol. 3, 26.3, "RDTSC").

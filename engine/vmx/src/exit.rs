@@ -120,9 +120,6 @@ fn record_information(vmcs: &mut Vmcs, exit: &VmExit) {
 
 /// RF as it is saved (SDM vol. 3, 28.3.3).
 fn resume_flag(exit: &VmExit, flags: u64) -> u64 {
-    if exit.by_instruction {
-        return 0;
-    }
     let memory = matches!(
         exit.reason,
         ExitReason::EptViolation
@@ -131,6 +128,9 @@ fn resume_flag(exit: &VmExit, flags: u64) -> u64 {
             | ExitReason::PageModificationLogFull
             | ExitReason::SubPagePermission
     );
+    if exit.by_instruction && !memory {
+        return 0;
+    }
     let event = if memory { exit.idt_vectoring } else { exit.interruption };
     match event {
         Some(event) => frame_resume_flag(event.information, flags),
@@ -171,6 +171,9 @@ pub(crate) fn return_to_host(core: &mut Core<'_>) -> Result<(), Trap> {
     vmx.delivering = None;
     vmx.injection = None;
     vmx.monitor_trap_pending = false;
+    vmx.below_threshold_pending = false;
+    vmx.virtual_interrupt = false;
+    vmx.apic_access = None;
     vmx.iret_unblocked = false;
     vmx.preemption_deadline = None;
     vmx.tsc_scaling = None;

@@ -13,6 +13,7 @@ pub mod intercept;
 mod msr_lists;
 mod pdptes;
 mod translations;
+pub mod virtual_apic;
 mod vmcs_region;
 
 pub use crate::capabilities::Capabilities;

@@ -206,7 +206,7 @@ impl LocalApic {
     }
 
     /// End the highest interrupt in service; the vector if the I/O APIC must hear of it.
-    fn end_of_interrupt(&mut self) -> Option<u8> {
+    pub fn end_of_interrupt(&mut self) -> Option<u8> {
         let vector = self.in_service.highest()?;
         self.in_service.set(vector, false);
         self.level_triggered.contains(vector).then_some(vector)

@@ -8,9 +8,7 @@ use crate::msr_lists::{Area, ENTRY_SIZE};
 use gasang_cpu::Vmcs;
 use gasang_x86::vmx::Field;
 use gasang_x86::vmx::controls::{exit, pin, primary, secondary};
-
-/// Offset of the virtual task-priority register in the virtual-APIC page.
-const VTPR: u64 = 0x80;
+use gasang_x86::vmx::virtual_apic;
 
 /// The control words as they count.
 struct Words {
@@ -83,7 +81,7 @@ fn check_apic(vmcs: &Vmcs, words: &Words, facts: &Facts<'_>) -> Result<(), Check
 
 fn virtual_task_priority(vmcs: &Vmcs, facts: &Facts<'_>) -> u32 {
     let mut byte = [0xff];
-    let address = vmcs.get(Field::VirtualApicAddress) + VTPR;
+    let address = vmcs.get(Field::VirtualApicAddress) + virtual_apic::TPR;
     // What is not RAM reads as ones.
     let _ = facts.memory.read_physical(address, &mut byte);
     u32::from(byte[0])

@@ -4,10 +4,8 @@ use super::exit;
 use gasang_cpu::{Core, Trap, VcpuState, VmExit};
 use gasang_x86::control::cr0;
 use gasang_x86::vmx::controls::{cr_access, primary};
-use gasang_x86::vmx::{ExitReason, Field};
+use gasang_x86::vmx::{ExitReason, Field, virtual_apic as apic};
 
-/// Offset of the virtual task-priority register in the virtual-APIC page.
-const VTPR: u64 = 0x80;
 /// The bits that LMSW can change.
 const MACHINE_STATUS: u64 = cr0::PE | cr0::MP | cr0::EM | cr0::TS;
 
@@ -156,36 +154,34 @@ pub fn mov_dr(core: &mut Core<'_>, number: usize, register: u8, from: bool) -> R
     exit(core, VmExit::of_instruction(ExitReason::MovDr).qualified(qualification))
 }
 
-/// Address of the virtual task-priority register, if MOV to and from CR8 mean it.
-fn virtual_task_priority(state: &VcpuState) -> Option<u64> {
-    let shadowed = state.vmx.interceptions.primary & primary::USE_TPR_SHADOW != 0;
-    shadowed.then(|| field(state, Field::VirtualApicAddress) + VTPR)
+/// Whether MOV to and from CR8 mean the virtual task-priority register.
+fn task_priority_is_virtual(state: &VcpuState) -> bool {
+    state.vmx.interceptions.primary & primary::USE_TPR_SHADOW != 0
 }
 
-fn read_priority(core: &Core<'_>, address: u64) -> u8 {
-    let mut byte = [0xff];
-    let _ = core.memory.read_physical(address, &mut byte);
-    byte[0]
+fn virtual_task_priority(core: &Core<'_>) -> u64 {
+    u64::from(core.virtual_register(apic::TPR) >> 4 & 0xf)
 }
 
 /// MOV from CR8 under the TPR shadow; None where CR8 is the real one.
 pub fn read_shadowed_cr8(core: &Core<'_>) -> Option<u64> {
-    virtual_task_priority(core.state).map(|address| u64::from(read_priority(core, address) >> 4))
+    task_priority_is_virtual(core.state).then(|| virtual_task_priority(core))
 }
 
-/// MOV to CR8 of a value below 16 under the TPR shadow; false where CR8 is the real one. After the instruction
-/// `below_threshold` is to be asked.
+/// MOV to CR8 of a value below 16 under the TPR shadow; false where CR8 is the real one. What comes of it follows the
+/// instruction (`virtual_apic::follow_write`).
 pub fn write_shadowed_cr8(core: &mut Core<'_>, value: u64) -> bool {
-    let Some(address) = virtual_task_priority(core.state) else { return false };
-    let register = (value as u32 & 0xf) << 4;
-    core.write_ram(address, &register.to_le_bytes());
+    if !task_priority_is_virtual(core.state) {
+        return false;
+    }
+    core.set_virtual_register(apic::TPR, (value as u32 & 0xf) << 4);
+    core.state.vmx.virtual_register_written(apic::TPR);
     true
 }
 
-/// The exit that follows an instruction which lowered the virtual task priority below the TPR threshold; like a trap.
+/// The exit that follows when the virtual task priority is below the TPR threshold; like a trap.
 pub fn below_threshold(core: &Core<'_>) -> Option<VmExit> {
-    let address = virtual_task_priority(core.state)?;
     let threshold = field(core.state, Field::TprThreshold) & 0xf;
-    let below = u64::from(read_priority(core, address) >> 4) < threshold;
+    let below = task_priority_is_virtual(core.state) && virtual_task_priority(core) < threshold;
     below.then(|| VmExit::new(ExitReason::TprBelowThreshold))
 }

@@ -19,7 +19,7 @@ pub struct Signals {
     pub interrupt: bool,
 }
 
-/// A VM exit that is due between two instructions.
+/// What is due between two instructions: a VM exit, but for virtual interrupts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Due {
     /// One that concerns nobody else.
@@ -35,6 +35,8 @@ pub enum Due {
         /// Whether it is acknowledged.
         acknowledged: bool,
     },
+    /// A virtual interrupt is delivered, without an exit.
+    VirtualInterrupt,
 }
 
 /// What is due before the guest's next instruction, in the order of priority. `counter` reads the platform's time-stamp
@@ -54,6 +56,9 @@ pub fn due(state: &VcpuState, waiting: Signals, counter: impl FnOnce() -> u64) -
     if state.activity == Activity::WaitForSipi {
         return waiting.start_up.then_some(Due::StartUp);
     }
+    if state.vmx.below_threshold_pending {
+        return of(ExitReason::TprBelowThreshold);
+    }
     if state.vmx.preemption_deadline.is_some_and(|deadline| counter() >= deadline) {
         return of(ExitReason::PreemptionTimerExpired);
     }
@@ -66,6 +71,9 @@ pub fn due(state: &VcpuState, waiting: Signals, counter: impl FnOnce() -> u64) -
     }
     if primary & primary::INTERRUPT_WINDOW_EXITING != 0 && state.interruptible() {
         return of(ExitReason::InterruptWindow);
+    }
+    if state.virtual_interrupt_deliverable() {
+        return Some(Due::VirtualInterrupt);
     }
     let exits = state.vmx.interceptions.external_interrupts() && state.shadow == Shadow::None;
     let acknowledged =

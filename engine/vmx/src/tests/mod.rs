@@ -5,6 +5,7 @@ mod instructions;
 mod intercept;
 mod random;
 mod transitions;
+mod virtual_apic;
 
 use crate::Capabilities;
 use crate::capabilities::REVISION;

@@ -4,6 +4,7 @@ pub mod controls;
 pub mod exit_reason;
 pub mod fields;
 pub mod instruction_error;
+pub mod virtual_apic;
 
 pub use exit_reason::ExitReason;
 pub use fields::{Area, Field, Width};
