@@ -46,10 +46,12 @@ const PRIMARY: u32 = primary::INTERRUPT_WINDOW_EXITING
 const SECONDARY: u32 = secondary::VIRTUALIZE_APIC_ACCESSES
     | secondary::ENABLE_EPT
     | secondary::DESCRIPTOR_TABLE_EXITING
+    | secondary::VIRTUALIZE_X2APIC_MODE
     | secondary::ENABLE_VPID
     | secondary::WBINVD_EXITING
     | secondary::UNRESTRICTED_GUEST
     | secondary::APIC_REGISTER_VIRTUALIZATION
+    | secondary::VIRTUAL_INTERRUPT_DELIVERY
     | secondary::PAUSE_LOOP_EXITING
     | secondary::USE_TSC_SCALING;
 /// Secondary controls that are of use only with a feature of the processor.

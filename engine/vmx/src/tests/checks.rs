@@ -24,9 +24,7 @@ struct Case {
 }
 
 /// Secondary controls that are checked, though no model offers them.
-const NOT_OFFERED: u32 = secondary::VIRTUALIZE_X2APIC_MODE
-    | secondary::VIRTUAL_INTERRUPT_DELIVERY
-    | secondary::ENABLE_VM_FUNCTIONS
+const NOT_OFFERED: u32 = secondary::ENABLE_VM_FUNCTIONS
     | secondary::VMCS_SHADOWING
     | secondary::ENABLE_PML
     | secondary::EPT_VIOLATION_EXCEPTION
