@@ -20,8 +20,11 @@ pub const PREEMPTION_TIMER_RATE: u32 = 5;
 /// How many entries an MSR area may have: 512 times one more than bits 27:25 of IA32_VMX_MISC.
 pub const MSR_AREA_ENTRIES: u64 = 512;
 
-const PIN: u32 =
-    pin::EXTERNAL_INTERRUPT_EXITING | pin::NMI_EXITING | pin::VIRTUAL_NMIS | pin::ACTIVATE_PREEMPTION_TIMER;
+const PIN: u32 = pin::EXTERNAL_INTERRUPT_EXITING
+    | pin::NMI_EXITING
+    | pin::VIRTUAL_NMIS
+    | pin::ACTIVATE_PREEMPTION_TIMER
+    | pin::PROCESS_POSTED_INTERRUPTS;
 const PRIMARY: u32 = primary::INTERRUPT_WINDOW_EXITING
     | primary::USE_TSC_OFFSETTING
     | primary::HLT_EXITING

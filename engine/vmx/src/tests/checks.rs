@@ -13,7 +13,6 @@ use gasang_x86::vmx::controls::{activity, interruptibility, interruption, pendin
 fn no_model_offers_what_is_only_checked() {
     let capabilities = Machine::new().capabilities;
     assert_eq!(capabilities.secondary.can_be_one & NOT_OFFERED, 0);
-    assert_eq!(capabilities.pin.can_be_one & pin::PROCESS_POSTED_INTERRUPTS, 0);
 }
 
 /// A valid VMCS, to be broken.
@@ -36,7 +35,6 @@ impl Case {
     /// All that is checked is offered.
     fn new() -> Case {
         let mut machine = Machine::current();
-        machine.capabilities.pin.can_be_one |= pin::PROCESS_POSTED_INTERRUPTS;
         machine.capabilities.secondary.can_be_one |= NOT_OFFERED;
         machine.capabilities.vm_functions = EPTP_SWITCHING;
         let vmcs = valid(&machine.capabilities);

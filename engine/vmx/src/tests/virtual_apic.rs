@@ -19,12 +19,9 @@ const DESCRIPTOR: u64 = PAGES + 0x2000;
 const REGISTERS: u32 = secondary::APIC_REGISTER_VIRTUALIZATION;
 const DELIVERY: u32 = secondary::VIRTUAL_INTERRUPT_DELIVERY;
 
-/// A guest with a TPR shadow and secondary controls, whether they are offered or not.
+/// A guest with a TPR shadow and secondary controls.
 fn guest(secondary: u32, fields: &[(Field, u64)], prepare: impl FnOnce(&mut Machine)) -> Machine {
     let mut machine = Machine::current();
-    for word in [&mut machine.capabilities.pin, &mut machine.capabilities.secondary] {
-        word.can_be_one = u32::MAX;
-    }
     let mut vmcs = valid(&machine.capabilities);
     let external = if secondary & DELIVERY != 0 { pin::EXTERNAL_INTERRUPT_EXITING } else { 0 };
     vmcs.set(Field::PinBasedControls, vmcs.get(Field::PinBasedControls) | u64::from(external));
