@@ -45,6 +45,11 @@ impl Vmcs {
         self.values[field as usize]
     }
 
+    /// Host address of the values, by the numbers of fields.
+    pub fn values_address(&self) -> u64 {
+        self.values.as_ptr() as u64
+    }
+
     /// The value of a field of at most 32 bits, or the low half of a wider one.
     #[inline]
     pub fn get32(&self, field: Field) -> u32 {
@@ -306,6 +311,17 @@ impl VmxState {
     pub fn tell_instruction_length(&mut self, length: u32) {
         if let Some(exit) = self.pending_exit.as_mut().filter(|exit| exit.by_instruction) {
             exit.instruction_length = length;
+        }
+    }
+
+    /// Host address of the values that VMREAD and VMWRITE access without more ado: in VMX root operation, of the current
+    /// VMCS. 0 if there are none. It holds until the next VMX instruction or VM exit.
+    #[inline]
+    pub fn accessible_values(&self) -> u64 {
+        if self.operation == Operation::Root && self.current.is_some() {
+            self.vmcs.values_address()
+        } else {
+            0
         }
     }
 

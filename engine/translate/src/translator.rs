@@ -20,9 +20,10 @@ use crate::site::{Entry, FaultPoint, Site};
 use crate::slots;
 use crate::statistics::Statistics;
 use crate::superblocks::Heat;
+use crate::vmcs_fields::FieldTables;
 use crate::warmth::Warmth;
 use gasang_cpu::tlb::{Missed, Mode};
-use gasang_cpu::{Access, Activity, Core, CpuModel, VcpuState};
+use gasang_cpu::{Access, Activity, Core, CpuModel, Feature, VcpuState};
 use gasang_exec::{Interpreter, Step, host_fault};
 use gasang_memory::{GuestMemory, Mirrors, PAGE_HAS_CODE};
 use gasang_x86::control::{cr0, cr4, xcr0};
@@ -85,6 +86,8 @@ pub struct Translator {
     /// Where the regions of the superblock made last begin.
     pub(crate) first_region: usize,
     pub(crate) warmth: Warmth,
+    /// For processors with VMX.
+    fields: Option<FieldTables>,
     pub(crate) heat: Heat,
     pub(crate) statistics: Statistics,
     /// Misses since anything else made generated code leave.
@@ -188,6 +191,7 @@ impl Translator {
             mirrors,
             first_region: 0,
             warmth: Warmth::new(),
+            fields: model.has(Feature::Vmx).then(|| FieldTables::new(model)),
             heat: Heat::new(if options.count_blocks { 0 } else { options.look_period }, options.looks),
             statistics: Statistics::default(),
             misses_in_a_row: 0,
@@ -349,6 +353,10 @@ impl Translator {
         slots[slots::word(slots::COPIED)] = self.copied.0.as_mut_ptr() as u64;
         slots[slots::word(slots::EXTENDED_MASK)] = self.extended_mask;
         slots[slots::word(slots::ENTRY)] = address;
+        if let Some(fields) = &self.fields {
+            fields.publish(state);
+        }
+        let slots = &mut state.translator;
         if let Some(counts) = &self.counts {
             slots[slots::word(slots::BLOCK_COUNTS)] = counts.address();
         }
