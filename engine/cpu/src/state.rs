@@ -206,8 +206,6 @@ pub struct VcpuState {
     pub translator: [u64; 64],
     /// x87, SSE, AVX state.
     pub extended: ExtendedState,
-    /// Virtual-machine extensions.
-    pub vmx: VmxState,
 }
 
 impl Hash for VcpuState {
