@@ -204,6 +204,8 @@ pub struct VcpuState {
     pub pending_debug: u64,
     /// Room for generated code's own values; what lies where is the translator's matter.
     pub translator: [u64; 64],
+    /// Virtual-machine extensions, which generated code does not touch.
+    pub vmx: VmxState,
     /// x87, SSE, AVX state.
     pub extended: ExtendedState,
 }
