@@ -250,7 +250,8 @@ impl Processor {
         match self.unfinished {
             Unfinished::Instruction => {
                 self.surroundings.answers.resume();
-                Ok(self.with_core(|core, accelerator| accelerator.step(core)))
+                let stepped = self.step_under_monitor_trap();
+                Ok(stepped.unwrap_or_else(|| self.with_core(|core, accelerator| accelerator.step(core))))
             }
             Unfinished::Interrupt(vector) => {
                 self.surroundings.answers.rewind();
