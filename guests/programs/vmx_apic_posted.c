@@ -115,6 +115,7 @@ void run(void)
     vmcs_begin(&guest);
     virtual = new_pages(1);
     handlers[LOW] = handlers[HIGH] = on_interrupt;
+    RUNS("a guest", "nop");
     ENABLE_OR_SKIP(PIN_BASED_CONTROLS, PROCESS_POSTED_INTERRUPTS, "posted interrupts");
     enable(PRIMARY_CONTROLS, USE_TPR_SHADOW);
     enable(SECONDARY_CONTROLS, VIRTUAL_INTERRUPT_DELIVERY);

@@ -1,6 +1,7 @@
 //! What of its surroundings makes a processor leave VMX non-root operation: INIT, start-up IPIs, NMIs and interrupts. What
 //! is due, and when, is `gasang_vmx`'s.
 
+use crate::events::{Event, NMI};
 use crate::processor::{Processor, Unfinished};
 use gasang_cpu::{Trap, VmExit};
 use gasang_exec::Step;
@@ -20,7 +21,11 @@ enum Act {
 impl Processor {
     /// Do what is due before the guest's next instruction. None if there is nothing.
     pub(crate) fn act_in_non_root(&mut self) -> Option<Step> {
-        match self.act_due()? {
+        let (act, signal) = self.act_due()?;
+        if let Some(vector) = signal {
+            self.events.delivered(Event { instructions: self.state.instructions, vector });
+        }
+        match act {
             Act::Exit(due) => {
                 let Trap::VmExit = self.state.exit(due) else { return None };
                 self.surroundings.answers.commit();
@@ -30,49 +35,62 @@ impl Processor {
             }
             Act::Deliver(vector) => {
                 self.surroundings.answers.commit();
-                Some(self.deliver(Unfinished::Interrupt(vector)))
+                Some(self.deliver(Unfinished::VirtualInterrupt(vector)))
             }
             // And it may have made something else due.
             Act::Done => self.act_in_non_root().or(Some(Step::Retired)),
         }
     }
 
-    /// What is due; its signal is taken.
-    fn act_due(&mut self) -> Option<Act> {
+    /// What waits for the processor; if a script decides, what that has for this instruction.
+    fn signals(&self) -> Signals {
         let pending = self.surroundings.pending;
-        let waiting = Signals {
-            init: pending.init,
-            start_up: pending.start_up.is_some(),
-            nmi: pending.nmi,
-            interrupt: pending.interrupt,
-        };
+        if !self.events.is_replayed() {
+            return Signals {
+                init: pending.init,
+                start_up: pending.start_up.is_some(),
+                nmi: pending.nmi,
+                interrupt: pending.interrupt,
+            };
+        }
+        let event = self.events.next().filter(|event| event.instructions == self.state.instructions);
+        let nmi = event.is_some_and(|event| event.vector == NMI);
+        Signals { init: false, start_up: false, nmi, interrupt: event.is_some() && !nmi }
+    }
+
+    /// What is due; its signal is taken. If that is one that other machines are to replay, its vector, or 0.
+    fn act_due(&mut self) -> Option<(Act, Option<u8>)> {
+        let waiting = self.signals();
         let due = intercept::due(&self.state, waiting, || self.surroundings.shared.clock.now())?;
         let index = self.surroundings.index;
         match due {
-            Due::Exit(exit) => Some(Act::Exit(exit)),
+            Due::Exit(exit) => Some((Act::Exit(exit), None)),
             Due::Init => {
                 let taken = self.surroundings.chipset(|chipset, _| chipset.take_init(index, false));
-                taken.then(|| Act::Exit(exit::init()))
+                taken.then(|| (Act::Exit(exit::init()), None))
             }
             Due::StartUp => {
-                let vector = self.surroundings.chipset(|chipset, _| chipset.take_start_up(index));
-                vector.map(|vector| Act::Exit(exit::start_up(vector)))
+                let vector = self.surroundings.chipset(|chipset, _| chipset.take_start_up(index))?;
+                Some((Act::Exit(exit::start_up(vector)), None))
             }
             Due::Nmi => {
                 let taken = self.surroundings.chipset(|chipset, _| chipset.take_nmi(index));
-                taken.then(|| Act::Exit(exit::nmi()))
+                taken.then(|| (Act::Exit(exit::nmi()), Some(NMI)))
             }
-            Due::Interrupt { acknowledged: false } => Some(Act::Exit(exit::external_interrupt(None))),
+            Due::Interrupt { acknowledged: false } => {
+                Some((Act::Exit(exit::external_interrupt(None)), Some(0)))
+            }
             Due::Interrupt { acknowledged: true } => {
                 let vector = self.acknowledge()?;
                 if virtual_apic::notifies(&self.state, vector) {
                     self.process_posted_interrupts();
-                    return Some(Act::Done);
+                    return Some((Act::Done, Some(vector)));
                 }
-                Some(Act::Exit(exit::external_interrupt(Some(vector))))
+                Some((Act::Exit(exit::external_interrupt(Some(vector))), Some(vector)))
             }
             Due::VirtualInterrupt => {
-                Some(Act::Deliver(self.with_core(|core, _| virtual_apic::take_interrupt(core))))
+                let vector = self.with_core(|core, _| virtual_apic::take_interrupt(core));
+                Some((Act::Deliver(vector), None))
             }
         }
     }
@@ -87,8 +105,9 @@ impl Processor {
 
     /// Whether something waits for IF to be set, or for NMIs to be possible.
     pub(crate) fn waits_for_interrupts(&self) -> bool {
+        let interrupt = self.surroundings.pending.interrupt && !self.events.is_replayed();
         let vmx = &self.state.vmx;
-        self.surroundings.pending.interrupt || vmx.interceptions.windows() || vmx.virtual_interrupt
+        interrupt || vmx.interceptions.windows() || vmx.virtual_interrupt
     }
 
     /// Whether an interrupt reaches a processor that is halted.

@@ -35,6 +35,8 @@ pub(crate) enum Unfinished {
     Instruction,
     /// The delivery of an interrupt that is acknowledged already.
     Interrupt(u8),
+    /// The same of a virtual interrupt, of which the surroundings know nothing.
+    VirtualInterrupt(u8),
     Nmi,
 }
 
@@ -212,7 +214,7 @@ impl Processor {
         let index = self.surroundings.index;
         let budget = POLL_INSTRUCTIONS.min(limit.saturating_sub(self.state.instructions));
         let most = self.until_next_event();
-        let waiting = self.waits_for_interrupts() && !self.events.is_replayed();
+        let waiting = self.waits_for_interrupts();
         let step = self.step_under_monitor_trap().unwrap_or_else(|| {
             self.with_core(|core, accelerator| accelerator.run(core, &shared, index, budget, most, waiting))
         });
@@ -250,11 +252,16 @@ impl Processor {
         match self.unfinished {
             Unfinished::Instruction => {
                 self.surroundings.answers.resume();
-                Ok(self.with_core(|core, accelerator| accelerator.step(core)))
+                let stepped = self.step_under_monitor_trap();
+                Ok(stepped.unwrap_or_else(|| self.with_core(|core, accelerator| accelerator.step(core))))
             }
             Unfinished::Interrupt(vector) => {
                 self.surroundings.answers.rewind();
                 Ok(self.deliver(Unfinished::Interrupt(vector)))
+            }
+            Unfinished::VirtualInterrupt(vector) => {
+                self.surroundings.answers.rewind();
+                Ok(self.deliver(Unfinished::VirtualInterrupt(vector)))
             }
             Unfinished::Nmi => {
                 self.surroundings.answers.rewind();
@@ -266,13 +273,13 @@ impl Processor {
     /// INIT, SIPI, NMI and interrupts, in the order of their priority (SDM vol. 3, 6.9). `Pending` if a delivery needs
     /// an answer from outside.
     fn take_signals(&mut self) -> Result<Step, Error> {
-        if self.events.is_replayed() {
-            return self.take_replayed();
-        }
         if self.state.vmx.non_root()
             && let Some(step) = self.act_in_non_root()
         {
             return Ok(step);
+        }
+        if self.events.is_replayed() {
+            return self.take_replayed();
         }
         if !self.surroundings.pending.any() {
             return Ok(Step::Retired);
@@ -351,11 +358,14 @@ impl Processor {
     pub(crate) fn deliver(&mut self, what: Unfinished) -> Step {
         let event = |vector| Event { instructions: self.state.instructions, vector };
         let event = match what {
-            Unfinished::Interrupt(vector) => event(vector),
-            Unfinished::Nmi | Unfinished::Instruction => event(NMI),
+            Unfinished::Interrupt(vector) => Some(event(vector)),
+            Unfinished::VirtualInterrupt(_) => None,
+            Unfinished::Nmi | Unfinished::Instruction => Some(event(NMI)),
         };
         let delivered = self.with_core(|core, _| match what {
-            Unfinished::Interrupt(vector) => core.deliver_interrupt(vector),
+            Unfinished::Interrupt(vector) | Unfinished::VirtualInterrupt(vector) => {
+                core.deliver_interrupt(vector)
+            }
             Unfinished::Nmi | Unfinished::Instruction => core.deliver_nmi(),
         });
         match delivered {
@@ -372,9 +382,11 @@ impl Processor {
             Ok(()) | Err(Trap::Exception(_)) => self.state.activity = Activity::Active,
         }
         self.surroundings.answers.commit();
-        self.events.delivered(event);
+        if let Some(event) = event {
+            self.events.delivered(event);
+        }
         match what {
-            Unfinished::Interrupt(_) => self.counts.interrupts += 1,
+            Unfinished::Interrupt(_) | Unfinished::VirtualInterrupt(_) => self.counts.interrupts += 1,
             Unfinished::Nmi | Unfinished::Instruction => self.counts.nmis += 1,
         }
         Step::Retired
