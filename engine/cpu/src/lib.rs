@@ -44,7 +44,7 @@ pub use crate::paging::{Access, PHYSICAL_ADDRESS_BITS, Physical};
 pub use crate::platform::{Identity, Platform};
 pub use crate::state::{Activity, DescriptorTable, ExtendedState, SegmentRegister, Shadow, VcpuState};
 pub use crate::tlb::{Owner, Tlb, TlbContext, TlbEntry};
-pub use crate::virtual_apic::ApicAccess;
+pub use crate::virtual_apic::{ApicAccess, VirtualApic};
 pub use crate::vmx::{Interceptions, Interruption, Operation, VmExit, Vmcs, VmxState};
 pub use crate::vmx_journal::{Journal, Transition, TransitionKind};
 pub use crate::xsave::SaveKind;

@@ -4,6 +4,7 @@
 use crate::core::Core;
 use crate::exception::Trap;
 use crate::paging::Access;
+use crate::state::VcpuState;
 use crate::vmx::{VmExit, VmxState};
 use gasang_x86::vmx::controls::{primary, secondary};
 use gasang_x86::vmx::virtual_apic::{self as apic, access};
@@ -22,10 +23,29 @@ pub struct ApicAccess {
     pub written: bool,
 }
 
+/// What of the virtual APIC is not in its page or the VMCS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct VirtualApic {
+    /// The virtual task priority was below its threshold at VM entry: a VM exit before the guest's first instruction.
+    pub below_threshold: bool,
+    /// A virtual interrupt is recognized, and waits to be delivered.
+    pub interrupt: bool,
+    /// The register that the instruction has accessed.
+    pub access: Option<ApicAccess>,
+}
+
+impl VcpuState {
+    /// Whether a virtual interrupt is recognized and nothing blocks it (SDM vol. 3, 30.2.2).
+    #[inline]
+    pub fn virtual_interrupt_deliverable(&self) -> bool {
+        self.vmx.virtual_apic.interrupt && self.interruptible()
+    }
+}
+
 impl VmxState {
     /// The instruction writes a register of the virtual-APIC page: what comes of it follows after the instruction.
     pub fn virtual_register_written(&mut self, offset: u64) {
-        self.apic_access = Some(ApicAccess { offset, size: 4, written: true });
+        self.virtual_apic.access = Some(ApicAccess { offset, size: 4, written: true });
     }
 
     fn has(&self, control: u32) -> bool {
@@ -42,7 +62,9 @@ impl VmxState {
 
     /// Whether a read comes from the virtual-APIC page (SDM vol. 3, 30.4.2).
     fn virtualizes_read(&self, offset: u64, size: usize) -> bool {
-        if !self.of_one_register(offset, size) || self.apic_access.is_some_and(|before| before.written) {
+        if !self.of_one_register(offset, size)
+            || self.virtual_apic.access.is_some_and(|before| before.written)
+        {
             return false;
         }
         match offset & !0xf {
@@ -57,7 +79,7 @@ impl VmxState {
     /// Whether a write goes to the virtual-APIC page (SDM vol. 3, 30.4.3.1).
     fn virtualizes_write(&self, offset: u64, size: usize) -> bool {
         let other = |before: ApicAccess| before.offset != offset || before.size != size;
-        if !self.of_one_register(offset, size) || self.apic_access.is_some_and(other) {
+        if !self.of_one_register(offset, size) || self.virtual_apic.access.is_some_and(other) {
             return false;
         }
         match offset & !0xf {
@@ -104,7 +126,7 @@ impl Core<'_> {
         if vmx.delivering.is_some() || !vmx.virtualizes_read(offset, size) {
             return Err(self.apic_access_exit(offset, Access::Read));
         }
-        vmx.apic_access.get_or_insert(ApicAccess { offset, size, written: false });
+        vmx.virtual_apic.access.get_or_insert(ApicAccess { offset, size, written: false });
         let page = vmx.vmcs.get(Field::VirtualApicAddress);
         bytes.fill(0xff);
         // What is not RAM reads as ones.
@@ -122,7 +144,7 @@ impl Core<'_> {
         if vmx.delivering.is_some() || !vmx.virtualizes_write(offset, size) {
             return Err(self.apic_access_exit(offset, Access::Write));
         }
-        vmx.apic_access = Some(ApicAccess { offset, size, written: true });
+        vmx.virtual_apic.access = Some(ApicAccess { offset, size, written: true });
         let page = vmx.vmcs.get(Field::VirtualApicAddress);
         self.write_ram(page + offset, bytes);
         Ok(())

@@ -3,7 +3,7 @@
 
 use crate::exception::{Exception, Trap};
 use crate::state::VcpuState;
-use crate::virtual_apic::ApicAccess;
+use crate::virtual_apic::VirtualApic;
 use crate::vmx_journal::Journal;
 use gasang_x86::control::{cr0, cr4};
 use gasang_x86::exception as vector;
@@ -258,12 +258,8 @@ pub struct VmxState {
     pub tsc_scaling: Option<(u64, u64)>,
     /// A VM entry asked for a monitor trap flag VM exit before the guest's first instruction.
     pub monitor_trap_pending: bool,
-    /// The virtual task priority was below its threshold at VM entry: a VM exit before the guest's first instruction.
-    pub below_threshold_pending: bool,
-    /// A virtual interrupt is recognized, and waits to be delivered.
-    pub virtual_interrupt: bool,
-    /// The register of the virtual-APIC page that the instruction has accessed.
-    pub apic_access: Option<ApicAccess>,
+    /// What is pending of the virtual APIC.
+    pub virtual_apic: VirtualApic,
 }
 
 impl VmxState {
@@ -289,9 +285,7 @@ impl VmxState {
             host_tsc_offset: None,
             tsc_scaling: None,
             monitor_trap_pending: false,
-            below_threshold_pending: false,
-            virtual_interrupt: false,
-            apic_access: None,
+            virtual_apic: VirtualApic::default(),
         }
     }
 
@@ -343,12 +337,6 @@ impl VmxState {
 }
 
 impl VcpuState {
-    /// Whether a virtual interrupt is recognized and nothing blocks it (SDM vol. 3, 30.2.2).
-    #[inline]
-    pub fn virtual_interrupt_deliverable(&self) -> bool {
-        self.vmx.virtual_interrupt && self.interruptible()
-    }
-
     /// Note the VM exit that the returned trap announces. What was being delivered is noted with it.
     #[cold]
     pub fn exit(&mut self, exit: VmExit) -> Trap {

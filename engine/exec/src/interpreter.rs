@@ -162,7 +162,7 @@ impl Before {
     fn abandon(&self, core: &mut Core<'_>, trap: Trap) -> Step {
         core.state.rflags |= self.flags & rflags::RF;
         core.state.pending_debug = self.pending_debug;
-        core.state.vmx.apic_access = None;
+        core.state.vmx.virtual_apic.access = None;
         match trap {
             Trap::Exception(exception) => match core.deliver_exception(exception) {
                 Ok(()) => Step::Retired,
@@ -192,7 +192,7 @@ impl Before {
 /// The VM exit that follows an instruction because of what it wrote to the virtual-APIC page.
 #[inline]
 fn exit_after_apic_write(core: &mut Core<'_>) -> Option<VmExit> {
-    let access = core.state.vmx.apic_access.take()?;
+    let access = core.state.vmx.virtual_apic.access.take()?;
     if access.written { virtual_apic::follow_write(core, access.offset) } else { None }
 }
 

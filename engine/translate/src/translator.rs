@@ -315,7 +315,7 @@ impl Translator {
         if core.state.vmx.non_root() != non_root {
             return self.after_transition(core, step);
         }
-        if core.state.vmx.virtual_interrupt {
+        if core.state.vmx.virtual_apic.interrupt {
             core.state.translator[slots::word(slots::INTERRUPT_WAITING)] = 1;
         }
         (step != Step::Retired || opened || unfinished || core.platform.wants_attention()).then_some(step)
@@ -326,11 +326,11 @@ impl Translator {
         let state = &mut *core.state;
         let waits = core.platform.interrupt_waits();
         let interceptions = state.vmx.interceptions;
-        let waiting = waits || interceptions.windows() || state.vmx.virtual_interrupt;
+        let waiting = waits || interceptions.windows() || state.vmx.virtual_apic.interrupt;
         state.translator[slots::word(slots::INTERRUPT_WAITING)] = u64::from(waiting);
         let stepped = interceptions.monitor_trap_flag()
             || state.vmx.monitor_trap_pending
-            || state.vmx.below_threshold_pending;
+            || state.vmx.virtual_apic.below_threshold;
         let timed = state.vmx.preemption_deadline.is_some();
         let exits = waits && interceptions.external_interrupts();
         let special = stepped || timed || exits || state.vmx.stops_at_exits;

@@ -89,7 +89,7 @@ impl Accelerator {
             let step = self.step(core);
             let raised = shared.attention.get(index).is_none_or(|attention| attention.is_raised());
             let transition = core.state.vmx.non_root() != non_root;
-            let waiting = waiting || core.state.vmx.virtual_interrupt;
+            let waiting = waiting || core.state.vmx.virtual_apic.interrupt;
             let opened =
                 waiting && (core.state.interruptible() || core.state.nmis_possible() && !nmis_before);
             let stop = raised || transition || opened;

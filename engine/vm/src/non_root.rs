@@ -107,7 +107,7 @@ impl Processor {
     pub(crate) fn waits_for_interrupts(&self) -> bool {
         let interrupt = self.surroundings.pending.interrupt && !self.events.is_replayed();
         let vmx = &self.state.vmx;
-        interrupt || vmx.interceptions.windows() || vmx.virtual_interrupt
+        interrupt || vmx.interceptions.windows() || vmx.virtual_apic.interrupt
     }
 
     /// Whether an interrupt reaches a processor that is halted.

@@ -1,7 +1,7 @@
 //! What comes of writing the virtual-APIC page, and virtual interrupts (SDM vol. 3, chapter 30).
 
 use crate::intercept::below_threshold;
-use gasang_cpu::{Core, Exception, Trap, VcpuState, VmExit};
+use gasang_cpu::{Core, Exception, Trap, VcpuState, VirtualApic, VmExit};
 use gasang_x86::vmx::controls::{pin, primary, secondary};
 use gasang_x86::vmx::virtual_apic as apic;
 use gasang_x86::vmx::{ExitReason, Field};
@@ -78,15 +78,14 @@ fn evaluate(core: &mut Core<'_>) {
     let window = core.state.vmx.interceptions.primary & primary::INTERRUPT_WINDOW_EXITING != 0;
     let priority = core.virtual_register(apic::PPR) & 0xff;
     let requested = u32::from(Status::of(core.state).requested);
-    core.state.vmx.virtual_interrupt = !window && requested >> 4 > priority >> 4;
+    core.state.vmx.virtual_apic.interrupt = !window && requested >> 4 > priority >> 4;
 }
 
 /// What the virtual APIC does at VM entry (SDM vol. 3, 27.3.2.5, 27.7.7).
 pub(crate) fn begin(core: &mut Core<'_>) {
-    core.state.vmx.virtual_interrupt = false;
-    core.state.vmx.apic_access = None;
     let delivers = delivers(core.state);
-    core.state.vmx.below_threshold_pending = !delivers && below_threshold(core).is_some();
+    let below_threshold = !delivers && below_threshold(core).is_some();
+    core.state.vmx.virtual_apic = VirtualApic { below_threshold, ..Default::default() };
     if delivers {
         virtualize_processor_priority(core);
         evaluate(core);
@@ -229,7 +228,7 @@ pub fn take_interrupt(core: &mut Core<'_>) -> u8 {
     core.set_virtual_register(apic::PPR, u32::from(vector & 0xf0));
     let requested = highest(core, apic::IRR);
     Status { requested, in_service: vector }.record(core.state);
-    core.state.vmx.virtual_interrupt = false;
+    core.state.vmx.virtual_apic.interrupt = false;
     vector
 }
 

@@ -56,7 +56,7 @@ pub fn due(state: &VcpuState, waiting: Signals, counter: impl FnOnce() -> u64) -
     if state.activity == Activity::WaitForSipi {
         return waiting.start_up.then_some(Due::StartUp);
     }
-    if state.vmx.below_threshold_pending {
+    if state.vmx.virtual_apic.below_threshold {
         return of(ExitReason::TprBelowThreshold);
     }
     if state.pending_debug != 0 && state.shadow != Shadow::MovSs && state.activity == Activity::Active {

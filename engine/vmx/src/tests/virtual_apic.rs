@@ -54,7 +54,7 @@ fn write(machine: &mut Machine, offset: u64, size: usize) -> Result<(), Trap> {
 
 /// What follows the write that the instruction has made.
 fn follow(machine: &mut Machine) -> Option<VmExit> {
-    let access = machine.state.vmx.apic_access.take().filter(|access| access.written)?;
+    let access = machine.state.vmx.virtual_apic.access.take().filter(|access| access.written)?;
     machine.with(|core, _| follow_write(core, access.offset))
 }
 
@@ -91,7 +91,7 @@ fn what_is_virtualized_depends_on_two_controls() {
     let virtualized = |controls, write_it: bool| {
         let mut machine = accessed(controls);
         let virtualizes = |&offset: &u64| {
-            machine.state.vmx.apic_access = None;
+            machine.state.vmx.virtual_apic.access = None;
             if write_it {
                 write(&mut machine, offset, 4).is_ok()
             } else {
@@ -183,14 +183,14 @@ fn a_virtual_interrupt_is_delivered_when_nothing_blocks_it() {
 #[test]
 fn priorities_hold_interrupts_back() {
     let mut machine = requested(&[(Field::GuestInterruptStatus, 0x6251)]);
-    assert!(!machine.state.vmx.virtual_interrupt);
+    assert!(!machine.state.vmx.virtual_apic.interrupt);
     assert_eq!(machine.peek(VIRTUAL + apic::PPR, 4), 0x60);
     machine.state.vmx.virtual_register_written(apic::EOI);
     assert_eq!((follow(&mut machine), status(&machine)), (None, 0x51));
-    assert!(machine.state.vmx.virtual_interrupt);
+    assert!(machine.state.vmx.virtual_apic.interrupt);
     machine.poke(VIRTUAL + apic::TPR, 4, 0x58);
     machine.state.vmx.virtual_register_written(apic::TPR);
-    assert_eq!((follow(&mut machine), machine.state.vmx.virtual_interrupt), (None, false));
+    assert_eq!((follow(&mut machine), machine.state.vmx.virtual_apic.interrupt), (None, false));
     assert_eq!(machine.peek(VIRTUAL + apic::PPR, 4), 0x58);
 }
 
@@ -220,7 +220,7 @@ fn an_interrupt_window_comes_in_the_place_of_virtual_interrupts() {
     let window = u64::from(primary::INTERRUPT_WINDOW_EXITING | primary::USE_TPR_SHADOW);
     let controls = u64::from(Machine::new().capabilities.primary.ones | primary::ACTIVATE_SECONDARY_CONTROLS);
     let machine = requested(&[(Field::PrimaryControls, controls | window)]);
-    assert!(!machine.state.vmx.virtual_interrupt);
+    assert!(!machine.state.vmx.virtual_apic.interrupt);
 }
 
 #[test]
@@ -239,7 +239,7 @@ fn what_is_posted_is_requested() {
     machine.poke(DESCRIPTOR + 8, 8, 1 << 63 | 1);
     machine.poke(DESCRIPTOR + 32, 8, 3);
     machine.with(|core, _| process_posted(core));
-    assert_eq!((status(&machine), machine.state.vmx.virtual_interrupt), (0x7f, true));
+    assert_eq!((status(&machine), machine.state.vmx.virtual_apic.interrupt), (0x7f, true));
     assert_eq!((machine.peek(DESCRIPTOR + 8, 8), machine.peek(DESCRIPTOR + 32, 8)), (0, 2));
     let registers = [0x20, 0x30].map(|offset| machine.peek(VIRTUAL + apic::IRR + offset, 4));
     assert_eq!(registers, [1 << 0x11 | 1, 1 << 31]);
