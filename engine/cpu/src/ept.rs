@@ -28,6 +28,8 @@ pub(crate) enum EptFault {
     },
     /// An entry is not a valid one.
     Misconfiguration,
+    /// A flag is to be set, and the page-modification log has no room to tell of it.
+    LogFull,
 }
 
 /// A finished walk.
@@ -41,6 +43,17 @@ pub(crate) struct EptWalk {
     /// (host address, entry as read), root first.
     used: [(u64, u64); 4],
     levels: usize,
+}
+
+impl EptWalk {
+    /// The entries used: host address, what was read, and what it becomes: with the accessed flag and, in the last, for a
+    /// write, with the dirty flag.
+    fn marked(&self, write: bool) -> impl Iterator<Item = (u64, u64, u64)> + '_ {
+        self.used[..self.levels].iter().enumerate().map(move |(index, &(host, entry))| {
+            let last = index + 1 == self.levels;
+            (host, entry, entry | ept::ACCESSED | if last && write { ept::DIRTY } else { 0 })
+        })
+    }
 }
 
 impl Ept {
@@ -80,19 +93,16 @@ impl Ept {
         Err(EptFault::Misconfiguration)
     }
 
+    /// Whether an access sets flags that are not set yet.
+    pub fn marks(self, walk: &EptWalk, write: bool) -> bool {
+        self.accessed_and_dirty && walk.marked(write).any(|(_, entry, new)| new != entry)
+    }
+
     /// Set the accessed flags of the entries used and, for a write, the dirty flag of the last, if flags are kept. False if
     /// an entry changed meanwhile: walk again. `told` hears of each entry that is written.
     pub fn mark(self, memory: &GuestMemory, walk: &EptWalk, write: bool, mut told: impl FnMut(u64)) -> bool {
-        let marked = |index: usize, entry: u64| {
-            let last = index + 1 == walk.levels;
-            entry | ept::ACCESSED | if last && write { ept::DIRTY } else { 0 }
-        };
         !self.accessed_and_dirty
-            || walk.used[..walk.levels].iter().enumerate().all(|(index, &(host, entry))| {
-                let new = marked(index, entry);
-                if new == entry {
-                    return true;
-                }
+            || walk.marked(write).filter(|(_, entry, new)| new != entry).all(|(host, entry, new)| {
                 told(host);
                 memory.compare_exchange_u64(host, entry, new)
             })

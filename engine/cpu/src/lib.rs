@@ -20,6 +20,7 @@ mod halt;
 mod hypercall;
 mod in_use;
 mod io;
+mod modification_log;
 mod msr;
 mod paging;
 mod platform;

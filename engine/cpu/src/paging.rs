@@ -249,15 +249,17 @@ impl Core<'_> {
         self.translate_by_walk(linear, access, mode)
     }
 
-    /// Whether the access would be allowed, without marking anything.
+    /// Whether the access would be allowed, without marking anything: but what is logged is marked and logged now, so that
+    /// the access, when it comes, does not find the log full.
     ///
     /// # Errors
     /// #PF as the access itself would raise it.
     pub fn probe(&mut self, linear: u64, access: Access, privilege: Privilege) -> Result<(), Trap> {
         let mode = self.tlb_mode(privilege);
-        let walk = self.walk(linear, false).map_err(|missing| self.missed(linear, access, mode, missing))?;
+        let mark = self.logs_modifications();
+        let walk = self.walk(linear, mark).map_err(|missing| self.missed(linear, access, mode, missing))?;
         self.check_rights(linear, access, mode, &walk)?;
-        self.guest_page(linear, &walk, access, false).map(|_| ())
+        self.guest_page(linear, &walk, access, mark).map(|_| ())
     }
 
     /// The physical address of `linear` by the paging structures alone, as a debugger sees it: no rights, no marks.
@@ -388,6 +390,7 @@ impl Core<'_> {
     fn ept_exit(&mut self, address: u64, fault: EptFault, about: u64, linear: u64) -> Trap {
         let exit = match fault {
             EptFault::Misconfiguration => VmExit::new(ExitReason::EptMisconfiguration),
+            EptFault::LogFull => return self.state.exit(VmExit::new(ExitReason::PageModificationLogFull)),
             EptFault::Violation { permissions } => VmExit {
                 guest_linear: linear,
                 ..VmExit::new(ExitReason::EptViolation).qualified(about | permissions << 3)
@@ -427,15 +430,22 @@ impl Core<'_> {
             if found.permissions & wanted != wanted {
                 return Err(EptFault::Violation { permissions: found.permissions });
             }
+            let write = wanted & ept::WRITE != 0;
+            if mark && self.log_is_full() && tables.marks(&found, write) {
+                return Err(EptFault::LogFull);
+            }
             let mut written = [0; 4];
             let mut count = 0;
             let told = |host| {
                 written[count] = host;
                 count += 1;
             };
-            let marked = !mark || tables.mark(self.memory, &found, wanted & ept::WRITE != 0, told);
+            let marked = !mark || tables.mark(self.memory, &found, write, told);
             written[..count].iter().for_each(|&host| self.entry_written(host, 8));
             if marked {
+                if mark && write && !found.dirty {
+                    self.log_modification(address);
+                }
                 return Ok(found);
             }
         }

@@ -49,6 +49,7 @@ const SECONDARY: u32 = secondary::ENABLE_EPT
     | secondary::WBINVD_EXITING
     | secondary::UNRESTRICTED_GUEST
     | secondary::PAUSE_LOOP_EXITING
+    | secondary::ENABLE_PML
     | secondary::USE_TSC_SCALING;
 /// Secondary controls that are of use only with a feature of the processor.
 const SECONDARY_WITH: [(Feature, u32); 5] = [

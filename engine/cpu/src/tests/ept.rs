@@ -165,3 +165,52 @@ fn entries_that_are_none_are_misconfigurations() {
         assert_eq!(exit.reason, ExitReason::EptMisconfiguration);
     }
 }
+
+/// A guest whose pages are logged: accessed and dirty flags are set for what a read needs, and none for `PAGE` itself.
+fn logged_guest(index: u64) -> Machine {
+    let mut machine = guest();
+    point_to_tables(&mut machine, ept_pointer::ACCESSED_AND_DIRTY);
+    machine.read(PAGE).unwrap();
+    machine.state.vmx.interceptions.secondary |= secondary::ENABLE_PML;
+    machine.state.vmx.vmcs.set(Field::PmlAddress, LOG);
+    machine.state.vmx.vmcs.set(Field::PmlIndex, index);
+    machine
+}
+
+/// The page-modification log.
+const LOG: u64 = EPT + 0x5000;
+
+#[test]
+fn a_page_that_becomes_dirty_is_logged_once() {
+    let mut machine = logged_guest(511);
+    machine.read(PAGE + 0x123).unwrap();
+    assert_eq!(machine.state.vmx.vmcs.get(Field::PmlIndex), 511);
+    machine.write(PAGE + 0x123).unwrap();
+    machine.tlb.flush_all();
+    machine.write(PAGE + 0x456).unwrap();
+    assert_eq!(machine.state.vmx.vmcs.get(Field::PmlIndex), 510);
+    assert_eq!(machine.peek(LOG + 511 * 8, 8), FRAME);
+}
+
+#[test]
+fn without_room_in_the_log_no_flag_is_set() {
+    for index in [512, 0xffff] {
+        let mut machine = logged_guest(index);
+        assert_eq!(machine.write(PAGE), Err(Trap::VmExit));
+        let exit = machine.state.vmx.pending_exit.take().unwrap();
+        assert_eq!((exit.reason, exit.qualification), (ExitReason::PageModificationLogFull, 0));
+        assert_eq!(machine.peek(LEAVES, 8) & ept::DIRTY, 0);
+        assert_eq!(machine.read(PAGE), Ok(0), "nothing is left to be set for it");
+    }
+    let mut machine = logged_guest(0);
+    machine.write(PAGE).unwrap();
+    assert_eq!(machine.state.vmx.vmcs.get(Field::PmlIndex), 0xffff);
+}
+
+#[test]
+fn what_is_probed_does_not_find_the_log_full_later() {
+    let mut machine = logged_guest(0);
+    machine.core().probe(PAGE, Access::Write, Privilege::Supervisor).unwrap();
+    assert_eq!(machine.state.vmx.vmcs.get(Field::PmlIndex), 0xffff);
+    assert_eq!(machine.write(PAGE), Ok(()));
+}

@@ -30,7 +30,6 @@ const NOT_OFFERED: u32 = secondary::VIRTUALIZE_APIC_ACCESSES
     | secondary::VIRTUAL_INTERRUPT_DELIVERY
     | secondary::ENABLE_VM_FUNCTIONS
     | secondary::VMCS_SHADOWING
-    | secondary::ENABLE_PML
     | secondary::EPT_VIOLATION_EXCEPTION
     | secondary::MODE_BASED_EXECUTE_CONTROL;
 const WIDE: u64 = 1 << 46;
