@@ -7,6 +7,7 @@ use crate::plan::Handler;
 use gasang_cpu::{Access, Core, Exception, Feature, Trap};
 use gasang_vmx::Capabilities;
 use gasang_vmx::entry::{self, Entered};
+use gasang_vmx::functions;
 use gasang_vmx::instructions::{self, Outcome};
 use gasang_x86::msr;
 use iced_x86::{Instruction, Mnemonic};
@@ -51,6 +52,10 @@ pub(crate) fn handler(instruction: &Instruction) -> Option<Handler> {
             let (kind, descriptor) = invalidation(core, decoded)?;
             let outcome = instructions::invvpid(core, &Capabilities::new(core.model), kind, descriptor)?;
             finish(core, outcome)
+        },
+        Mnemonic::Vmfunc => |core, _| {
+            functions::vmfunc(core, &Capabilities::new(core.model))?;
+            Ok(Flow::Next)
         },
         Mnemonic::Vmcall => vmcall,
         Mnemonic::Vmmcall => vmmcall,

@@ -50,6 +50,7 @@ const SECONDARY: u32 = secondary::ENABLE_EPT
     | secondary::UNRESTRICTED_GUEST
     | secondary::PAUSE_LOOP_EXITING
     | secondary::ENABLE_PML
+    | secondary::ENABLE_VM_FUNCTIONS
     | secondary::USE_TSC_SCALING;
 /// Secondary controls that are of use only with a feature of the processor.
 const SECONDARY_WITH: [(Feature, u32); 5] = [
@@ -186,7 +187,7 @@ impl Capabilities {
             tertiary: 0,
             exit: Allowed::new(EXIT_DEFAULT1, EXIT_FLEXIBLE, EXIT),
             entry: Allowed::new(ENTRY_DEFAULT1, ENTRY_FLEXIBLE, ENTRY),
-            vm_functions: 0,
+            vm_functions: EPTP_SWITCHING,
             ept_vpid: EPT_VPID,
             cr4_fixed1: cr4_allowed(model),
             efer: efer_bits
@@ -343,7 +344,7 @@ mod tests {
     fn every_capability_msr_is_there_but_those_of_absent_features() {
         let capabilities = capabilities();
         for index in msr::VMX_BASIC..=msr::VMX_EXIT_CTLS2 {
-            let absent = matches!(index, msr::VMX_VMFUNC | msr::VMX_PROCBASED_CTLS3 | msr::VMX_EXIT_CTLS2);
+            let absent = matches!(index, msr::VMX_PROCBASED_CTLS3 | msr::VMX_EXIT_CTLS2);
             assert_eq!(capabilities.msr(index).is_none(), absent, "{index:#x}");
         }
     }

@@ -6,6 +6,7 @@ mod checks;
 pub mod entry;
 mod ept_pointer;
 pub mod exit;
+pub mod functions;
 mod guest_state;
 mod host_state;
 pub mod instructions;

@@ -1,6 +1,7 @@
 //! Tests of VMX operation, and the small machine they run on: a hypervisor in 64-bit mode, everything mapped one to one.
 
 mod checks;
+mod functions;
 mod instructions;
 mod intercept;
 mod random;
