@@ -51,6 +51,7 @@ const SECONDARY: u32 = secondary::ENABLE_EPT
     | secondary::PAUSE_LOOP_EXITING
     | secondary::ENABLE_PML
     | secondary::ENABLE_VM_FUNCTIONS
+    | secondary::VMCS_SHADOWING
     | secondary::USE_TSC_SCALING;
 /// Secondary controls that are of use only with a feature of the processor.
 const SECONDARY_WITH: [(Feature, u32); 5] = [

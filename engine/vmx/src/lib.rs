@@ -14,6 +14,7 @@ pub mod intercept;
 mod msr_lists;
 mod pdptes;
 mod translations;
+pub mod vmcs_access;
 mod vmcs_region;
 
 pub use crate::capabilities::Capabilities;

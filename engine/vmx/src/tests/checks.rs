@@ -27,7 +27,6 @@ const NOT_OFFERED: u32 = secondary::VIRTUALIZE_APIC_ACCESSES
     | secondary::VIRTUALIZE_X2APIC_MODE
     | secondary::APIC_REGISTER_VIRTUALIZATION
     | secondary::VIRTUAL_INTERRUPT_DELIVERY
-    | secondary::VMCS_SHADOWING
     | secondary::EPT_VIOLATION_EXCEPTION
     | secondary::MODE_BASED_EXECUTE_CONTROL;
 const WIDE: u64 = 1 << 46;

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::instructions::*;
+use crate::vmcs_access::{vmread, vmwrite};
 use gasang_cpu::{Exception, Operation};
 use gasang_x86::rflags;
 use gasang_x86::vmx::{Field, InstructionError, Width};

@@ -5,6 +5,7 @@ mod functions;
 mod instructions;
 mod intercept;
 mod random;
+mod shadowing;
 mod transitions;
 
 use crate::Capabilities;
