@@ -16,6 +16,8 @@ pub(crate) struct Ept {
     root: u64,
     /// Accessed and dirty flags are kept; a guest's paging structures count as written whenever they are read.
     pub accessed_and_dirty: bool,
+    /// The bits of entries that permit something. Where none of them is set nothing is present.
+    permissions: u64,
 }
 
 /// Why a guest-physical address leads nowhere.
@@ -23,7 +25,7 @@ pub(crate) struct Ept {
 pub(crate) enum EptFault {
     /// What the entries on the way permit does not suffice.
     Violation {
-        /// `ept::PERMISSIONS` that all of them have.
+        /// `ept::PERMISSIONS` and, under mode-based execute control, `ept::USER_EXECUTE`, as far as all of them have it.
         permissions: u64,
     },
     /// An entry is not a valid one.
@@ -57,15 +59,20 @@ impl EptWalk {
 }
 
 impl Ept {
-    pub fn new(pointer: u64) -> Ept {
-        Ept { root: pointer & ADDRESS, accessed_and_dirty: pointer & ept_pointer::ACCESSED_AND_DIRTY != 0 }
+    /// Under mode-based execute control there is a permission of its own for executing at user-mode addresses.
+    pub fn new(pointer: u64, mode_based: bool) -> Ept {
+        Ept {
+            root: pointer & ADDRESS,
+            accessed_and_dirty: pointer & ept_pointer::ACCESSED_AND_DIRTY != 0,
+            permissions: ept::PERMISSIONS | if mode_based { ept::USER_EXECUTE } else { 0 },
+        }
     }
 
     /// Follow the entries for `address`; whether they permit an access is the caller's question.
     pub fn walk(self, memory: &GuestMemory, address: u64) -> Result<EptWalk, EptFault> {
         let mut table = self.root;
         let mut found =
-            EptWalk { physical: 0, permissions: ept::PERMISSIONS, dirty: true, used: [(0, 0); 4], levels: 0 };
+            EptWalk { physical: 0, permissions: self.permissions, dirty: true, used: [(0, 0); 4], levels: 0 };
         for level in (0..4).rev() {
             let shift = 12 + 9 * level;
             let place = table + (address >> shift & 0x1ff) * 8;
@@ -73,7 +80,7 @@ impl Ept {
             let host = memory.host(place).ok_or(EptFault::Violation { permissions: 0 })?;
             let entry = memory.load(host, 8);
             found.permissions &= entry;
-            if entry & ept::PERMISSIONS == 0 {
+            if entry & self.permissions == 0 {
                 return Err(EptFault::Violation { permissions: 0 });
             }
             let leaf = level == 0 || level < 3 && entry & ept::LARGE != 0;

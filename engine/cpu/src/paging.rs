@@ -13,7 +13,7 @@ use gasang_x86::exception::page_fault;
 use gasang_x86::paging::{self, ADDRESS};
 use gasang_x86::rflags;
 use gasang_x86::vmx::ExitReason;
-use gasang_x86::vmx::controls::{ept, ept_violation};
+use gasang_x86::vmx::controls::{ept, ept_violation, secondary};
 use std::sync::atomic::Ordering;
 
 /// MAXPHYADDR of the modelled processor (CPUID 0x80000008).
@@ -151,19 +151,25 @@ const RESERVED: Missing = Missing::PageFault(page_fault::PRESENT | page_fault::R
 /// The page that a guest-physical address is in.
 struct Page {
     physical: u64,
-    /// `ept::PERMISSIONS`.
+    /// As in `EptWalk`.
     permissions: u64,
     /// EPT has it marked as dirty, or does not mark.
     dirty: bool,
 }
 
-/// An access as EPT violations tell it; the permission of the same place is what it needs.
+/// An access as EPT violations tell it; reading and writing need the permission of the same place.
 fn ept_access(access: Access) -> u64 {
     match access {
         Access::Read => ept_violation::READ,
         Access::Write => ept_violation::WRITE,
         Access::Execute => ept_violation::FETCH,
     }
+}
+
+/// Permissions as EPT violations tell them.
+fn told_permissions(permissions: u64) -> u64 {
+    let user_execute = permissions & ept::USER_EXECUTE != 0;
+    (permissions & ept::PERMISSIONS) << 3 | if user_execute { ept_violation::USER_EXECUTABLE } else { 0 }
 }
 
 /// What `mode` may do with a page: (read, write, execute, denied by a protection key: read, write).
@@ -327,7 +333,7 @@ impl Core<'_> {
             write: may_write,
             has_code: may_write && self.has_code_before_write(host),
             flags: std::ptr::from_ref(self.memory.flags(host)) as u64,
-            execute: rights.execute && permits(ept::EXECUTE),
+            execute: rights.execute && permits(self.execute_permission(walk.user)),
             global: walk.global && self.state.cr4 & cr4::PGE != 0,
             size_shift: walk.size_shift,
         };
@@ -393,14 +399,24 @@ impl Core<'_> {
             EptFault::LogFull => return self.state.exit(VmExit::new(ExitReason::PageModificationLogFull)),
             EptFault::Violation { permissions } => VmExit {
                 guest_linear: linear,
-                ..VmExit::new(ExitReason::EptViolation).qualified(about | permissions << 3)
+                ..VmExit::new(ExitReason::EptViolation).qualified(about | told_permissions(permissions))
             },
         };
         self.state.exit(VmExit { guest_physical: address, ..exit })
     }
 
     fn ept(&self) -> Option<Ept> {
-        self.state.vmx.ept_pointer().map(Ept::new)
+        self.state.vmx.ept_pointer().map(|pointer| Ept::new(pointer, self.mode_based()))
+    }
+
+    fn mode_based(&self) -> bool {
+        self.state.vmx.interceptions.secondary & secondary::MODE_BASED_EXECUTE_CONTROL != 0
+    }
+
+    /// The permission that EPT must give to execute at a linear address, of user mode or not: without paging all are of user
+    /// mode (SDM vol. 3, 29.3.3.2).
+    fn execute_permission(&self, user: bool) -> u64 {
+        if user && self.mode_based() { ept::USER_EXECUTE } else { ept::EXECUTE }
     }
 
     /// Where a finished walk's page is, for an access that the guest itself permits.
@@ -409,8 +425,12 @@ impl Core<'_> {
         let Some(tables) = self.ept() else {
             return Ok(Page { physical: address, permissions: ept::PERMISSIONS, dirty: true });
         };
-        let wanted = ept_access(access);
+        let wanted = match access {
+            Access::Execute => self.execute_permission(walk.user),
+            Access::Read | Access::Write => ept_access(access),
+        };
         let found = self.through_ept(tables, address, wanted, mark).map_err(|fault| {
+            let wanted = ept_access(access);
             let about = ept_violation::LINEAR_ADDRESS_VALID | ept_violation::TRANSLATION_OF_LINEAR;
             self.ept_exit(address, fault, wanted | about, linear)
         })?;

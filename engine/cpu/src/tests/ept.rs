@@ -214,3 +214,32 @@ fn what_is_probed_does_not_find_the_log_full_later() {
     assert_eq!(machine.state.vmx.vmcs.get(Field::PmlIndex), 0xffff);
     assert_eq!(machine.write(PAGE), Ok(()));
 }
+
+#[test]
+fn executing_is_permitted_by_the_mode_of_the_address() {
+    const READ_WRITE: u64 = ept::READ | ept::WRITE;
+    for (user, rights, permitted) in [
+        (true, ept::PERMISSIONS, false),
+        (false, ept::PERMISSIONS, true),
+        (true, READ_WRITE | ept::USER_EXECUTE, true),
+        (false, READ_WRITE | ept::USER_EXECUTE, false),
+    ] {
+        let mut machine = guest();
+        machine.state.vmx.interceptions.secondary |= secondary::MODE_BASED_EXECUTE_CONTROL;
+        for place in [EPT, EPT + 0x1000, DIRECTORY, DIRECTORY + 8] {
+            machine.poke(place, 8, machine.peek(place, 8) | ept::USER_EXECUTE);
+        }
+        machine.map(PAGE, FRAME, if user { OPEN } else { OPEN & !entry::USER });
+        machine.poke(LEAVES, 8, FRAME | rights | 6 << ept::MEMORY_TYPE_SHIFT);
+        machine.tlb.flush_all();
+        machine.read(PAGE).unwrap();
+        let outcome = machine.execute(PAGE);
+        assert_eq!(outcome, if permitted { Ok(()) } else { Err(Trap::VmExit) });
+        if !permitted {
+            let told = if user { about::EXECUTABLE } else { about::USER_EXECUTABLE };
+            let (qualification, ..) = violation(&mut machine);
+            let rights = about::READABLE | about::WRITABLE | told;
+            assert_eq!(qualification, about::FETCH | rights | OF_THE_PAGE);
+        }
+    }
+}

@@ -27,8 +27,7 @@ const NOT_OFFERED: u32 = secondary::VIRTUALIZE_APIC_ACCESSES
     | secondary::VIRTUALIZE_X2APIC_MODE
     | secondary::APIC_REGISTER_VIRTUALIZATION
     | secondary::VIRTUAL_INTERRUPT_DELIVERY
-    | secondary::EPT_VIOLATION_EXCEPTION
-    | secondary::MODE_BASED_EXECUTE_CONTROL;
+    | secondary::EPT_VIOLATION_EXCEPTION;
 const WIDE: u64 = 1 << 46;
 const NOT_CANONICAL: u64 = 1 << 47;
 
