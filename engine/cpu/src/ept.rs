@@ -10,6 +10,9 @@ const RESERVED_ADDRESS: u64 = ADDRESS & !((1 << PHYSICAL_ADDRESS_BITS) - 1);
 /// Bits 6:3 of an entry that leads to another table.
 const RESERVED_IN_TABLE: u64 = 0xf << 3;
 
+/// Where there is no entry.
+const NOTHING: EptFault = EptFault::Violation { permissions: 0, convertible: false };
+
 /// The tables that an EPT pointer leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ept {
@@ -27,6 +30,8 @@ pub(crate) enum EptFault {
     Violation {
         /// `ept::PERMISSIONS` and, under mode-based execute control, `ept::USER_EXECUTE`, as far as all of them have it.
         permissions: u64,
+        /// The entry that decides does not suppress virtualization exceptions.
+        convertible: bool,
     },
     /// An entry is not a valid one.
     Misconfiguration,
@@ -40,6 +45,8 @@ pub(crate) struct EptWalk {
     pub physical: u64,
     /// What every entry on the way permits.
     pub permissions: u64,
+    /// The last entry does not suppress virtualization exceptions.
+    pub convertible: bool,
     /// The page is marked as dirty, or nobody keeps such marks.
     pub dirty: bool,
     /// (host address, entry as read), root first.
@@ -71,17 +78,24 @@ impl Ept {
     /// Follow the entries for `address`; whether they permit an access is the caller's question.
     pub fn walk(self, memory: &GuestMemory, address: u64) -> Result<EptWalk, EptFault> {
         let mut table = self.root;
-        let mut found =
-            EptWalk { physical: 0, permissions: self.permissions, dirty: true, used: [(0, 0); 4], levels: 0 };
+        let mut found = EptWalk {
+            physical: 0,
+            permissions: self.permissions,
+            convertible: false,
+            dirty: true,
+            used: [(0, 0); 4],
+            levels: 0,
+        };
         for level in (0..4).rev() {
             let shift = 12 + 9 * level;
             let place = table + (address >> shift & 0x1ff) * 8;
             // Where there is no RAM nothing is present.
-            let host = memory.host(place).ok_or(EptFault::Violation { permissions: 0 })?;
+            let host = memory.host(place).ok_or(NOTHING)?;
             let entry = memory.load(host, 8);
             found.permissions &= entry;
+            found.convertible = entry & ept::SUPPRESS_EXCEPTION == 0;
             if entry & self.permissions == 0 {
-                return Err(EptFault::Violation { permissions: 0 });
+                return Err(EptFault::Violation { permissions: 0, convertible: found.convertible });
             }
             let leaf = level == 0 || level < 3 && entry & ept::LARGE != 0;
             if is_misconfigured(entry, level, leaf) {

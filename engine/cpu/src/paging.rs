@@ -2,18 +2,17 @@
 
 use crate::access::Privilege;
 use crate::core::Core;
-use crate::ept::{Ept, EptFault, EptWalk};
+use crate::ept::EptFault;
 use crate::exception::{Exception, Trap};
+use crate::guest_physical::ept_access;
 use crate::state::VcpuState;
 use crate::tlb::{Fill, Mode};
-use crate::vmx::VmExit;
 use gasang_memory::{GuestMemory, PAGE_HAS_CODE, PAGE_WRITABLE_IN_TLB};
 use gasang_x86::control::{cr0, cr4, efer};
 use gasang_x86::exception::page_fault;
 use gasang_x86::paging::{self, ADDRESS};
 use gasang_x86::rflags;
-use gasang_x86::vmx::ExitReason;
-use gasang_x86::vmx::controls::{ept, ept_violation, secondary};
+use gasang_x86::vmx::controls::{ept, ept_violation};
 use std::sync::atomic::Ordering;
 
 /// MAXPHYADDR of the modelled processor (CPUID 0x80000008).
@@ -85,8 +84,10 @@ struct Used {
     entry: u64,
     /// Where it lies for the guest, …
     guest_physical: u64,
-    /// … and what EPT permits there.
+    /// … what EPT permits there, …
     permissions: u64,
+    /// … and whether a violation there can be a virtualization exception.
+    convertible: bool,
 }
 
 impl Walk {
@@ -132,7 +133,7 @@ impl Walk {
     fn unmarkable(&self, write: bool) -> Option<Missing> {
         let refused = |used: &Used| used.permissions & ept::WRITE == 0;
         let (used, _) = self.marked(write).find(|&(used, new)| new != used.entry && refused(used))?;
-        let fault = EptFault::Violation { permissions: used.permissions };
+        let fault = EptFault::Violation { permissions: used.permissions, convertible: used.convertible };
         Some(Missing::Ept { address: used.guest_physical, fault, wanted: ept_violation::WRITE })
     }
 }
@@ -155,21 +156,6 @@ struct Page {
     permissions: u64,
     /// EPT has it marked as dirty, or does not mark.
     dirty: bool,
-}
-
-/// An access as EPT violations tell it; reading and writing need the permission of the same place.
-fn ept_access(access: Access) -> u64 {
-    match access {
-        Access::Read => ept_violation::READ,
-        Access::Write => ept_violation::WRITE,
-        Access::Execute => ept_violation::FETCH,
-    }
-}
-
-/// Permissions as EPT violations tell them.
-fn told_permissions(permissions: u64) -> u64 {
-    let user_execute = permissions & ept::USER_EXECUTE != 0;
-    (permissions & ept::PERMISSIONS) << 3 | if user_execute { ept_violation::USER_EXECUTABLE } else { 0 }
 }
 
 /// What `mode` may do with a page: (read, write, execute, denied by a protection key: read, write).
@@ -305,7 +291,8 @@ impl Core<'_> {
         }
     }
 
-    fn entry_written(&mut self, host: u64, size: usize) {
+    /// An entry of a paging structure was marked.
+    pub(crate) fn entry_written(&mut self, host: u64, size: usize) {
         if self.memory.flags(host).load(Ordering::Acquire) & PAGE_HAS_CODE != 0 {
             self.platform.code_written(host, size as u64);
         }
@@ -392,33 +379,6 @@ impl Core<'_> {
         }
     }
 
-    /// The VM exit for a guest-physical address that EPT does not let through (SDM vol. 3, 28.2.1, 29.3.3).
-    fn ept_exit(&mut self, address: u64, fault: EptFault, about: u64, linear: u64) -> Trap {
-        let exit = match fault {
-            EptFault::Misconfiguration => VmExit::new(ExitReason::EptMisconfiguration),
-            EptFault::LogFull => return self.state.exit(VmExit::new(ExitReason::PageModificationLogFull)),
-            EptFault::Violation { permissions } => VmExit {
-                guest_linear: linear,
-                ..VmExit::new(ExitReason::EptViolation).qualified(about | told_permissions(permissions))
-            },
-        };
-        self.state.exit(VmExit { guest_physical: address, ..exit })
-    }
-
-    fn ept(&self) -> Option<Ept> {
-        self.state.vmx.ept_pointer().map(|pointer| Ept::new(pointer, self.mode_based()))
-    }
-
-    fn mode_based(&self) -> bool {
-        self.state.vmx.interceptions.secondary & secondary::MODE_BASED_EXECUTE_CONTROL != 0
-    }
-
-    /// The permission that EPT must give to execute at a linear address, of user mode or not: without paging all are of user
-    /// mode (SDM vol. 3, 29.3.3.2).
-    fn execute_permission(&self, user: bool) -> u64 {
-        if user && self.mode_based() { ept::USER_EXECUTE } else { ept::EXECUTE }
-    }
-
     /// Where a finished walk's page is, for an access that the guest itself permits.
     fn guest_page(&mut self, linear: u64, walk: &Walk, access: Access, mark: bool) -> Result<Page, Trap> {
         let address = walk.physical;
@@ -437,40 +397,6 @@ impl Core<'_> {
         Ok(Page { physical: found.physical, permissions: found.permissions, dirty: found.dirty })
     }
 
-    /// Follow EPT for an access that needs the permissions `wanted`.
-    fn through_ept(
-        &mut self,
-        tables: Ept,
-        address: u64,
-        wanted: u64,
-        mark: bool,
-    ) -> Result<EptWalk, EptFault> {
-        loop {
-            let found = tables.walk(self.memory, address)?;
-            if found.permissions & wanted != wanted {
-                return Err(EptFault::Violation { permissions: found.permissions });
-            }
-            let write = wanted & ept::WRITE != 0;
-            if mark && self.log_is_full() && tables.marks(&found, write) {
-                return Err(EptFault::LogFull);
-            }
-            let mut written = [0; 4];
-            let mut count = 0;
-            let told = |host| {
-                written[count] = host;
-                count += 1;
-            };
-            let marked = !mark || tables.mark(self.memory, &found, write, told);
-            written[..count].iter().for_each(|&host| self.entry_written(host, 8));
-            if marked {
-                if mark && write && !found.dirty {
-                    self.log_modification(address);
-                }
-                return Ok(found);
-            }
-        }
-    }
-
     /// A paging-structure entry's place: its host address, and what EPT permits there.
     fn structure(&mut self, address: u64, mark: bool) -> Result<Used, Missing> {
         let used = Used { guest_physical: address, permissions: ept::PERMISSIONS, ..Used::default() };
@@ -486,19 +412,7 @@ impl Core<'_> {
             wanted,
         })?;
         let host = self.memory.host(found.physical).ok_or(NOT_PRESENT)?;
-        Ok(Used { host, permissions: found.permissions, ..used })
-    }
-
-    /// Read a guest-physical address on the processor's own behalf: the entries that PAE paging keeps.
-    ///
-    /// # Errors
-    /// A VM exit, or `Pending` for a device.
-    pub(crate) fn read_guest_physical(&mut self, address: u64, size: usize) -> Result<u64, Trap> {
-        let Some(tables) = self.ept() else { return self.read_physical(address, size) };
-        let found = self
-            .through_ept(tables, address, ept::READ, true)
-            .map_err(|fault| self.ept_exit(address, fault, ept_violation::READ, 0))?;
-        self.read_physical(found.physical, size)
+        Ok(Used { host, permissions: found.permissions, convertible: found.convertible, ..used })
     }
 
     fn walk(&mut self, linear: u64, mark: bool) -> Result<Walk, Missing> {

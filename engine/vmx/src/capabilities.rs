@@ -52,6 +52,7 @@ const SECONDARY: u32 = secondary::ENABLE_EPT
     | secondary::ENABLE_PML
     | secondary::ENABLE_VM_FUNCTIONS
     | secondary::VMCS_SHADOWING
+    | secondary::EPT_VIOLATION_EXCEPTION
     | secondary::MODE_BASED_EXECUTE_CONTROL
     | secondary::USE_TSC_SCALING;
 /// Secondary controls that are of use only with a feature of the processor.

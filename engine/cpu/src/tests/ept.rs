@@ -1,6 +1,7 @@
 //! Facts about extended page tables (SDM vol. 3, 29.3).
 
 use super::*;
+use gasang_x86::exception as vector;
 use gasang_x86::vmx::controls::{ept, ept_pointer, ept_violation as about, secondary};
 use gasang_x86::vmx::{ExitReason, Field};
 
@@ -241,5 +242,52 @@ fn executing_is_permitted_by_the_mode_of_the_address() {
             let rights = about::READABLE | about::WRITABLE | told;
             assert_eq!(qualification, about::FETCH | rights | OF_THE_PAGE);
         }
+    }
+}
+
+/// The virtualization-exception information area.
+const AREA: u64 = EPT + 0x6000;
+
+/// A guest whose violations are exceptions; `PAGE` has this EPT entry.
+fn informed_guest(leaf: u64) -> Machine {
+    let mut machine = guest();
+    machine.poke(LEAVES, 8, leaf);
+    machine.state.vmx.interceptions.secondary |= secondary::EPT_VIOLATION_EXCEPTION;
+    machine.state.vmx.vmcs.set(Field::VirtualizationExceptionInformationAddress, AREA);
+    machine.state.vmx.vmcs.set(Field::EptpIndex, 9);
+    machine
+}
+
+#[test]
+fn a_convertible_violation_is_an_exception_that_its_delivery_tells() {
+    for leaf in [0, FRAME | SMALL & !ept::WRITE] {
+        let mut machine = informed_guest(leaf);
+        assert_eq!(machine.write(PAGE + 7), Err(Exception::virtualization().into()));
+        assert_eq!(machine.peek(AREA + 4, 4), 0, "not told yet");
+        machine.state.vmx.interceptions.exceptions = 1 << vector::VE;
+        let delivered = machine.core().deliver_exception(Exception::virtualization());
+        assert_eq!(delivered, Err(Trap::VmExit), "told before it is intercepted");
+        let rights = (leaf & ept::PERMISSIONS) << 3;
+        let told = [0, 8, 16, 24].map(|offset| machine.peek(AREA + offset, 8));
+        let qualification = about::WRITE | rights | OF_THE_PAGE;
+        assert_eq!(told, [0xffff_ffff_0000_0030, qualification, PAGE + 7, FRAME + 7]);
+        assert_eq!(machine.peek(AREA + 32, 2), 9);
+    }
+}
+
+#[test]
+fn a_violation_that_is_not_convertible_is_a_vm_exit() {
+    type Change = fn(&mut Machine);
+    let changes: [Change; 4] = [
+        |machine| machine.poke(AREA + 4, 4, 1),
+        |machine| machine.poke(LEAVES, 8, ept::SUPPRESS_EXCEPTION),
+        |machine| machine.poke(LEAVES, 8, FRAME | SMALL & !ept::WRITE | ept::SUPPRESS_EXCEPTION),
+        |machine| machine.state.vmx.delivering = Some(crate::vmx::Interruption::default()),
+    ];
+    for change in changes {
+        let mut machine = informed_guest(0);
+        change(&mut machine);
+        assert_eq!(machine.write(PAGE), Err(Trap::VmExit));
+        violation(&mut machine);
     }
 }

@@ -26,8 +26,7 @@ struct Case {
 const NOT_OFFERED: u32 = secondary::VIRTUALIZE_APIC_ACCESSES
     | secondary::VIRTUALIZE_X2APIC_MODE
     | secondary::APIC_REGISTER_VIRTUALIZATION
-    | secondary::VIRTUAL_INTERRUPT_DELIVERY
-    | secondary::EPT_VIOLATION_EXCEPTION;
+    | secondary::VIRTUAL_INTERRUPT_DELIVERY;
 const WIDE: u64 = 1 << 46;
 const NOT_CANONICAL: u64 = 1 << 47;
 
