@@ -205,10 +205,11 @@ impl Capabilities {
         REVISION as u64 | REGION_SIZE << 32 | 6 << 50 | 1 << 54 | 1 << 55
     }
 
-    /// IA32_VMX_MISC: rate of the preemption timer, EFER.LMA stored into the entry control, activity states, CR3 targets.
+    /// IA32_VMX_MISC: rate of the preemption timer, EFER.LMA stored into the entry control, activity states, CR3 targets,
+    /// and VMWRITE to every field: KVM uses shadow VMCSs only where its guest's VM-exit information can be written there.
     const fn misc() -> u64 {
         let states = Capabilities::ACTIVITY_STATES >> 1 << 6;
-        PREEMPTION_TIMER_RATE as u64 | 1 << 5 | states | CR3_TARGETS << 16
+        PREEMPTION_TIMER_RATE as u64 | 1 << 5 | states | CR3_TARGETS << 16 | 1 << 29
     }
 
     /// The value of a capability MSR; None if there is no such MSR.

@@ -79,7 +79,7 @@ pub fn vmread(
     Ok(Ok(read_part(place.get(core, field), high, core.state.in_64bit_mode())))
 }
 
-/// VMWRITE of `value` to the field that `encoding` names.
+/// VMWRITE of `value` to the field that `encoding` names, be it one of VM-exit information.
 ///
 /// # Errors
 /// As `check_operation`.
@@ -94,9 +94,6 @@ pub fn vmwrite(
     let Some((field, high)) = field(capabilities, encoding) else {
         return Ok(fail(core, InstructionError::UnsupportedField));
     };
-    if field.read_only() {
-        return Ok(fail(core, InstructionError::VmwriteReadOnly));
-    }
     let value = write_part(place.get(core, field), high, core.state.in_64bit_mode(), value);
     place.set(core, field, value);
     Ok(Outcome::Succeed)
