@@ -3,7 +3,7 @@
 
 use crate::exception::{Exception, Trap};
 use crate::state::VcpuState;
-use crate::vmx_journal::Journal;
+use crate::vmx_journal::{Journal, TransitionCounts};
 use gasang_x86::control::{cr0, cr4};
 use gasang_x86::exception as vector;
 use gasang_x86::msr::feature_control;
@@ -229,6 +229,8 @@ pub struct VmxState {
     pub blocked_by_mov_ss: bool,
     /// Time-stamp counter at the first and the last PAUSE of what may be a loop at CPL 0.
     pub pause_loop: [u64; 2],
+    /// How many transitions there were.
+    pub transitions: Box<TransitionCounts>,
     /// Where transitions are noted, if somebody watches.
     pub journal: Option<Box<Journal>>,
     /// The distance of the host's time-stamp counter from the platform's, while the guest has its own.
@@ -257,6 +259,7 @@ impl VmxState {
             preemption_deadline: None,
             blocked_by_mov_ss: false,
             pause_loop: [0; 2],
+            transitions: Box::default(),
             journal: None,
             host_tsc_offset: None,
             tsc_scaling: None,

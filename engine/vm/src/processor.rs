@@ -53,6 +53,10 @@ pub(crate) struct Processor {
     unfinished: Unfinished,
     /// Another processor wants this one awake: the next HLT does not wait.
     woken: bool,
+    /// A VM exit ends a run.
+    pub(crate) vm_exits: bool,
+    /// So many VM exits there were when the last was reported.
+    pub(crate) exits_reported: u64,
 }
 
 impl Processor {
@@ -78,6 +82,8 @@ impl Processor {
             accelerator,
             unfinished: Unfinished::Instruction,
             woken: false,
+            vm_exits: false,
+            exits_reported: 0,
         }
     }
 
@@ -118,11 +124,14 @@ impl Processor {
             return Ok(self.report_access());
         }
         loop {
-            if let Some(exit) = self.poll(limit) {
+            if let Some(exit) = self.vm_exit().or_else(|| self.poll(limit)) {
                 return Ok(exit);
             }
             if self.take_signals()? == Step::Pending {
                 return Ok(self.report_access());
+            }
+            if let Some(exit) = self.vm_exit() {
+                return Ok(exit);
             }
             let exit = match self.state.activity {
                 Activity::Active => self.execute(limit),
@@ -177,7 +186,7 @@ impl Processor {
     }
 
     /// The output of the first serial port that has some, unless another processor's exit carries output.
-    fn output(&mut self) -> Option<Exit> {
+    pub(crate) fn output(&mut self) -> Option<Exit> {
         let shared = Arc::clone(&self.surroundings.shared);
         let processor = self.surroundings.index;
         if shared.output_bytes() == 0 || !shared.begin_output(processor) {
@@ -475,7 +484,8 @@ impl Processor {
         Arc::clone(&self.public_counts)
     }
 
-    fn publish_counts(&mut self) {
+    pub(crate) fn publish_counts(&mut self) {
+        self.counts.vmx.clone_from(&self.state.vmx.transitions);
         self.counts.instructions = self.state.instructions;
         self.counts.tlb_refills = self.tlb.refills;
         self.counts.tlb_flushes = self.tlb.flushes;

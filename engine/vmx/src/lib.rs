@@ -11,6 +11,7 @@ pub mod host_state;
 pub mod instructions;
 pub mod intercept;
 pub mod interception;
+mod journal;
 pub mod msr_lists;
 mod pdptes;
 mod translations;
