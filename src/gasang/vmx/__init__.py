@@ -21,11 +21,13 @@ from __future__ import annotations
 from gasang._engine import DescriptorTable, Segment, VmxTransition
 from gasang.errors import VmEntryFailed, VmInstructionError, VmxError, VmxTimeout
 from gasang.vmx.bitmaps import MsrBitmaps, MsrSet, PortSet
+from gasang.vmx.drawing import timeline
 from gasang.vmx.ept import Ept, EptPage
 from gasang.vmx.memory import Memory
 from gasang.vmx.names import ActivityState, EventType, ExitReason
 from gasang.vmx.processor import Processor
 from gasang.vmx.registers import Registers
+from gasang.vmx.transitions import Transition, transition_line
 from gasang.vmx.vm_exit import ControlRegisterAccess, EptViolation, Event, IoAccess, VmExit
 from gasang.vmx.vmcs import Vmcs
 
@@ -47,6 +49,7 @@ __all__ = [
     "Processor",
     "Registers",
     "Segment",
+    "Transition",
     "VmEntryFailed",
     "VmExit",
     "VmInstructionError",
@@ -54,4 +57,6 @@ __all__ = [
     "VmxError",
     "VmxTimeout",
     "VmxTransition",
+    "timeline",
+    "transition_line",
 ]
