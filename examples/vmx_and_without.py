@@ -36,7 +36,7 @@ def without_vmx() -> tuple[dict[str, int], int]:
     data = dict.fromkeys(("ds", "es", "ss", "fs", "gs"), FLAT_DATA)
     vcpu.set_registers(rip=0x1000, cs=FLAT_CODE, cr0=0x31, idtr=DescriptorTable(0, 0), **data)
     assert isinstance(vcpu.run(), Halted)
-    registers = vcpu.registers()
+    registers = {name: value for name, value in vcpu.registers().items() if isinstance(value, int)}
     # HLT does not exit here: it has been executed, and RIP is behind it.
     result = {name: registers[name] for name in (*SHOWN, "rflags")}
     return {**result, "rip": registers["rip"] - 1}, vm.virtual_time() - 1
