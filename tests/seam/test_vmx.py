@@ -23,7 +23,8 @@ PAGING = {"cr0": 0x80000031, "cr3": 0x2000, "cr4": 0x2020}
 
 
 class Host:
-    """A processor in protected mode with PAE paging that maps its first 2 MiB, and a guest that is the same."""
+    """A processor in protected mode with PAE paging that maps its first 2 MiB, and a guest that is the
+    same."""
 
     def __init__(self, accel, **options):
         self.vm = Vm(memory=2 << 20, accel=accel, clock="instructions", vm_exits=True, **options)
