@@ -19,6 +19,7 @@ _RUNTIME_SOURCES = (
     "scattered.c",
     "processors.c",
     "vmx.c",
+    "vmx_guest.c",
     "ept.c",
     "vectors.S",
     "processors.S",

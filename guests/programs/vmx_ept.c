@@ -197,8 +197,8 @@ static void accessed_and_dirty(void)
     have(page | EPT_ALL | EPT_WRITE_BACK);
     check_equal("a read", try(CODE("mov rcx, [rax]")), EXIT_VMCALL);
     check_equal("sets accessed", *entry & flags, EPT_ACCESSED);
-    check_equal("at all levels", *ept_entry(eptp, page, 4) & *ept_entry(eptp, page, 3) & *ept_entry(eptp, page, 2) & flags,
-                EPT_ACCESSED);
+    u64 above = *ept_entry(eptp, page, 4) & *ept_entry(eptp, page, 3) & *ept_entry(eptp, page, 2);
+    check_equal("at all levels", above & flags, EPT_ACCESSED);
     check_equal("a write", try(CODE("mov [rax], rcx")), EXIT_VMCALL);
     check_equal("sets dirty", *entry & flags, flags);
     check_equal("at the lowest level alone", *ept_entry(eptp, page, 2) & flags, EPT_ACCESSED);
@@ -210,7 +210,8 @@ static void accessed_and_dirty(void)
     *of_table &= ~(u64)EPT_WRITE;
     invalidate();
     check_equal("so that they must be writable", try(CODE("mov rcx, [rax]")), EXIT_EPT_VIOLATION);
-    check_equal("for reading and writing", get(EXIT_QUALIFICATION) & (IS_READ | IS_WRITE | OF_LINEAR), IS_READ | IS_WRITE);
+    check_equal("for reading and writing", get(EXIT_QUALIFICATION) & (IS_READ | IS_WRITE | OF_LINEAR),
+                IS_READ | IS_WRITE);
     *of_table |= EPT_WRITE;
     set(EPT_POINTER, eptp &= ~(u64)EPT_POINTER_ACCESSED_DIRTY);
     invalidate();

@@ -166,18 +166,22 @@ static void vectoring(void)
     check_vectoring("was delivered", TYPE_SOFTWARE_EXCEPTION | BP, 0);
     set_gate(BP, stub_of(BP), KERNEL_CODE, INTERRUPT_GATE | DPL(3));
 
-    check_exception("#GP with a stack that is not there", try(CODE("mov rsp, 0x400000000800\n mov eax, 0x1230\n mov ds, eax")),
-                    FAULT_WITH_CODE(PF), PF_W);
+    check_exception("#GP with a stack that is not there",
+                    try(CODE("mov rsp, 0x400000000800\n mov eax, 0x1230\n mov ds, eax")), FAULT_WITH_CODE(PF), PF_W);
     check_vectoring("was delivered", FAULT_WITH_CODE(GP), 0x1230);
     check_equal("the address", get(EXIT_QUALIFICATION) >> 12, ABSENT >> 12);
 }
 
 static void double_fault(void)
 {
-    /* A double fault is an event of its own: what led to it is not told. #GP at the delivery of #GP: contributory exceptions (SDM vol. 3, table 6-5). */
+    /*
+     * #GP at the delivery of #GP (SDM vol. 3, table 6-5). A double fault is an event of its own: what led to it is not
+     * told.
+     */
     set(EXCEPTION_BITMAP, 1 << DF);
     set(GUEST_IDTR_LIMIT, DF * 16 + 15);
-    check_exception("#GP that cannot be delivered: #DF", try(CODE("mov eax, 0x1230\n mov ds, eax")), FAULT_WITH_CODE(DF), 0);
+    check_exception("#GP that cannot be delivered: #DF", try(CODE("mov eax, 0x1230\n mov ds, eax")),
+                    FAULT_WITH_CODE(DF), 0);
     check_equal("is no exit during delivery", get(IDT_VECTORING_INFORMATION) & INTERRUPTION_VALID, 0);
     set(EXCEPTION_BITMAP, 0);
     set(GUEST_IDTR_LIMIT, 0);

@@ -127,7 +127,8 @@ static void unblock_nmis(void) { (void)CATCH(EMIT("ud2")); }
 static void non_maskable(void)
 {
     enable(PIN_BASED_CONTROLS, NMI_EXITING);
-    begin_at(&guest, CODE("mov dword ptr [r8 + 0x310], eax\n mov dword ptr [r8 + 0x300], 0x4400\n 1: pause\n jmp 1b"));
+    begin_at(&guest, CODE("mov dword ptr [r8 + 0x310], eax\n mov dword ptr [r8 + 0x300], 0x4400\n"
+                          "1: pause\n jmp 1b"));
     guest.registers.ax = apic_read(APIC_ID);
     guest.registers.r8 = APIC_BASE;
     check_equal("NMI exiting", enter(&guest), EXIT_EXCEPTION_OR_NMI);
@@ -154,7 +155,8 @@ static void non_maskable(void)
     /* And one that its blocking holds back until its IRET. */
     begin_at(&guest, CODE("mov dword ptr [r8 + 0x310], eax\n mov dword ptr [r8 + 0x300], 0x4400\n"
                           "mov ecx, 1000\n 1: pause\n loop 1b\n mov rbx, [rdx]\n"
-                          "mov rcx, rsp\n push 0x10\n push rcx\n push 2\n push 8\n lea rcx, 2f[rip]\n push rcx\n iretq\n"
+                          "mov rcx, rsp\n push 0x10\n push rcx\n push 2\n push 8\n"
+                          "lea rcx, 2f[rip]\n push rcx\n iretq\n"
                           "2: cmp dword ptr [rdx], 2\n je 2b"));
     set(GUEST_INTERRUPTIBILITY_STATE, BLOCKING_BY_NMI);
     check_equal("blocked", enter(&guest), EXIT_VMCALL);

@@ -68,7 +68,8 @@ static void string_information(void)
     check_equal("OUTSB by FS", enter(&guest), EXIT_IO);
     check_equal("adds the base", get(GUEST_LINEAR_ADDRESS), (u64)data + 0x10);
     if (rdmsr(MSR_VMX_BASIC) >> 54 & 1) {
-        check_equal("instruction information", get(VM_EXIT_INSTRUCTION_INFORMATION) & 0x38380, SEGMENT_FS << 15 | 2 << 7);
+        check_equal("instruction information", get(VM_EXIT_INSTRUCTION_INFORMATION) & 0x38380,
+                    SEGMENT_FS << 15 | 2 << 7);
         begin_at(&guest, CODE(".byte 0x67\n insb"));
         check_equal("INSB with a 32-bit address", enter(&guest), EXIT_IO);
         check_equal("is told", get(VM_EXIT_INSTRUCTION_INFORMATION) & 0x380, 1 << 7);

@@ -155,7 +155,12 @@ static void init_in_root(void)
     check_equal("for the guest, which exits", reasons[1], EXIT_INIT);
 }
 
-static void end(unsigned processor) { reasons[processor] = vmxoff(); }
+static void leave_and_return(unsigned processor)
+{
+    u64 vmcs = guests[processor].vmcs;
+    guests[processor].launched = false;
+    reasons[processor] = vmclear(vmcs) + vmxoff() + vmxon(vmxon_regions[processor]) + vmptrld(vmcs);
+}
 
 void run(void)
 {
@@ -171,10 +176,10 @@ void run(void)
         check_equal("a guest on each", reasons[processor], EXIT_VMCALL);
         check_equal("counts for itself", guests[processor].registers.bx, processor * 0x10000 + COUNTS);
     }
-    init();
     events();
-    init_in_root();
     start_up();
-    together(2, end);
-    check_equal("VMXOFF on both", reasons[0] | reasons[1], SUCCEED);
+    together(2, leave_and_return);
+    check_equal("VMXOFF and VMXON on both", reasons[0] | reasons[1], SUCCEED);
+    init();
+    init_in_root();
 }

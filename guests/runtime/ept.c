@@ -5,8 +5,8 @@
 
 enum { ENTRIES = 512, GIGABYTES = 4, WALK_OF_4 = 3 << 3, WRITE_BACK = 6 };
 
-/* Devices live here: uncacheable. */
-#define LOCAL_APIC 0xfee00000ul
+/* From here on there are devices, to 4 GiB: uncacheable. */
+#define DEVICES 0xfec00000ul
 
 static const u64 addresses = 0xffffffffff000;
 
@@ -20,8 +20,8 @@ u64 new_ept(void)
         u64 *directory = new_pages(1);
         pointers[gigabyte] = (u64)directory | EPT_ALL;
         for (u64 index = 0; index < ENTRIES; index++) {
-            u64 physical = gigabyte << 30 | index << 21;
-            directory[index] = physical | EPT_ALL | EPT_LARGE | (physical >= LOCAL_APIC >> 21 << 21 ? 0 : EPT_WRITE_BACK);
+            u64 physical = gigabyte << 30 | index << 21, type = physical < DEVICES ? EPT_WRITE_BACK : 0;
+            directory[index] = physical | EPT_ALL | EPT_LARGE | type;
         }
     }
     return (u64)top | WALK_OF_4 | WRITE_BACK;

@@ -1,4 +1,4 @@
-"""Runs guest programs in Bochs, whose processors have VMX: `python bochs.py KERNEL [CPUS]`, or `run` from a test."""
+"""Runs guest programs in Bochs, which has VMX: `python bochs.py KERNEL [CPUS]`, or `run` from a test."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ SOURCE = Path(__file__).with_name("boot_sector.S")
 MODEL = "corei7_skylake_x"
 SECTOR, SECTORS_AT_ONCE = 512, 64
 SECTORS_A_CYLINDER = 16 * 63
+SHARE = Path("/usr/share/bochs")
 _ROUNDS = 502
+_OURS = ("ok ", "FAIL ", "skip: ", "GAVE UP", "unexpected ", "     at ")
+_END = b"Shutdown port"
 _CONFIGURATION = """
 plugin_ctrl: unmapped=1, biosdev=1, speaker=0, parallel=0, serial=0, extfpuirq=0, gameport=0
 display_library: rfb, options="timeout=0"
@@ -33,8 +36,10 @@ info: action=ignore
 
 
 def missing() -> str | None:
-    """A tool that is not installed, if there is one."""
-    return next((tool for tool in ("bochs", "gcc", "ld") if shutil.which(tool) is None), None)
+    """What is not installed, if there is something."""
+    if tool := next((tool for tool in ("bochs", "gcc", "ld") if shutil.which(tool) is None), None):
+        return tool
+    return None if SHARE.is_dir() else str(SHARE)
 
 
 def disk_of(kernel: Path, directory: Path) -> Path:
@@ -67,41 +72,48 @@ def _loaded(kernel: Path) -> tuple[bytes, int]:
 
 def _boot_sector(directory: Path) -> bytes:
     thing, sector = directory / "boot_sector.o", directory / "boot_sector"
+    layout = ("-e", "0x7c00", "-Ttext", "0x7c00", "--oformat", "binary")
     subprocess.run(("gcc", "-m32", "-c", SOURCE, "-o", thing), check=True)
-    subprocess.run(
-        ("ld", "-m", "elf_i386", "-e", "0x7c00", "-Ttext", "0x7c00", "--oformat", "binary", "-o", sector, thing),
-        check=True,
-    )
+    subprocess.run(("ld", "-m", "elf_i386", *layout, "-o", sector, thing), check=True)
     return sector.read_bytes()
 
 
-def run(kernel: Path, *, cpus: int = 1, seconds: float = 60, log: Path | None = None) -> list[str]:
-    """The lines that a program prints."""
+def run(kernel: Path, *, cpus: int = 1, seconds: float = 60) -> tuple[list[str], bool]:
+    """The lines that a program prints, and whether it came to its end."""
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)
         disk = disk_of(kernel, directory)
-        configuration = directory / "bochsrc"
+        configuration = directory / "configuration"
         configuration.write_text(
             _CONFIGURATION.format(
                 model=MODEL,
                 cpus=cpus,
-                share="/usr/share/bochs",
+                share=SHARE,
                 disk=disk,
                 cylinders=disk.stat().st_size // SECTOR // SECTORS_A_CYLINDER,
-                log=log or directory / "log",
+                log=directory / "log",
             )
         )
+        # Where it has a debugger, that waits for commands.
         commands = directory / "commands"
         commands.write_text("continue\nquit\n")
-        command = ("bochs", "-q", "-f", str(configuration), "-rc", str(commands))
+        command = ("bochs", "-q", "-f", configuration, "-rc", commands)
         try:
-            output = subprocess.run(
+            finished = subprocess.run(
                 command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=seconds
-            ).stdout
+            )
+            output, errors = finished.stdout, finished.stderr
         except subprocess.TimeoutExpired as expired:
-            output = expired.stdout or b""
-    return output.decode(errors="replace").splitlines()
+            output, errors = expired.stdout or b"", b""
+    lines = [line for line in output.decode(errors="replace").splitlines() if line.startswith(_OURS)]
+    return lines, _END in output + errors
+
+
+def main(arguments: list[str]) -> None:
+    """Run one program."""
+    lines, ended = run(Path(arguments[0]), cpus=int(arguments[1]) if arguments[1:] else 1)
+    print(*lines, "" if ended else "It did not come to its end.", sep="\n")
 
 
 if __name__ == "__main__":
-    print(*run(Path(sys.argv[1]), cpus=int((*sys.argv, "1")[2]), log=Path("/tmp/bx/log")), sep="\n")
+    main(sys.argv[1:])

@@ -206,9 +206,9 @@ impl Chipset {
         taken
     }
 
-    /// The vCPU takes INIT (its local APIC is already reset); false if there is none.
-    pub fn take_init(&mut self, vcpu: usize) -> bool {
-        let taken = self.lapics.get_mut(vcpu).is_some_and(LocalApic::take_init);
+    /// The vCPU takes INIT, which resets its local APIC unless it is only a VM exit; false if there is none.
+    pub fn take_init(&mut self, vcpu: usize, reset: bool) -> bool {
+        let taken = self.lapics.get_mut(vcpu).is_some_and(|lapic| lapic.take_init(reset));
         self.refresh(vcpu);
         taken
     }

@@ -169,7 +169,7 @@ fn init_and_start_up_wake_an_application_processor() {
     lapic_write(&mut chipset, 0, 0x310, 1 << 24);
     lapic_write(&mut chipset, 0, 0x300, 0xc500);
     lapic_write(&mut chipset, 0, 0x300, 0x8500);
-    assert!(chipset.pending(1).init && chipset.take_init(1));
+    assert!(chipset.pending(1).init && chipset.take_init(1, true));
     assert_eq!(chipset.pending(1), Pending::default());
     lapic_write(&mut chipset, 0, 0x300, 0x4699);
     assert_eq!(chipset.pending(1).start_up, Some(0x99));

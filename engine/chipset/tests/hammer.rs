@@ -88,7 +88,7 @@ fn access(chipset: &mut Chipset, random: &mut Random, now: u64) {
         9..11 => drop(chipset.msr_write(now, vcpu, msr, value, &|tsc| tsc)),
         11 => chipset.set_line(now, value as u32 & 0x1f, value & 0x20 != 0),
         12 => drop(chipset.acknowledge_interrupt(now, vcpu)),
-        13 => drop((chipset.take_nmi(vcpu), chipset.take_init(vcpu), chipset.take_start_up(vcpu))),
+        13 => drop((chipset.take_nmi(vcpu), chipset.take_init(vcpu, true), chipset.take_start_up(vcpu))),
         14 => drop((chipset.serial_input(now, vcpu, b"input"), chipset.take_serial_output(vcpu))),
         _ => chipset.set_task_priority(vcpu, value as u8),
     }

@@ -13,7 +13,8 @@ use gasang_x86::vmx::controls::{interruption, pin};
 impl Core<'_> {
     /// What the VMCS tells of an event.
     pub(crate) fn interruption(&self, event: &Event) -> Interruption {
-        let code = if event.error_code.is_some() { interruption::ERROR_CODE } else { 0 };
+        let error_code = event.error_code.filter(|_| self.state.protected_mode());
+        let code = if error_code.is_some() { interruption::ERROR_CODE } else { 0 };
         let by_instruction = event.kind >= interruption::SOFTWARE_INTERRUPT;
         let length = if by_instruction { event.rip.wrapping_sub(self.state.rip) as u32 } else { 0 };
         Interruption {
@@ -21,7 +22,7 @@ impl Core<'_> {
                 | event.kind << interruption::TYPE_SHIFT
                 | code
                 | u32::from(event.vector),
-            error_code: event.error_code.unwrap_or(0),
+            error_code: error_code.unwrap_or(0),
             instruction_length: length,
         }
     }
@@ -39,7 +40,9 @@ impl Core<'_> {
         if !self.intercepts(exception) {
             return Ok(());
         }
-        Err(self.state.exit(VmExit::of_exception(exception)))
+        // Real mode has no error codes (SDM vol. 3, 28.2.2).
+        let error_code = exception.error_code.filter(|_| self.state.protected_mode());
+        Err(self.state.exit(VmExit::of_exception(&Exception { error_code, ..*exception })))
     }
 
     /// A VM exit in place of INT1, INT3 or INTO.

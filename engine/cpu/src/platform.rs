@@ -75,6 +75,14 @@ pub trait Platform {
     fn wants_attention(&self) -> bool {
         false
     }
+    /// Whether the local APIC has an interrupt for the processor, as of when the platform was looked at last.
+    fn interrupt_waits(&self) -> bool {
+        false
+    }
+    /// Whether an NMI, INIT or start-up IPI waits for the processor.
+    fn signal_waits(&self) -> bool {
+        false
+    }
     /// An iteration of a REP string instruction is committed: the answers given so far are spent.
     fn iteration_committed(&mut self);
 }

@@ -231,6 +231,8 @@ pub struct VmxState {
     pub pause_loop: [u64; 2],
     /// How many transitions there were.
     pub transitions: Box<TransitionCounts>,
+    /// Whoever executes stops at each VM exit.
+    pub stops_at_exits: bool,
     /// Where transitions are noted, if somebody watches.
     pub journal: Option<Box<Journal>>,
     /// The distance of the host's time-stamp counter from the platform's, while the guest has its own.
@@ -260,6 +262,7 @@ impl VmxState {
             blocked_by_mov_ss: false,
             pause_loop: [0; 2],
             transitions: Box::default(),
+            stops_at_exits: false,
             journal: None,
             host_tsc_offset: None,
             tsc_scaling: None,

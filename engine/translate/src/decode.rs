@@ -225,8 +225,29 @@ pub fn decode_block(
             break;
         }
     }
+    if how.non_root {
+        interpret_watched_sti(&mut operations);
+    }
     mark_live_flags(&mut operations, strict_flags);
     operations
+}
+
+/// A VM exit of the instruction behind STI tells that interrupts were blocked by it: such an STI is T0's, which remembers.
+fn interpret_watched_sti(operations: &mut Vec<Operation>) {
+    let never_exits = |operation: &Operation| {
+        matches!(
+            operation.kind,
+            Kind::Nothing | Kind::Plain | Kind::Address | Kind::Jump(_) | Kind::Branch(_)
+        )
+    };
+    let watched = |place: &usize| {
+        operations[*place].kind == Kind::SetInterrupt && !operations.get(place + 1).is_some_and(never_exits)
+    };
+    if let Some(place) = (0..operations.len()).find(watched) {
+        operations[place].kind = Kind::Interpret;
+        (operations[place].reads, operations[place].writes, operations[place].kills) = (STATUS, 0, 0);
+        operations.truncate(place + 1);
+    }
 }
 
 /// Walk backwards: at the end of the block, and where it may be left, every flag may be read.

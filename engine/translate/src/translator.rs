@@ -22,11 +22,12 @@ use crate::statistics::Statistics;
 use crate::superblocks::Heat;
 use crate::warmth::Warmth;
 use gasang_cpu::tlb::{Missed, Mode};
-use gasang_cpu::{Access, Core, CpuModel, Shadow, VcpuState};
+use gasang_cpu::{Access, Activity, Core, CpuModel, Interceptions, Shadow, VcpuState};
 use gasang_exec::{Interpreter, Step, host_fault};
 use gasang_memory::{GuestMemory, Mirrors, PAGE_HAS_CODE};
 use gasang_x86::control::{cr0, cr4, xcr0};
 use gasang_x86::rflags;
+use gasang_x86::vmx::controls::{pin, primary};
 use std::collections::HashSet;
 use std::hash::BuildHasherDefault;
 use std::io;
@@ -305,8 +306,28 @@ impl Translator {
         let non_root = core.state.vmx.non_root();
         let step = self.step(core, interpreter);
         let opened = interruptible(core.state) && !open_before || nmis_possible(core.state) && !nmis_before;
-        let unfinished = core.state.instructions == completed || core.state.vmx.non_root() != non_root;
+        let unfinished = core.state.instructions == completed;
+        if core.state.vmx.non_root() != non_root {
+            return self.after_transition(core, step);
+        }
         (step != Step::Retired || opened || unfinished || core.platform.wants_attention()).then_some(step)
+    }
+
+    /// A VM entry or exit has happened. Something to return if more is due before the next instruction.
+    fn after_transition(&mut self, core: &mut Core<'_>, step: Step) -> Option<Step> {
+        let state = &mut *core.state;
+        let waits = core.platform.interrupt_waits();
+        let windows = primary::INTERRUPT_WINDOW_EXITING | primary::NMI_WINDOW_EXITING;
+        let Interceptions { primary, pin, .. } = state.vmx.interceptions;
+        state.translator[slots::word(slots::INTERRUPT_WAITING)] = u64::from(waits || primary & windows != 0);
+        let stepped = primary & primary::MONITOR_TRAP_FLAG != 0 || state.vmx.monitor_trap_pending;
+        let timed = state.vmx.preemption_deadline.is_some();
+        let exits = waits && pin & pin::EXTERNAL_INTERRUPT_EXITING != 0;
+        let special = stepped || timed || exits || state.vmx.stops_at_exits;
+        let open = interruptible(state) || nmis_possible(state) && primary & windows != 0;
+        let waiting = waits || primary & windows != 0;
+        let due = special || open && waiting || step != Step::Retired || state.activity != Activity::Active;
+        (due || core.platform.signal_waits() || core.platform.wants_attention()).then_some(step)
     }
 
     // Entering and leaving.

@@ -26,7 +26,8 @@ impl Processor {
             return Some(VmExit::new(ExitReason::MonitorTrapFlag));
         }
         let index = self.surroundings.index;
-        if self.surroundings.pending.init && self.surroundings.chipset(|chipset, _| chipset.take_init(index))
+        if self.surroundings.pending.init
+            && self.surroundings.chipset(|chipset, _| chipset.take_init(index, false))
         {
             return Some(VmExit::new(ExitReason::InitSignal));
         }

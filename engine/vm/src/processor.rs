@@ -53,8 +53,6 @@ pub(crate) struct Processor {
     unfinished: Unfinished,
     /// Another processor wants this one awake: the next HLT does not wait.
     woken: bool,
-    /// A VM exit ends a run.
-    pub(crate) vm_exits: bool,
     /// So many VM exits there were when the last was reported.
     pub(crate) exits_reported: u64,
 }
@@ -82,7 +80,6 @@ impl Processor {
             accelerator,
             unfinished: Unfinished::Instruction,
             woken: false,
-            vm_exits: false,
             exits_reported: 0,
         }
     }
@@ -345,7 +342,7 @@ impl Processor {
         let open = self.state.vmx.operation == Operation::Off;
         if open
             && self.surroundings.pending.init
-            && self.surroundings.chipset(|chipset, _| chipset.take_init(index))
+            && self.surroundings.chipset(|chipset, _| chipset.take_init(index, true))
         {
             self.state.init();
             self.surroundings.paravirtual.reset();

@@ -233,6 +233,14 @@ impl Platform for Surroundings {
         self.shared.attention.get(self.index).is_none_or(|attention| attention.is_raised())
     }
 
+    fn interrupt_waits(&self) -> bool {
+        self.pending.interrupt
+    }
+
+    fn signal_waits(&self) -> bool {
+        self.pending.nmi || self.pending.init || self.pending.start_up.is_some()
+    }
+
     fn iteration_committed(&mut self) {
         self.answers.commit();
     }

@@ -79,7 +79,7 @@ impl Vm {
                 accelerator.log_code(log);
             }
             let mut processor = Processor::new(index, Arc::clone(&shared), accelerator);
-            processor.vm_exits = options.vm_exits;
+            processor.state.vmx.stops_at_exits = options.vm_exits;
             Ok(Arc::new(Vcpu::new(index, Arc::clone(&shared), processor)))
         };
         let vcpus = (0..options.vcpus).map(vcpu).collect::<Result<_, Error>>()?;

@@ -141,8 +141,8 @@ impl Processor {
     /// The VM exit that a run has to report, if there is one and it is asked for.
     pub(crate) fn vm_exit(&mut self) -> Option<Exit> {
         let exits = self.state.vmx.transitions.all_exits();
-        let new = self.vm_exits && exits > self.exits_reported && self.state.activity != Activity::Shutdown;
-        if !new {
+        let asked = self.state.vmx.stops_at_exits && self.state.activity != Activity::Shutdown;
+        if !asked || exits <= self.exits_reported {
             return None;
         }
         // What the guest said before it comes first.

@@ -115,6 +115,7 @@ fn begin(core: &mut Core<'_>, vmcs: &Vmcs) {
     vmx.operation = Operation::NonRoot;
     vmx.interceptions = interceptions(vmcs);
     vmx.pending_exit = None;
+    vmx.pause_loop = [0; 2];
     vmx.delivering = None;
     vmx.injection = (valid && !other).then_some(event);
     vmx.monitor_trap_pending = valid && other;

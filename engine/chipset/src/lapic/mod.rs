@@ -252,8 +252,8 @@ impl LocalApic {
                 true
             }
             Delivery::Init => {
-                self.reset();
                 self.init = true;
+                self.start_up = None;
                 true
             }
             Delivery::StartUp => {
@@ -355,9 +355,16 @@ impl LocalApic {
         self.init
     }
 
-    /// Take the INIT; the APIC was reset when it arrived.
-    pub fn take_init(&mut self) -> bool {
-        std::mem::take(&mut self.init)
+    /// Take the INIT. It resets the APIC, but not if it is a VM exit and nothing more; a start-up IPI that came after it
+    /// stays.
+    pub fn take_init(&mut self, reset: bool) -> bool {
+        let taken = std::mem::take(&mut self.init);
+        if taken && reset {
+            let start_up = self.start_up;
+            self.reset();
+            self.start_up = start_up;
+        }
+        taken
     }
 
     /// The vector of a start-up IPI that waits.

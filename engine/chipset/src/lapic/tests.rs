@@ -269,9 +269,19 @@ fn init_resets_the_apic_and_drops_an_old_start_up() {
     lapic.accept(Delivery::Fixed, 0x40, false);
     lapic.accept(Delivery::Init, 0, false);
     lapic.accept(Delivery::StartUp, 0x9f, false);
-    assert!(lapic.take_init() && !lapic.interrupt_requested());
+    assert!(lapic.interrupt_requested(), "until it is taken");
+    assert!(lapic.take_init(true) && !lapic.interrupt_requested());
     assert_eq!(lapic.take_start_up(), Some(0x9f));
     assert_eq!(lapic.base(), X2APIC);
+}
+
+#[test]
+fn an_init_that_is_a_vm_exit_leaves_the_apic_alone() {
+    let mut lapic = x2apic(2);
+    lapic.accept(Delivery::Fixed, 0x40, false);
+    lapic.accept(Delivery::Init, 0, false);
+    assert!(lapic.take_init(false) && !lapic.take_init(false));
+    assert_eq!(lapic.acknowledge(), Some(0x40));
 }
 
 #[test]

@@ -57,10 +57,7 @@ macro_rules! fields {
             /// How many there are.
             pub const COUNT: usize = Field::ALL.len();
 
-            /// The encoding, of the whole field.
-            pub const fn encoding(self) -> u32 {
-                match self { $(Field::$field => $encoding,)* }
-            }
+            const ENCODINGS: [u16; Field::COUNT] = [$($encoding,)*];
 
             /// The area that it belongs to.
             pub const fn area(self) -> Area {
@@ -76,34 +73,77 @@ macro_rules! fields {
             pub const fn title(self) -> &'static str {
                 match self { $(Field::$field => $title,)* }
             }
-
-            /// The field with this encoding of its whole.
-            const fn whole(encoding: u32) -> Option<Field> {
-                match encoding { $($encoding => Some(Field::$field),)* _ => None }
-            }
         }
     };
 }
 
 /// Bit 0 of an encoding: the high half of a 64-bit field.
 const HIGH: u32 = 1;
+/// Fields of one width and type, at most.
+const INDEXES: usize = 64;
+
+/// Where the whole field with an encoding is found; None if there can be none.
+const fn place(encoding: u32) -> Option<usize> {
+    let (width, kind, index) = (encoding >> 13, encoding >> 10 & 3, encoding >> 1 & 0x1ff);
+    if width > 3 || encoding & 0x1000 != 0 || index as usize >= INDEXES {
+        return None;
+    }
+    Some((width as usize * 4 + kind as usize) * INDEXES + index as usize)
+}
+
+/// The place in `Field::ALL` of each field, plus 1, by `place`.
+static BY_ENCODING: [u8; 16 * INDEXES] = {
+    let mut table = [0; 16 * INDEXES];
+    let mut number = 0;
+    while number < Field::COUNT {
+        if let Some(place) = place(Field::ENCODINGS[number] as u32) {
+            table[place] = number as u8 + 1;
+        }
+        number += 1;
+    }
+    table
+};
+
+/// Their widths, by place in `Field::ALL`.
+static WIDTHS: [Width; Field::COUNT] = {
+    let mut widths = [Width::Natural; Field::COUNT];
+    let mut number = 0;
+    while number < Field::COUNT {
+        widths[number] = match Field::ENCODINGS[number] >> 13 & 3 {
+            0 => Width::Bits16,
+            1 => Width::Bits64,
+            2 => Width::Bits32,
+            _ => Width::Natural,
+        };
+        number += 1;
+    }
+    widths
+};
 
 impl Field {
+    /// The encoding, of the whole field.
+    #[inline]
+    pub const fn encoding(self) -> u32 {
+        Field::ENCODINGS[self as usize] as u32
+    }
+
+    /// The field with this encoding of its whole.
+    fn whole(encoding: u32) -> Option<Field> {
+        let number = BY_ENCODING[place(encoding)?];
+        Field::ALL.get(usize::from(number).checked_sub(1)?).copied()
+    }
+
     /// The field that VMREAD or VMWRITE name by `encoding`, and whether they mean its high half.
-    pub const fn from_encoding(encoding: u32) -> Option<(Field, bool)> {
-        let Some(field) = Field::whole(encoding & !HIGH) else { return None };
+    pub fn from_encoding(encoding: u32) -> Option<(Field, bool)> {
+        let field = Field::whole(encoding & !HIGH)?;
         let high = encoding & HIGH != 0;
         if high && !matches!(field.width(), Width::Bits64) { None } else { Some((field, high)) }
     }
 
     /// Its width (SDM vol. 3, 25.11.2).
-    pub const fn width(self) -> Width {
-        match self.encoding() >> 13 & 3 {
-            0 => Width::Bits16,
-            1 => Width::Bits64,
-            2 => Width::Bits32,
-            _ => Width::Natural,
-        }
+    #[inline]
+    pub fn width(self) -> Width {
+        WIDTHS[self as usize]
     }
 
     /// Whether VMWRITE to it is refused by a processor that does not offer writing of all fields.
