@@ -1,5 +1,9 @@
 """Two guests take turns: the VMX-preemption timer ends each one's slice. Both run the same code at the same
-addresses, but EPT gives each its own page for the counter."""
+addresses, but EPT gives each its own page for the counter. With a file named on the command line, a timeline
+goes there."""
+
+import sys
+from pathlib import Path
 
 from gasang import vmx
 
@@ -11,6 +15,7 @@ COUNTER, ITS_OWN = 0x2000, {"first": 0x10000, "second": 0x11000}
 SLICE = {"first": 100, "second": 300}  # in units of 32 time-stamp counts (IA32_VMX_MISC, bits 4:0)
 
 with vmx.Processor(memory="2M") as cpu:
+    cpu.watch()
     cpu.memory[0x1000:] = CODE
     guests = {}
     for name, physical in ITS_OWN.items():
@@ -26,3 +31,6 @@ with vmx.Processor(memory="2M") as cpu:
             assert exit.reason is vmx.ExitReason.PREEMPTION_TIMER_EXPIRED
             count = int.from_bytes(cpu.memory.read(ITS_OWN[name], 4), "little")
             print(f"{cpu.time:6} ns  the {name} guest has counted to {count}")
+
+    for file in sys.argv[1:]:
+        Path(file).write_text(vmx.timeline(cpu.transitions()))

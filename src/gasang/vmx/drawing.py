@@ -9,14 +9,15 @@ from itertools import groupby, pairwise
 
 from gasang.vmx.transitions import Transition, reason_title
 
-_WIDTH = 960
-_LEFT = 180
+_WIDTH = 1040
+_LEFT = 250
 _COLUMNS = 700
 """Steps of time that the picture shows; what is shorter is a shade."""
 _ROW = 28
 _BAR = 18
 _COLORS = ("#4269d0", "#efb118", "#3ca951", "#ff725c", "#a463f2", "#6cc5b0", "#9c6b4e", "#97bbf5")
 _ROOT_COLOR = "#888888"
+_REASON_COLOR = "#666666"
 _ROOT = "VMX root operation"
 
 
@@ -98,8 +99,7 @@ def _shares(reasons: Counter[str], top: int) -> list[str]:
         width = (_COLUMNS - 120) * count / most
         parts += [
             _text(10, y + 14, reason),
-            f'<rect x="{_LEFT}" y="{y}" width="{width:.1f}" height="{_BAR}" '
-            f'fill="{_COLORS[row % len(_COLORS)]}"/>',
+            f'<rect x="{_LEFT}" y="{y}" width="{width:.1f}" height="{_BAR}" fill="{_REASON_COLOR}"/>',
             _text(_LEFT + width + 8, y + 14, f"{count} ({count / reasons.total():.1%})"),
         ]
     return parts
