@@ -1,8 +1,8 @@
 //! VM entries and VM exits: how many there were, and each as it happened, for whoever watches.
 
 use crate::vmx::Vmcs;
-use gasang_x86::vmx::{ExitReason, Field};
 use gasang_x86::vmx::exit_reason::BASIC;
+use gasang_x86::vmx::{ExitReason, Field};
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 

@@ -28,9 +28,7 @@ impl From<Ended> for VmxOutcome {
                 ..of("fail_valid")
             },
             Ended::Entered => of("entered"),
-            Ended::GuestStateRefused(check) => {
-                VmxOutcome { check: Some(check.name()), ..of("entry_failed") }
-            }
+            Ended::GuestStateRefused(check) => VmxOutcome { check: Some(check.name()), ..of("entry_failed") },
             Ended::MsrRefused(number) => VmxOutcome { msr: Some(number), ..of("entry_failed") },
         }
     }

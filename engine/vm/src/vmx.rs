@@ -4,11 +4,11 @@
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::processor::Processor;
-use gasang_cpu::{Activity, Core, Exception, Journal, Transition, Trap};
+use gasang_cpu::{Activity, Core, Exception, Transition, Trap};
 use gasang_vmx::Capabilities;
+use gasang_vmx::Check;
 use gasang_vmx::entry::{self, Entered, Refusal};
 use gasang_vmx::instructions::{self, Outcome};
-use gasang_vmx::Check;
 use gasang_x86::exception as vector;
 use gasang_x86::vmx::{Field, InstructionError};
 
@@ -158,7 +158,7 @@ impl Processor {
     /// Note transitions from now on, or no longer.
     pub(crate) fn watch_vmx(&mut self, on: bool) {
         let journal = self.state.vmx.journal.take();
-        self.state.vmx.journal = on.then(|| journal.unwrap_or_else(Box::<Journal>::default));
+        self.state.vmx.journal = on.then(|| journal.unwrap_or_default());
     }
 
     /// The transitions since the last call, and how many others there was no room for.

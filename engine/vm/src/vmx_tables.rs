@@ -85,8 +85,10 @@ pub fn vm_entry_checks() -> Vec<CheckDescription> {
 /// Numbers and bits by what they belong to: "exit_reasons", "instruction_errors", "event_types", "activity_states",
 /// "ept_violation", "ept_entry", and the fields of the VMCS that consist of bits, as AREA.FIELD.
 pub fn vmx_names() -> Vec<(&'static str, Vec<Named>)> {
-    let reason = |reason: &ExitReason| named(reason.number(), &snake_case(reason.identifier()), reason.name());
-    let error = |error: &InstructionError| named(error.number(), &snake_case(error.identifier()), error.name());
+    let reason =
+        |reason: &ExitReason| named(reason.number(), &snake_case(reason.identifier()), reason.name());
+    let error =
+        |error: &InstructionError| named(error.number(), &snake_case(error.identifier()), error.name());
     vec![
         ("exit_reasons", ExitReason::ALL.iter().map(reason).collect()),
         ("instruction_errors", InstructionError::ALL.iter().map(error).collect()),
@@ -198,7 +200,10 @@ mod tests {
         for (place, names) in vmx_names() {
             let area = place.split_once('.').map_or(place, |(area, _)| area);
             for (_, name, title) in names {
-                assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_'));
+                assert!(
+                    name.bytes()
+                        .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+                );
                 assert!(!title.is_empty());
                 assert!(seen.insert((area, name.clone())), "{place}: {name}");
             }
@@ -209,7 +214,9 @@ mod tests {
     fn a_model_without_vmx_has_no_capabilities() {
         assert!(vmx_capabilities("max,-vmx").unwrap().is_empty());
         let all = vmx_capabilities("max").unwrap();
-        assert!(vmx_control_capabilities().iter().all(|(_, index)| all.iter().any(|(known, _)| known == index)));
+        assert!(
+            vmx_control_capabilities().iter().all(|(_, index)| all.iter().any(|(known, _)| known == index))
+        );
     }
 
     #[test]

@@ -22,9 +22,9 @@ from gasang._engine import DescriptorTable, Segment, VmxTransition
 from gasang.errors import VmEntryFailed, VmInstructionError, VmxError, VmxTimeout
 from gasang.vmx.bitmaps import MsrBitmaps, MsrSet, PortSet
 from gasang.vmx.drawing import timeline
+from gasang.vmx.enumerations import ActivityState, EventType, ExitReason
 from gasang.vmx.ept import Ept, EptPage
 from gasang.vmx.memory import Memory
-from gasang.vmx.names import ActivityState, EventType, ExitReason
 from gasang.vmx.processor import Processor
 from gasang.vmx.registers import Registers
 from gasang.vmx.transitions import Transition, transition_line

@@ -1,17 +1,17 @@
-"""The six areas of a VMCS (SDM vol. 3, 25.3) as objects: each field an attribute, and each bit that has a
-name.
+"""Fields of a VMCS as attributes of an object, and each bit that has a name.
 
 The attributes are made from the engine's table, so there is none that the processor does not know.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from gasang._engine import DescriptorTable, Segment
 from gasang.vmx.names import BITS, FIELDS, Bit, Field, encoding
 
 _RIGHTS = "_access_rights"
+_TABLE_BASES = ("gdtr_base", "idtr_base")
 
 
 class Fields(Protocol):
@@ -33,14 +33,10 @@ class Area:
 
     name = ""
     __slots__ = ("_fields",)
+    _fields: Fields
 
     def __init__(self, fields: Fields) -> None:
-        object.__setattr__(self, "_fields", fields)
-
-    if TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any: ...
-        def __setattr__(self, name: str, value: Any) -> None: ...
+        self._fields = fields
 
     def __repr__(self) -> str:
         return "\n".join([f"<{self.name.replace('_', ' ')} area>", *self.describe()])
@@ -54,52 +50,6 @@ class Area:
             if value := self._fields.read(field.encoding):
                 lines.append(f"  {field.title:<48} {value:#x}{_bits(field, value)}")
         return lines
-
-
-class Guest(Area):
-    """State of the guest: VM entries load it, VM exits save it (SDM vol. 3, 25.4).
-
-    `cs` and the other segment registers, `ldtr` and `tr` are `Segment`s, `gdtr` and `idtr`
-    `DescriptorTable`s; their parts are fields too (`cs_base`).
-    """
-
-    name = "guest"
-    __slots__ = ()
-
-
-class Host(Area):
-    """State of the host: VM exits load it (SDM vol. 3, 25.5)."""
-
-    name = "host"
-    __slots__ = ()
-
-
-class Execution(Area):
-    """VM-execution controls: what happens in VMX non-root operation (SDM vol. 3, 25.6)."""
-
-    name = "execution"
-    __slots__ = ()
-
-
-class ExitControls(Area):
-    """VM-exit controls (SDM vol. 3, 25.7)."""
-
-    name = "exit"
-    __slots__ = ()
-
-
-class EntryControls(Area):
-    """VM-entry controls (SDM vol. 3, 25.8)."""
-
-    name = "entry"
-    __slots__ = ()
-
-
-class ExitInformation(Area):
-    """Why the last VM exit happened, and the last VM-instruction error (SDM vol. 3, 25.9). Read-only."""
-
-    name = "exit_information"
-    __slots__ = ()
 
 
 class _FieldAttribute:
@@ -172,7 +122,8 @@ def _bits(field: Field, value: int) -> str:
     return f"  ({', '.join(names)})" if names else ""
 
 
-def _add_attributes(area: type[Area]) -> None:
+def add_attributes(area: type[Area]) -> None:
+    """Give the class of an area its attributes."""
     for field in FIELDS.values():
         if field.area != area.name:
             continue
@@ -182,10 +133,6 @@ def _add_attributes(area: type[Area]) -> None:
         if field.name.endswith(_RIGHTS):
             register = field.name.removesuffix(_RIGHTS)
             setattr(area, register, _SegmentAttribute(register))
-    if area is Guest:
-        for register in ("gdtr", "idtr"):
+        if area.name == "guest" and field.name in _TABLE_BASES:
+            register = field.name.removesuffix("_base")
             setattr(area, register, _TableAttribute(register))
-
-
-for _area in (Guest, Host, Execution, ExitControls, EntryControls, ExitInformation):
-    _add_attributes(_area)

@@ -3,8 +3,8 @@ number."""
 
 from __future__ import annotations
 
-from enum import EnumMeta, IntEnum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from enum import IntEnum
+from typing import NamedTuple
 
 from gasang._engine import vm_entry_checks, vmcs_fields, vmx_control_capabilities, vmx_names
 
@@ -68,15 +68,7 @@ def masks(structure: str) -> dict[str, int]:
     return {name: mask for mask, name, _ in _NAMES[structure]}
 
 
-class _Names(EnumMeta):
-    """Enumerations whose members are the engine's, which no type checker knows."""
-
-    if TYPE_CHECKING:
-
-        def __getattr__(cls, name: str) -> Any: ...
-
-
-class Named(IntEnum, metaclass=_Names):
+class Named(IntEnum):
     """A number that has a name in the manual."""
 
     @property
@@ -96,25 +88,6 @@ _TITLES = {
 }
 
 
-def _members(enumeration: str) -> dict[str, int]:
+def members(enumeration: str) -> dict[str, int]:
+    """The members of an enumeration of `enumerations`."""
     return {name.upper(): number for number, name, _ in _NAMES[_SOURCES[enumeration]]}
-
-
-if TYPE_CHECKING:
-
-    class ExitReason(Named):
-        """Basic exit reasons."""
-
-    class EventType(Named):
-        """Types of events."""
-
-    class ActivityState(Named):
-        """Activity states."""
-
-else:
-    ExitReason = Named("ExitReason", _members("ExitReason"), module=__name__)
-    ExitReason.__doc__ = "Why a VM exit happened: the basic exit reasons (SDM vol. 3, appendix C)."
-    EventType = Named("EventType", _members("EventType"), module=__name__)
-    EventType.__doc__ = "Types of events that are injected or intercepted (SDM vol. 3, 25.8.3, 25.9.2)."
-    ActivityState = Named("ActivityState", _members("ActivityState"), module=__name__)
-    ActivityState.__doc__ = "What a guest does when it is entered (SDM vol. 3, 25.4.2)."

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from gasang.vmx.names import FIELDS, ExitReason
+from gasang.vmx.enumerations import ExitReason
+from gasang.vmx.names import FIELDS
 
 _BASIC = 0xFFFF
 _ENTRY_FAILURE = 1 << 31

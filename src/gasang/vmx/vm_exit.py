@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gasang.errors import VmxError
-from gasang.vmx.names import EventType, ExitReason, encoding, masks
+from gasang.vmx.enumerations import EventType, ExitReason
+from gasang.vmx.names import encoding, masks
 
 if TYPE_CHECKING:
     from gasang.vmx.vmcs import Vmcs

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gasang.errors import VmxError
-from gasang.vmx.area import EntryControls, Execution, ExitControls, ExitInformation, Guest, Host
+from gasang.vmx.areas import EntryControls, Execution, ExitControls, ExitInformation, Guest, Host
 from gasang.vmx.bitmaps import MsrBitmaps, PortSet
+from gasang.vmx.enumerations import EventType
 from gasang.vmx.ept import Ept
 from gasang.vmx.modes import Mode, enter_long_mode, enter_protected_mode, enter_real_mode
-from gasang.vmx.names import BITS, CONTROL_CAPABILITIES, EventType, encoding
+from gasang.vmx.names import BITS, CONTROL_CAPABILITIES, encoding
 from gasang.vmx.vm_exit import Event, event_bits
 
 if TYPE_CHECKING:
