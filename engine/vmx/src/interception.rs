@@ -343,7 +343,7 @@ pub fn pause(core: &mut Core<'_>) -> Result<(), Trap> {
     let (gap, window) = (vmx.vmcs.get(Field::PleGap), vmx.vmcs.get(Field::PleWindow));
     let [first, last] = vmx.pause_loop;
     vmx.pause_loop = [first, now];
-    if now.saturating_sub(last) > gap {
+    if last == 0 || now.saturating_sub(last) > gap {
         vmx.pause_loop = [now, now];
     } else if now.saturating_sub(first) > window {
         vmx.pause_loop = [now, now];
