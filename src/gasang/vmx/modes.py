@@ -63,10 +63,11 @@ def enter_protected_mode(vmcs: Vmcs, memory: Memory) -> None:
 
 
 def enter_long_mode(vmcs: Vmcs, memory: Memory) -> None:
-    """64-bit mode. The first GiB is mapped to itself, for supervisors only, by page tables at the end of the
-    guest's RAM; GDT and TSS lie there too, the stack below."""
+    """64-bit mode. RAM, at most its first GiB, is mapped to itself for supervisors, by page tables at the end
+    of it; GDT and TSS lie there too, the stack below."""
     tables = _flat(vmcs, memory, CODE_64)
-    memory.write(tables, identity_map(tables))
+    memory.write(tables, bytes(3 * PAGE))
+    memory.write(tables, identity_map(tables, len(memory)))
     guest = vmcs.guest
     guest.cr0, guest.cr3 = _CR0 | _PROTECTED | _PAGING, tables
     guest.cr4, guest.efer = _VMXE | _CR4_LONG, _EFER_LONG

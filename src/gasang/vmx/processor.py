@@ -52,8 +52,8 @@ class Processor:
 
     Its guests share `memory` bytes of RAM ("2M", or a number of bytes) from physical address 0; under the EPT
     that a VMCS has at first, guest-physical addresses are physical. The hypervisor's own structures lie
-    above, where no guest's EPT leads. A guest without EPT sees physical addresses as they are: it must be
-    trusted.
+    above, where no guest's EPT leads. A guest without EPT uses physical addresses: what keeps it out are only
+    its page tables, which in 64-bit mode end with its RAM.
 
     `accel` is "bt" (translator) or "interp"; `cpu` is MODEL[,+feature,-feature]…. Time counts instructions, a
     nanosecond each, so that every run is the same run. One thread at a time may use a processor.

@@ -24,6 +24,9 @@ _CR4 = 0x2620
 _EFER = 0x500
 """LMA, LME."""
 _HLT = b"\xf4"
+_LARGE_PAGE = 2 << 20
+_PRESENT, _LARGE = 3, 0x80
+"""Present and writable; a page of 2 MiB."""
 
 
 def descriptor(segment: Segment) -> int:
@@ -43,20 +46,19 @@ def words(*values: int) -> bytes:
     return b"".join(value.to_bytes(8, "little") for value in values)
 
 
-def identity_map(table: int, flags: int = 3) -> bytes:
-    """Page tables that map the first GiB to itself by pages of 2 MiB: three pages, to lie at `table`.
-
-    `flags` are those of every entry: present and writable, 4 more for user mode (SDM vol. 3, 4.5).
-    """
+def identity_map(table: int, size: int) -> bytes:
+    """Page tables that map `size` bytes, at most 1 GiB, to themselves by writable pages of 2 MiB for
+    supervisors (SDM vol. 3, 4.5): three pages, to lie at `table`."""
     pad = bytes(PAGE - 8)
-    directory = words(*((index << 21) | 0x80 | flags for index in range(512)))
-    return words(table + PAGE | flags) + pad + words(table + 2 * PAGE | flags) + pad + directory
+    mapped = min(-(-size // _LARGE_PAGE), 512)
+    directory = words(*((index << 21) | _LARGE | _PRESENT for index in range(mapped)))
+    return words(table + PAGE | _PRESENT) + pad + words(table + 2 * PAGE | _PRESENT) + pad + directory
 
 
 def build_host(pages: Pages, vcpu: Vcpu) -> dict[str, int]:
     """Put `vcpu` into 64-bit mode, ready for VMXON; what VM exits are to load, by field of the host area."""
     tables, stack, system = pages.take(3), pages.take(), pages.take()
-    pages.write(tables, identity_map(tables))
+    pages.write(tables, identity_map(tables, 1 << 30))
     # A page for the rest: GDT, then TSS, then the instruction that VM exits return to.
     gdt, tss, code = system, system + 0x100, system + 0x200
     pages.write(gdt, words(0, descriptor(CODE_64), descriptor(DATA)) + task_descriptor(tss, 11))

@@ -95,7 +95,7 @@ class Vmcs:
 
     def set_mode(self, mode: Mode) -> None:
         """Give the guest a consistent state: "real", "protected" (flat 32-bit segments, no paging), or "long"
-        (64-bit mode, the first GiB mapped to itself). RIP and general-purpose registers keep their values.
+        (64-bit mode, RAM mapped to itself). RIP and general-purpose registers keep their values.
 
         The latter two put descriptor tables, and page tables, in the last 20 KiB of the guest's RAM.
         """

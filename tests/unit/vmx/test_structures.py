@@ -204,3 +204,14 @@ def test_memory_is_read_and_written_by_slices(quick):
 def test_memory_ends_where_it_ends(quick, act, message):
     with pytest.raises(vmx.VmxError, match=message):
         act(quick.memory)
+
+
+def test_a_guest_without_ept_is_kept_in_its_ram_by_its_page_tables(cpu, guest):
+    # mov [0x1fff], al; mov byte ptr [0x200000], 1; hlt
+    vmcs = guest("a2 ff1f000000000000 c604250000200001 f4", "long")
+    vmcs.execution.unrestricted_guest = vmcs.execution.enable_ept = False
+    vmcs.execution.exception_bitmap = 1 << 14
+    cpu.registers.rax = 0x5A
+    exit = cpu.launch(vmcs)
+    assert (exit.interruption.vector, exit.qualification) == (14, 0x200000)
+    assert cpu.memory[0x1FFF] == 0x5A
