@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -28,6 +29,7 @@ from gasang._engine import (
 )
 from gasang.errors import ConfigError, VmEntryFailed, VmInstructionError, VmxError, VmxTimeout
 from gasang.units import format_size, parse_size
+from gasang.vmx.heartbeat import HEARTBEAT
 from gasang.vmx.memory import PAGE, Memory, Pages
 from gasang.vmx.modes import Mode
 from gasang.vmx.names import CHECKS, FIELDS, INSTRUCTION_ERRORS
@@ -45,6 +47,12 @@ _LARGE_PAGE = 2 << 20
 _BASIC = 0x480
 """IA32_VMX_BASIC, whose lowest 31 bits are the VMCS revision identifier (SDM vol. 3, A.1)."""
 _INVEPT_SINGLE_CONTEXT = 1
+
+
+_HALTED = "the guest halts for ever: set execution.hlt_exiting, or let an event wake it"
+_STANDSTILL = 0.5
+"""Seconds of the host's without anything new, after which a guest is taken to halt for ever: where time
+counts instructions, there is nothing else that it could wait for."""
 
 
 class Processor:
@@ -153,7 +161,7 @@ class Processor:
         vmcs = self._running
         if vmcs is None:
             raise VmxError("no guest has been entered: launch or resume one")
-        with self._limited(timeout) as expired:
+        with HEARTBEAT.reaching(self._vcpu), self._limited(timeout) as expired:
             self._run_to_exit(expired, instructions)
         self._running = None
         return read_exit(vmcs)
@@ -237,6 +245,7 @@ class Processor:
         """Run the guest to its next VM exit."""
         end = None if instructions is None else self._executed() + instructions
         reply: int | None = None
+        progress = _Progress()
         while True:
             budget = None if end is None else max(end - self._executed(), 0)
             exit = self._vcpu.run(reply, instructions=budget)
@@ -251,13 +260,13 @@ class Processor:
                 case SerialOutput():
                     self.serial_output += exit.data
                 case Interrupted():
-                    # A kick may be one that came too late for the run before.
+                    # Else it is the heartbeat, or a kick that came too late for the run before.
                     if expired.is_set() or (end is not None and self._executed() >= end):
                         raise VmxTimeout("the guest caused no VM exit in time: run goes on with it")
+                    if progress.has_ended(self._executed(), self._vcpu.registers()):
+                        raise VmxError(_HALTED)
                 case Halted():
-                    raise VmxError(
-                        "the guest halts for ever: set execution.hlt_exiting, or let an event wake it"
-                    )
+                    raise VmxError(_HALTED)
                 case Shutdown():
                     raise VmxError("the processor is shut down by a VMX abort")
 
@@ -283,6 +292,21 @@ class Processor:
             yield expired
         finally:
             timer.cancel()
+
+
+class _Progress:
+    """Whether a guest still does something."""
+
+    def __init__(self) -> None:
+        self._last: tuple[int, object] | None = None
+        self._since = 0.0
+
+    def has_ended(self, instructions: int, registers: object) -> bool:
+        """Whether neither the instructions executed nor the registers have changed for a while."""
+        now = time.monotonic()
+        if (instructions, registers) != self._last:
+            self._last, self._since = (instructions, registers), now
+        return now - self._since > _STANDSTILL
 
 
 def _raise_failure(instruction: str, outcome: VmxOutcome) -> None:

@@ -1,5 +1,8 @@
 """VMX operation from VMXON to VMXOFF."""
 
+import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -127,8 +130,9 @@ def test_a_late_kick_disturbs_nobody(cpu, guest):
     assert cpu.run().reason is ExitReason.HLT
 
 
-def test_a_guest_that_halts_for_ever_is_told(cpu, guest):
-    vmcs = guest("fa f4")
+@pytest.mark.parametrize("code", ["fa f4", "fb f4"])
+def test_a_guest_that_halts_for_ever_is_told(cpu, guest, code):
+    vmcs = guest(code)
     vmcs.execution.hlt_exiting = False
     with pytest.raises(vmx.VmxError, match=r"execution\.hlt_exiting"):
         cpu.launch(vmcs)
@@ -212,3 +216,27 @@ def test_registers_are_those_that_no_vmcs_holds(cpu):
     with pytest.raises(vmx.VmxError, match="must be from 0"):
         cpu.registers.rax = -1
     assert "r15=0x8000000000000000" in repr(cpu.registers)
+
+
+@pytest.mark.parametrize("accel", ["interp", "bt"])
+def test_ctrl_c_reaches_a_hypervisor_whose_guest_does_not_exit(accel):
+    program = f"""
+from gasang import vmx
+with vmx.Processor(accel={accel!r}) as cpu:
+    cpu.memory[0x1000:] = bytes.fromhex("{FOREVER}")
+    vmcs = cpu.vmcs()
+    vmcs.guest.rip = 0x1000
+    print("ready", flush=True)
+    try:
+        cpu.launch(vmcs)
+    except KeyboardInterrupt:
+        cpu.memory[0x1000:] = bytes.fromhex("0fa2")
+        print(cpu.run().reason.name)
+"""
+    # As in a terminal, whatever started these tests made of it.
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n" + program
+    child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert child.stdout.readline() == "ready\n"
+    time.sleep(0.3)
+    child.send_signal(signal.SIGINT)
+    assert child.communicate(timeout=10)[0] == "CPUID\n"
