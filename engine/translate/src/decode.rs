@@ -1,5 +1,6 @@
 //! From guest bytes to a block's operations: what each instruction needs from the translator, and which flags live.
 
+use crate::non_root::{interpret_watched_sti, may_exit};
 use gasang_cpu::{CpuModel, Feature, VcpuState, tlb};
 use gasang_exec::{decoder_options, has_instruction, without_ignored_prefix};
 use iced_x86::{
@@ -59,6 +60,10 @@ pub enum Kind {
     SegmentBase(bool),
     /// RDPKRU.
     ReadKeyRights,
+    /// VMREAD to a register, at CPL 0.
+    ReadField,
+    /// VMWRITE from a register, at CPL 0.
+    WriteField,
     /// BT, BTS, BTR or BTC of a bit string in memory, in words of so many bytes.
     BitString(u32),
     /// JMP to a known target.
@@ -127,6 +132,8 @@ impl Kind {
             | Kind::ReadControl
             | Kind::SegmentBase(_)
             | Kind::ReadKeyRights
+            | Kind::ReadField
+            | Kind::WriteField
             | Kind::Side { .. }
             | Kind::CallThrough
             | Kind::ReturnThrough { .. }
@@ -232,24 +239,6 @@ pub fn decode_block(
     operations
 }
 
-/// A VM exit of the instruction behind STI tells that interrupts were blocked by it: such an STI is T0's, which remembers.
-fn interpret_watched_sti(operations: &mut Vec<Operation>) {
-    let never_exits = |operation: &Operation| {
-        matches!(
-            operation.kind,
-            Kind::Nothing | Kind::Plain | Kind::Address | Kind::Jump(_) | Kind::Branch(_)
-        )
-    };
-    let watched = |place: &usize| {
-        operations[*place].kind == Kind::SetInterrupt && !operations.get(place + 1).is_some_and(never_exits)
-    };
-    if let Some(place) = (0..operations.len()).find(watched) {
-        operations[place].kind = Kind::Interpret;
-        (operations[place].reads, operations[place].writes, operations[place].kills) = (STATUS, 0, 0);
-        operations.truncate(place + 1);
-    }
-}
-
 /// Walk backwards: at the end of the block, and where it may be left, every flag may be read.
 pub fn mark_live_flags(operations: &mut [Operation], strict: bool) {
     let mut live = STATUS;
@@ -301,16 +290,6 @@ fn classify(instruction: Instruction, how: Decoding, classifier: &mut Classifier
         kills,
         live_after: live,
         live_before: live,
-    }
-}
-
-/// Whether an instruction that otherwise stays in generated code may be another in VMX non-root operation. (RDTSC looks at
-/// run time.)
-fn may_exit(instruction: &Instruction) -> bool {
-    match instruction.code() {
-        Code::Mov_r64_cr => instruction.op1_register() == Register::CR3,
-        Code::Rdtscp => true,
-        _ => false,
     }
 }
 
@@ -440,6 +419,12 @@ fn straight_kind(instruction: &Instruction, user: bool, classifier: &mut Classif
         Code::Rdfsbase_r64 | Code::Rdgsbase_r64 => return Kind::SegmentBase(false),
         Code::Wrfsbase_r64 | Code::Wrgsbase_r64 => return Kind::SegmentBase(true),
         Code::Rdpkru => return Kind::ReadKeyRights,
+        Code::Vmread_rm64_r64 if !user && instruction.op0_kind() == OpKind::Register => {
+            return Kind::ReadField;
+        }
+        Code::Vmwrite_r64_rm64 if !user && instruction.op1_kind() == OpKind::Register => {
+            return Kind::WriteField;
+        }
         Code::Rdtsc => return Kind::ReadTime(false),
         Code::Rdtscp if classifier.model.has(Feature::Rdtscp) => return Kind::ReadTime(true),
         Mov_r32m16_Sreg | Mov_r64m16_Sreg if instruction.op0_kind() == OpKind::Register => {

@@ -22,6 +22,7 @@ mod kick;
 mod listing;
 mod measured;
 mod modes;
+mod non_root;
 mod operations;
 mod options;
 mod plan;
@@ -37,6 +38,7 @@ mod time;
 mod transitions;
 mod translation;
 mod translator;
+mod vmcs_fields;
 mod warmth;
 
 pub use block_counts::Executions;

@@ -1,6 +1,6 @@
 //! Transitions are counted, and noted for whoever watches.
 
-use gasang_cpu::{Core, Transition, TransitionKind, Vmcs};
+use gasang_cpu::{Core, Transition, TransitionKind};
 use gasang_x86::vmx::Field;
 
 /// A VM entry has succeeded.
@@ -12,15 +12,15 @@ pub(crate) fn entered(core: &mut Core<'_>) {
     core.state.vmx.journal = Some(journal);
 }
 
-/// A VM exit has saved the guest's state, or a VM entry has failed late; `vmcs` tells why.
-pub(crate) fn left(core: &mut Core<'_>, vmcs: &Vmcs) {
-    let reason = vmcs.get32(Field::ExitReason);
+/// A VM exit has saved the guest's state, or a VM entry has failed late; the VMCS tells why.
+pub(crate) fn left(core: &mut Core<'_>) {
+    let vmcs = &core.state.vmx.vmcs;
+    let (reason, rip) = (vmcs.get32(Field::ExitReason), vmcs.get(Field::GuestRip));
+    let qualification = vmcs.get(Field::ExitQualification);
     core.state.vmx.transitions.exit(reason);
     let Some(mut journal) = core.state.vmx.journal.take() else { return };
-    let rip = vmcs.get(Field::GuestRip);
-    let qualification = vmcs.get(Field::ExitQualification);
     let transition = Transition { rip, reason, qualification, ..transition(core, TransitionKind::Exit) };
-    journal.note(transition, vmcs);
+    journal.note(transition, &core.state.vmx.vmcs);
     core.state.vmx.journal = Some(journal);
 }
 
