@@ -31,7 +31,7 @@ const TLB_ENTRIES: usize = 1024;
 
 /// What the processor was doing when it asked outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Unfinished {
+pub(crate) enum Unfinished {
     Instruction,
     /// The delivery of an interrupt that is acknowledged already.
     Interrupt(u8),
@@ -49,7 +49,7 @@ pub(crate) struct Processor {
     public_counts: Arc<Mutex<Counts>>,
     counts_published: u64,
     pub(crate) accelerator: Accelerator,
-    unfinished: Unfinished,
+    pub(crate) unfinished: Unfinished,
     /// Another processor wants this one awake: the next HLT does not wait.
     woken: bool,
     /// So many VM exits there were when the last was reported.
@@ -122,6 +122,12 @@ impl Processor {
         loop {
             if let Some(exit) = self.vm_exit().or_else(|| self.poll(limit)) {
                 return Ok(exit);
+            }
+            if self.state.vmx.injection.is_some() {
+                if self.inject() == Step::Pending {
+                    return Ok(self.report_access());
+                }
+                continue;
             }
             if self.take_signals()? == Step::Pending {
                 return Ok(self.report_access());

@@ -152,3 +152,45 @@ def test_an_intercepted_exception_is_told_and_delivered(cpu, guest):
     cpu.memory[24:28] = bytes.fromhex("02100000")
     vmcs.inject(exit.interruption.vector)
     assert cpu.resume(vmcs).rip == 0x1002
+
+
+@pytest.fixture
+def busy(cpu, guest):
+    """A guest whose loop has been translated, and whose next entry injects an interrupt; EAX is 0, and each
+    turn of the loop adds 3. The interrupt's handler executes CPUID."""
+    vmcs = guest("ffc0 ffc0 ffc0 ebf8", "protected")
+    vmcs.execution.activate_preemption_timer = True
+    vmcs.guest.preemption_timer_value = 5
+    cpu.launch(vmcs)
+    for _ in range(20):
+        cpu.resume(vmcs)
+    cpu.memory[0x2000:] = bytes.fromhex("0fa2")
+    cpu.memory[0x3100:] = bytes.fromhex("0020 0800 008e 0000")
+    vmcs.guest.idtr = vmx.DescriptorTable(0x3000, 0x107)
+    vmcs.guest.rip, vmcs.guest.rflags = 0x1000, 0x202
+    vmcs.execution.activate_preemption_timer = False
+    vmcs.inject(0x20)
+    cpu.registers.rax = 0
+    return vmcs
+
+
+def test_an_injected_event_comes_before_the_first_instruction(cpu, busy):
+    assert (cpu.resume(busy).rip, cpu.registers.rax) == (0x2000, 0)
+
+
+def test_an_injected_event_comes_before_a_timer_that_has_expired(cpu, busy):
+    busy.execution.activate_preemption_timer = True
+    busy.guest.preemption_timer_value = 0
+    exit = cpu.resume(busy)
+    assert (exit.reason, exit.rip) == (ExitReason.PREEMPTION_TIMER_EXPIRED, 0x2000)
+
+
+def test_an_injected_event_wakes_a_guest_that_is_halted(cpu, busy):
+    busy.guest.activity_state = vmx.ActivityState.HLT
+    assert (cpu.resume(busy).rip, cpu.registers.rax) == (0x2000, 0)
+
+
+def test_an_injected_event_is_an_instruction_to_the_monitor_trap_flag(cpu, busy):
+    busy.execution.monitor_trap_flag = True
+    exit = cpu.resume(busy)
+    assert (exit.reason, exit.rip, cpu.registers.rax) == (ExitReason.MONITOR_TRAP_FLAG, 0x2000, 0)
