@@ -71,7 +71,7 @@ def test_launch_states(cpu, guest):
 
 BROKEN = [
     ("execution.pin_based_controls", 0, ("PinReserved", "controls", "27.2.1.1")),
-    ("execution.enable_vm_functions", True, ("SecondaryReserved", "controls", "27.2.1.1")),
+    ("execution.instruction_timeout", True, ("SecondaryReserved", "controls", "27.2.1.1")),
     ("host.cs_selector", 0, ("HostCsNull", "host", "27.2.3")),
     ("guest.rflags", 0, ("RflagsReserved", "guest", "27.3.1.4")),
     ("guest.vmcs_link_pointer", 0x1234, ("LinkPointerAddress", "guest", "27.3.1.5")),

@@ -3,8 +3,11 @@
 import pytest
 
 from gasang import vmx
+from gasang._engine import vmx_capabilities
 from gasang.vmx import EventType, ExitReason
 from gasang.vmx.names import BITS, FIELDS
+
+IA32_VMX_MISC = 0x485
 
 
 @pytest.fixture
@@ -40,7 +43,11 @@ def test_every_bit_is_an_attribute(vmcs):
             assert vmcs.read(encoding) == 0
 
 
-def test_exit_information_is_read_only(vmcs):
+def test_exit_information_is_read_only_unless_all_fields_can_be_written(vmcs):
+    if vmx_capabilities("max")[IA32_VMX_MISC] >> 29 & 1:
+        vmcs.exit_information.reason = 1
+        assert vmcs.exit_information.reason == 1
+        return
     with pytest.raises(vmx.VmInstructionError, match="read-only") as caught:
         vmcs.exit_information.reason = 1
     assert caught.value.number == 13
