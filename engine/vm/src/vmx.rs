@@ -9,6 +9,7 @@ use gasang_vmx::Capabilities;
 use gasang_vmx::Check;
 use gasang_vmx::entry::{self, Entered, Refusal};
 use gasang_vmx::instructions::{self, Outcome};
+use gasang_vmx::vmcs_access;
 use gasang_x86::exception as vector;
 use gasang_x86::vmx::{Field, InstructionError};
 
@@ -175,12 +176,12 @@ fn execute(core: &mut Core<'_>, instruction: VmxInstruction) -> Result<VmxOutcom
         VmxInstruction::Vmclear(pointer) => instructions::vmclear(core, pointer)?,
         VmxInstruction::Vmptrld(pointer) => instructions::vmptrld(core, &capabilities, pointer)?,
         VmxInstruction::Vmptrst => return Ok(VmxOutcome::Succeeded(Some(instructions::vmptrst(core)?))),
-        VmxInstruction::Vmread(encoding) => match instructions::vmread(core, &capabilities, encoding)? {
+        VmxInstruction::Vmread(encoding) => match vmcs_access::vmread(core, &capabilities, encoding)? {
             Ok(value) => return Ok(VmxOutcome::Succeeded(Some(value))),
             Err(outcome) => outcome,
         },
         VmxInstruction::Vmwrite(encoding, value) => {
-            instructions::vmwrite(core, &capabilities, encoding, value)?
+            vmcs_access::vmwrite(core, &capabilities, encoding, value)?
         }
         VmxInstruction::Invept(kind, descriptor) => {
             instructions::invept(core, &capabilities, kind, descriptor)?
