@@ -16,10 +16,12 @@ mod extended;
 mod far;
 mod far_return;
 mod flags;
+mod guest_physical;
 mod halt;
 mod hypercall;
 mod in_use;
 mod io;
+mod modification_log;
 mod msr;
 mod paging;
 mod platform;
@@ -30,6 +32,7 @@ mod syscall;
 mod task;
 pub mod tlb;
 mod virtual_apic;
+mod virtualization_exception;
 pub mod vmx;
 mod vmx_journal;
 mod xsave;
@@ -46,7 +49,7 @@ pub use crate::state::{Activity, DescriptorTable, ExtendedState, SegmentRegister
 pub use crate::tlb::{Owner, Tlb, TlbContext, TlbEntry};
 pub use crate::virtual_apic::{ApicAccess, VirtualApic};
 pub use crate::vmx::{Interceptions, Interruption, Operation, VmExit, Vmcs, VmxState};
-pub use crate::vmx_journal::{Journal, Transition, TransitionKind};
+pub use crate::vmx_journal::{Journal, Transition, TransitionCounts, TransitionKind};
 pub use crate::xsave::SaveKind;
 
 #[cfg(test)]

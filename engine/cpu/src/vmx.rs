@@ -4,7 +4,8 @@
 use crate::exception::{Exception, Trap};
 use crate::state::VcpuState;
 use crate::virtual_apic::VirtualApic;
-use crate::vmx_journal::Journal;
+use crate::virtualization_exception::Violation;
+use crate::vmx_journal::{Journal, TransitionCounts};
 use gasang_x86::control::{cr0, cr4};
 use gasang_x86::exception as vector;
 use gasang_x86::msr::feature_control;
@@ -238,6 +239,8 @@ pub struct VmxState {
     pub pending_exit: Option<VmExit>,
     /// The event that is being delivered, for the IDT-vectoring information.
     pub delivering: Option<Interruption>,
+    /// With a virtualization exception: what caused it.
+    pub violation: Option<Violation>,
     /// The event that the VM entry injects, until it is delivered.
     pub injection: Option<Interruption>,
     /// The instruction is an IRET that has ended the blocking of NMIs.
@@ -248,6 +251,8 @@ pub struct VmxState {
     pub blocked_by_mov_ss: bool,
     /// Time-stamp counter at the first and the last PAUSE of what may be a loop at CPL 0, if there was one since VM entry.
     pub pause_loop: Option<[u64; 2]>,
+    /// How many transitions there were.
+    pub transitions: Box<TransitionCounts>,
     /// Whoever executes stops at each VM exit.
     pub stops_at_exits: bool,
     /// Where transitions are noted, if somebody watches.
@@ -275,11 +280,13 @@ impl VmxState {
             interceptions: Interceptions::default(),
             pending_exit: None,
             delivering: None,
+            violation: None,
             injection: None,
             iret_unblocked: false,
             preemption_deadline: None,
             blocked_by_mov_ss: false,
             pause_loop: None,
+            transitions: Box::default(),
             stops_at_exits: false,
             journal: None,
             host_tsc_offset: None,

@@ -3,7 +3,7 @@
 
 use crate::events::{Event, NMI};
 use crate::processor::{Processor, Unfinished};
-use gasang_cpu::{Trap, VmExit};
+use gasang_cpu::{Activity, Trap, VmExit};
 use gasang_exec::Step;
 use gasang_vmx::intercept::{self, Due, Signals};
 use gasang_vmx::{exit, virtual_apic};
@@ -19,6 +19,19 @@ enum Act {
 }
 
 impl Processor {
+    /// Deliver what a VM entry injects. It comes before whatever else is due, and wakes a guest that is entered halted
+    /// (SDM vol. 3, 27.6).
+    pub(crate) fn inject(&mut self) -> Step {
+        let halted = self.state.activity == Activity::Halted;
+        let step = self.with_core(|core, accelerator| accelerator.step(core));
+        if step == Step::Pending {
+            self.unfinished = Unfinished::Instruction;
+        } else if halted && self.state.activity == Activity::Halted {
+            self.state.activity = Activity::Active;
+        }
+        step
+    }
+
     /// Do what is due before the guest's next instruction. None if there is nothing.
     pub(crate) fn act_in_non_root(&mut self) -> Option<Step> {
         let (act, signal) = self.act_due()?;

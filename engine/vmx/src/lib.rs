@@ -6,14 +6,17 @@ mod checks;
 pub mod entry;
 mod ept_pointer;
 pub mod exit;
+pub mod functions;
 mod guest_state;
 mod host_state;
 pub mod instructions;
 pub mod intercept;
+mod journal;
 mod msr_lists;
 mod pdptes;
 mod translations;
 pub mod virtual_apic;
+pub mod vmcs_access;
 mod vmcs_region;
 
 pub use crate::capabilities::Capabilities;

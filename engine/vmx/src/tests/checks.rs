@@ -3,17 +3,10 @@
 mod guest;
 
 use super::*;
-use crate::capabilities::EPTP_SWITCHING;
 use crate::checks::{self, Check, Facts};
 use crate::vmcs_region::SHADOW;
 use gasang_x86::rflags;
 use gasang_x86::vmx::controls::{activity, interruptibility, interruption, pending_debug, pin, secondary};
-
-#[test]
-fn no_model_offers_what_is_only_checked() {
-    let capabilities = Machine::new().capabilities;
-    assert_eq!(capabilities.secondary.can_be_one & NOT_OFFERED, 0);
-}
 
 /// A valid VMCS, to be broken.
 struct Case {
@@ -22,21 +15,13 @@ struct Case {
     long_mode: bool,
 }
 
-/// Secondary controls that are checked, though no model offers them.
-const NOT_OFFERED: u32 = secondary::ENABLE_VM_FUNCTIONS
-    | secondary::VMCS_SHADOWING
-    | secondary::ENABLE_PML
-    | secondary::EPT_VIOLATION_EXCEPTION
-    | secondary::MODE_BASED_EXECUTE_CONTROL;
 const WIDE: u64 = 1 << 46;
 const NOT_CANONICAL: u64 = 1 << 47;
 
 impl Case {
     /// All that is checked is offered.
     fn new() -> Case {
-        let mut machine = Machine::current();
-        machine.capabilities.secondary.can_be_one |= NOT_OFFERED;
-        machine.capabilities.vm_functions = EPTP_SWITCHING;
+        let machine = Machine::current();
         let vmcs = valid(&machine.capabilities);
         Case { machine, vmcs, long_mode: true }
     }
