@@ -117,6 +117,10 @@ impl Core<'_> {
             Err(Trap::Exception(met)) => met,
             other => return other,
         };
+        self.intercept_exception(&met)?;
+        if met.vector == vector::PF {
+            self.state.cr2 = met.payload;
+        }
         let faulting = exception && (is_contributory(number) || matches!(number, vector::PF | vector::DF));
         let next = if faulting { combine(number, met) } else { Some(met) };
         let Some(next) = next else { return Err(self.triple_fault()) };

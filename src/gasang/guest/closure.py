@@ -19,9 +19,12 @@ from gasang.guest.cache import obtain
 from gasang.guest.deb import read_package, read_tar
 from gasang.guest.default import CLOUD_KERNEL, fetch_kernel
 from gasang.guest.initramfs import Directory, Entry, File, Symlink
-from gasang.guest.packages import Progress, dependencies, download
+from gasang.guest.packages import Progress, dependencies, download, download_all
 
 _MODULES = "lib/modules"
+_AT_ONCE = 16
+"""The package client takes longer to start than to fetch a package; most need not be fetched."""
+
 _VERSION_POINTER, _VERSION_BASE = 0x20E, 0x200  # Documentation/arch/x86/boot.rst: kernel_version
 
 
@@ -36,14 +39,12 @@ def fetch_files(package: str, paths: Sequence[str], progress: Progress | None = 
     def make(directory: Path) -> None:
         with tempfile.TemporaryDirectory() as temporary:
             closure = _Closure(paths)
-            for name in (package, *dependencies(package, recursive=True, progress=progress)):
-                if closure.is_whole():
-                    break
-                place = Path(temporary, name)
-                place.mkdir()
-                file = download(name, place, progress)
-                closure.add(read_package(file))
-                file.unlink()
+            names = [package, *dependencies(package, recursive=True, progress=progress)]
+            while names and not closure.is_whole():
+                for file in download_all(names[:_AT_ONCE], Path(temporary), progress):
+                    closure.add(read_package(file))
+                    file.unlink()
+                del names[:_AT_ONCE]
         _write(directory, closure.taken(package))
 
     return _read(obtain(f"files/{package}-{_digest(paths)}", make))
