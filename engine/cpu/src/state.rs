@@ -202,10 +202,10 @@ pub struct VcpuState {
     pub nmi_blocked: bool,
     /// Debug-trap conditions (DR6 bits) waiting for the end of the current instruction.
     pub pending_debug: u64,
-    /// Virtual-machine extensions.
-    pub vmx: VmxState,
     /// Room for generated code's own values; what lies where is the translator's matter.
     pub translator: [u64; 64],
+    /// Virtual-machine extensions, which generated code does not touch.
+    pub vmx: VmxState,
     /// x87, SSE, AVX state.
     pub extended: ExtendedState,
 }
@@ -323,6 +323,18 @@ impl VcpuState {
     #[inline]
     pub fn in_64bit_mode(&self) -> bool {
         self.long_mode() && self.segment[segment::CS].attributes & access::LONG != 0
+    }
+
+    /// Whether a maskable interrupt can be delivered before the next instruction (SDM vol. 3, 6.8.1, 6.8.3).
+    #[inline]
+    pub fn interruptible(&self) -> bool {
+        self.rflags & rflags::IF != 0 && self.shadow == Shadow::None
+    }
+
+    /// Whether an NMI can be; under virtual NMIs, a virtual one.
+    #[inline]
+    pub fn nmis_possible(&self) -> bool {
+        !self.nmi_blocked && self.shadow != Shadow::MovSs
     }
 
     /// Default operand and address size of the code segment in bits: 64, 32 or 16.

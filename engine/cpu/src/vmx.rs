@@ -7,7 +7,7 @@ use crate::vmx_journal::Journal;
 use gasang_x86::control::{cr0, cr4};
 use gasang_x86::exception as vector;
 use gasang_x86::msr::feature_control;
-use gasang_x86::vmx::controls::{interruption, primary, secondary};
+use gasang_x86::vmx::controls::{interruption, pin, primary, secondary};
 use gasang_x86::vmx::{ExitReason, Field};
 
 /// A virtual-machine control structure, as the processor holds it while it is current.
@@ -43,6 +43,11 @@ impl Vmcs {
     #[inline]
     pub fn get(&self, field: Field) -> u64 {
         self.values[field as usize]
+    }
+
+    /// Host address of the values, by the numbers of fields.
+    pub fn values_address(&self) -> u64 {
+        self.values.as_ptr() as u64
     }
 
     /// The value of a field of at most 32 bits, or the low half of a wider one.
@@ -101,6 +106,24 @@ impl Interceptions {
     #[inline]
     pub fn time_stamp_counter(&self) -> bool {
         self.primary & primary::RDTSC_EXITING != 0 || self.secondary & secondary::USE_TSC_SCALING != 0
+    }
+
+    /// Whether a VM exit follows each instruction.
+    #[inline]
+    pub fn monitor_trap_flag(&self) -> bool {
+        self.primary & primary::MONITOR_TRAP_FLAG != 0
+    }
+
+    /// Whether a VM exit waits for interrupts or NMIs to be possible.
+    #[inline]
+    pub fn windows(&self) -> bool {
+        self.primary & (primary::INTERRUPT_WINDOW_EXITING | primary::NMI_WINDOW_EXITING) != 0
+    }
+
+    /// Whether external interrupts cause VM exits, whatever IF is.
+    #[inline]
+    pub fn external_interrupts(&self) -> bool {
+        self.pin & pin::EXTERNAL_INTERRUPT_EXITING != 0
     }
 
     /// Whether an exception causes a VM exit (SDM vol. 3, 26.2, "Exceptions").
@@ -174,11 +197,6 @@ impl VmExit {
         VmExit { qualification, ..self }
     }
 
-    /// An EPT misconfiguration (SDM vol. 3, 29.3.3.1).
-    pub const fn of_ept_misconfiguration(guest_physical: u64) -> VmExit {
-        VmExit { guest_physical, ..VmExit::new(ExitReason::EptMisconfiguration) }
-    }
-
     /// The exit that an intercepted exception causes (SDM vol. 3, 28.2.2): for #PF the qualification is the linear
     /// address, for #DB what DR6 would have shown.
     pub fn of_exception(exception: &Exception) -> VmExit {
@@ -227,8 +245,8 @@ pub struct VmxState {
     pub preemption_deadline: Option<u64>,
     /// The instruction before the one that is executed was MOV SS or POP SS: no VM entry.
     pub blocked_by_mov_ss: bool,
-    /// Time-stamp counter at the first and the last PAUSE of what may be a loop at CPL 0.
-    pub pause_loop: [u64; 2],
+    /// Time-stamp counter at the first and the last PAUSE of what may be a loop at CPL 0, if there was one since VM entry.
+    pub pause_loop: Option<[u64; 2]>,
     /// Whoever executes stops at each VM exit.
     pub stops_at_exits: bool,
     /// Where transitions are noted, if somebody watches.
@@ -258,7 +276,7 @@ impl VmxState {
             iret_unblocked: false,
             preemption_deadline: None,
             blocked_by_mov_ss: false,
-            pause_loop: [0; 2],
+            pause_loop: None,
             stops_at_exits: false,
             journal: None,
             host_tsc_offset: None,
@@ -293,6 +311,17 @@ impl VmxState {
     pub fn tell_instruction_length(&mut self, length: u32) {
         if let Some(exit) = self.pending_exit.as_mut().filter(|exit| exit.by_instruction) {
             exit.instruction_length = length;
+        }
+    }
+
+    /// Host address of the values that VMREAD and VMWRITE access without more ado: in VMX root operation, of the current
+    /// VMCS. 0 if there are none. It holds until the next VMX instruction or VM exit.
+    #[inline]
+    pub fn accessible_values(&self) -> u64 {
+        if self.operation == Operation::Root && self.current.is_some() {
+            self.vmcs.values_address()
+        } else {
+            0
         }
     }
 

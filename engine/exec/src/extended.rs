@@ -58,7 +58,7 @@ fn fxrstor(core: &mut Core<'_>, decoded: &Decoded, wide: bool) -> Result<Flow, T
 }
 
 /// EDX:EAX.
-fn components(core: &Core<'_>) -> u64 {
+pub(crate) fn components(core: &Core<'_>) -> u64 {
     core.state.gpr[gpr::RDX] << 32 | core.state.gpr[gpr::RAX] & 0xffff_ffff
 }
 

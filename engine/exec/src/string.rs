@@ -9,7 +9,6 @@ use crate::stub::strings::{self, Compared, Range};
 use gasang_cpu::{Access, Core, Trap};
 use gasang_memory::PAGE_SIZE;
 use gasang_x86::control::debug;
-use gasang_x86::vmx::controls::primary;
 use gasang_x86::{gpr, rflags, segment};
 use iced_x86::{Code, Instruction, OpKind};
 
@@ -101,7 +100,7 @@ fn execute(core: &mut Core<'_>, decoded: &Decoded) -> Result<Flow, Trap> {
         // Also for no iterations at all.
         core.check_io(core.state.gpr[gpr::RDX] as u16, operation.size as u8)?;
     }
-    let stepped = core.state.vmx.interceptions.primary & primary::MONITOR_TRAP_FLAG != 0;
+    let stepped = core.state.vmx.interceptions.monitor_trap_flag();
     let traced = stepped || core.state.rflags & rflags::TF != 0 || core.state.dr[7] & debug::DR7_ENABLED != 0;
     let mut budget = if traced { 1 } else { BOUND };
     loop {

@@ -68,6 +68,8 @@ impl Emitter<'_, '_> {
             | Kind::ReadControl
             | Kind::SegmentBase(_)
             | Kind::ReadKeyRights
+            | Kind::ReadField
+            | Kind::WriteField
             | Kind::BitString(_)
             | Kind::Interpret => self.direct_exit(next),
         }

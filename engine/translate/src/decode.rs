@@ -59,6 +59,10 @@ pub enum Kind {
     SegmentBase(bool),
     /// RDPKRU.
     ReadKeyRights,
+    /// VMREAD to a register, at CPL 0.
+    ReadField,
+    /// VMWRITE from a register, at CPL 0.
+    WriteField,
     /// BT, BTS, BTR or BTC of a bit string in memory, in words of so many bytes.
     BitString(u32),
     /// JMP to a known target.
@@ -127,6 +131,8 @@ impl Kind {
             | Kind::ReadControl
             | Kind::SegmentBase(_)
             | Kind::ReadKeyRights
+            | Kind::ReadField
+            | Kind::WriteField
             | Kind::Side { .. }
             | Kind::CallThrough
             | Kind::ReturnThrough { .. }
@@ -309,7 +315,7 @@ fn classify(instruction: Instruction, how: Decoding, classifier: &mut Classifier
 fn may_exit(instruction: &Instruction) -> bool {
     match instruction.code() {
         Code::Mov_r64_cr => instruction.op1_register() == Register::CR3,
-        Code::Rdtscp => true,
+        Code::Rdtscp | Code::Vmread_rm64_r64 | Code::Vmwrite_r64_rm64 => true,
         _ => false,
     }
 }
@@ -440,6 +446,12 @@ fn straight_kind(instruction: &Instruction, user: bool, classifier: &mut Classif
         Code::Rdfsbase_r64 | Code::Rdgsbase_r64 => return Kind::SegmentBase(false),
         Code::Wrfsbase_r64 | Code::Wrgsbase_r64 => return Kind::SegmentBase(true),
         Code::Rdpkru => return Kind::ReadKeyRights,
+        Code::Vmread_rm64_r64 if !user && instruction.op0_kind() == OpKind::Register => {
+            return Kind::ReadField;
+        }
+        Code::Vmwrite_r64_rm64 if !user && instruction.op1_kind() == OpKind::Register => {
+            return Kind::WriteField;
+        }
         Code::Rdtsc => return Kind::ReadTime(false),
         Code::Rdtscp if classifier.model.has(Feature::Rdtscp) => return Kind::ReadTime(true),
         Mov_r32m16_Sreg | Mov_r64m16_Sreg if instruction.op0_kind() == OpKind::Register => {

@@ -609,6 +609,8 @@ fn starts_with_flags_in_host(operations: &[Operation], origin: &Origin) -> bool 
         | Kind::ReadControl
         | Kind::SegmentBase(_)
         | Kind::ReadKeyRights
+        | Kind::ReadField
+        | Kind::WriteField
         | Kind::Side { .. }
         | Kind::CallThrough
         | Kind::ReturnThrough { .. }

@@ -37,6 +37,7 @@ mod time;
 mod transitions;
 mod translation;
 mod translator;
+mod vmcs_fields;
 mod warmth;
 
 pub use block_counts::Executions;

@@ -12,7 +12,7 @@ use iced_x86::{Instruction, Mnemonic, OpAccess, OpKind, Register};
 use std::mem::offset_of;
 
 /// Guest registers that stay in the state.
-fn is_spilled(register: Register) -> bool {
+pub(crate) fn is_spilled(register: Register) -> bool {
     matches!(register.full_register(), Register::R9 | Register::R10 | Register::R11)
 }
 
@@ -36,7 +36,7 @@ fn leaves_r10(kind: Kind) -> bool {
 }
 
 /// The number of a general-purpose register.
-fn number_of(register: Register) -> usize {
+pub(crate) fn number_of(register: Register) -> usize {
     register.full_register().number()
 }
 
@@ -123,6 +123,7 @@ impl Emitter<'_, '_> {
             Kind::ReadControl => self.read_control(&operation.instruction),
             Kind::SegmentBase(write) => self.segment_base(operation, write),
             Kind::ReadKeyRights => self.read_key_rights(operation),
+            Kind::ReadField | Kind::WriteField => self.access_field(operation),
             Kind::BitString(size) => self.bit_string(operation, size),
             Kind::Fill(shift) => self.fill(operation, shift),
             Kind::Copy(shift) => self.copy(operation, shift),

@@ -261,6 +261,8 @@ fn accesses_of(operation: &Operation, registers: &Registers) -> [Option<Access>;
         | Kind::ReadControl
         | Kind::SegmentBase(_)
         | Kind::ReadKeyRights
+        | Kind::ReadField
+        | Kind::WriteField
         | Kind::SystemCall
         | Kind::SystemReturn
         | Kind::InterruptReturn
@@ -369,6 +371,8 @@ fn follow(operation: &Operation, registers: &mut Registers, info: &mut Instructi
         | Kind::ReadControl
         | Kind::SegmentBase(_)
         | Kind::ReadKeyRights
+        | Kind::ReadField
+        | Kind::WriteField
         | Kind::ReadSelector
         | Kind::Leave => {
             if let Some(distance) = constant_move(instruction) {

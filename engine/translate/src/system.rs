@@ -113,7 +113,7 @@ impl Emitter<'_, '_> {
     }
 
     /// Leave to T0 if the condition holds; EFLAGS are not the guest's here.
-    fn interpret_if(&mut self, operation: &Operation, condition: Condition) {
+    pub(crate) fn interpret_if(&mut self, operation: &Operation, condition: Condition) {
         let jump = self.assembler.jump_if_forward(condition);
         let (rip, not_executed) = (operation.instruction.ip(), self.not_executed());
         let site = self.site(Site::Instruction { rip, not_executed });

@@ -20,14 +20,14 @@ use crate::site::{Entry, FaultPoint, Site};
 use crate::slots;
 use crate::statistics::Statistics;
 use crate::superblocks::Heat;
+use crate::vmcs_fields::FieldTables;
 use crate::warmth::Warmth;
 use gasang_cpu::tlb::{Missed, Mode};
-use gasang_cpu::{Access, Activity, Core, CpuModel, Interceptions, Shadow, VcpuState};
+use gasang_cpu::{Access, Activity, Core, CpuModel, Feature, VcpuState};
 use gasang_exec::{Interpreter, Step, host_fault};
 use gasang_memory::{GuestMemory, Mirrors, PAGE_HAS_CODE};
 use gasang_x86::control::{cr0, cr4, xcr0};
 use gasang_x86::rflags;
-use gasang_x86::vmx::controls::{pin, primary};
 use std::collections::HashSet;
 use std::hash::BuildHasherDefault;
 use std::io;
@@ -86,6 +86,8 @@ pub struct Translator {
     /// Where the regions of the superblock made last begin.
     pub(crate) first_region: usize,
     pub(crate) warmth: Warmth,
+    /// For processors with VMX.
+    fields: Option<FieldTables>,
     pub(crate) heat: Heat,
     pub(crate) statistics: Statistics,
     /// Misses since anything else made generated code leave.
@@ -189,6 +191,7 @@ impl Translator {
             mirrors,
             first_region: 0,
             warmth: Warmth::new(),
+            fields: model.has(Feature::Vmx).then(|| FieldTables::new(model)),
             heat: Heat::new(if options.count_blocks { 0 } else { options.look_period }, options.looks),
             statistics: Statistics::default(),
             misses_in_a_row: 0,
@@ -301,11 +304,11 @@ impl Translator {
     /// it did something with the platform, or it did not complete (a REP in its midst, a fault): that may go on for ever.
     pub(crate) fn interpret(&mut self, core: &mut Core<'_>, interpreter: &mut Interpreter) -> Option<Step> {
         self.statistics.interpreted += 1;
-        let (open_before, nmis_before) = (interruptible(core.state), nmis_possible(core.state));
+        let (open_before, nmis_before) = (core.state.interruptible(), core.state.nmis_possible());
         let completed = core.state.instructions;
         let non_root = core.state.vmx.non_root();
         let step = self.step(core, interpreter);
-        let opened = interruptible(core.state) && !open_before || nmis_possible(core.state) && !nmis_before;
+        let opened = core.state.interruptible() && !open_before || core.state.nmis_possible() && !nmis_before;
         let unfinished = core.state.instructions == completed;
         if core.state.vmx.non_root() != non_root {
             return self.after_transition(core, step);
@@ -317,15 +320,14 @@ impl Translator {
     fn after_transition(&mut self, core: &mut Core<'_>, step: Step) -> Option<Step> {
         let state = &mut *core.state;
         let waits = core.platform.interrupt_waits();
-        let windows = primary::INTERRUPT_WINDOW_EXITING | primary::NMI_WINDOW_EXITING;
-        let Interceptions { primary, pin, .. } = state.vmx.interceptions;
-        state.translator[slots::word(slots::INTERRUPT_WAITING)] = u64::from(waits || primary & windows != 0);
-        let stepped = primary & primary::MONITOR_TRAP_FLAG != 0 || state.vmx.monitor_trap_pending;
+        let interceptions = state.vmx.interceptions;
+        let waiting = waits || interceptions.windows();
+        state.translator[slots::word(slots::INTERRUPT_WAITING)] = u64::from(waiting);
+        let stepped = interceptions.monitor_trap_flag() || state.vmx.monitor_trap_pending;
         let timed = state.vmx.preemption_deadline.is_some();
-        let exits = waits && pin & pin::EXTERNAL_INTERRUPT_EXITING != 0;
+        let exits = waits && interceptions.external_interrupts();
         let special = stepped || timed || exits || state.vmx.stops_at_exits;
-        let open = interruptible(state) || nmis_possible(state) && primary & windows != 0;
-        let waiting = waits || primary & windows != 0;
+        let open = state.interruptible() || state.nmis_possible() && interceptions.windows();
         let due = special || open && waiting || step != Step::Retired || state.activity != Activity::Active;
         (due || core.platform.signal_waits() || core.platform.wants_attention()).then_some(step)
     }
@@ -351,6 +353,10 @@ impl Translator {
         slots[slots::word(slots::COPIED)] = self.copied.0.as_mut_ptr() as u64;
         slots[slots::word(slots::EXTENDED_MASK)] = self.extended_mask;
         slots[slots::word(slots::ENTRY)] = address;
+        if let Some(fields) = &self.fields {
+            fields.publish(state);
+        }
+        let slots = &mut state.translator;
         if let Some(counts) = &self.counts {
             slots[slots::word(slots::BLOCK_COUNTS)] = counts.address();
         }
@@ -644,16 +650,6 @@ impl Translator {
 /// What a jump entry calls the address at RIP.
 fn jump_key(state: &VcpuState) -> u64 {
     if state.in_64bit_mode() { state.rip } else { state.rip | NARROW }
-}
-
-/// Whether a maskable interrupt would be taken before the next instruction.
-fn interruptible(state: &VcpuState) -> bool {
-    state.rflags & rflags::IF != 0 && state.shadow == Shadow::None
-}
-
-/// Whether an NMI would be taken before the next instruction.
-fn nmis_possible(state: &VcpuState) -> bool {
-    !state.nmi_blocked && state.shadow != Shadow::MovSs
 }
 
 /// Extended state that the guest may use without a fault (SDM vol. 1, 13.1; vol. 3, 2.5).

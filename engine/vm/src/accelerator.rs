@@ -4,10 +4,9 @@ use crate::clock::ClockKind;
 use crate::error::Error;
 use crate::shared::Shared;
 use crate::vm::VmOptions;
-use gasang_cpu::{Core, Shadow, VcpuState};
+use gasang_cpu::Core;
 use gasang_exec::{Interpreter, Step};
 use gasang_translate::{BlockListing, CodeLog, Executions, Options, Phase, Profile, Statistics, Translator};
-use gasang_x86::rflags;
 use std::sync::Arc;
 
 /// The ways to execute.
@@ -86,11 +85,12 @@ impl Accelerator {
         let limit = core.state.instructions.saturating_add(budget.min(most));
         let non_root = core.state.vmx.non_root();
         for _ in 0..INTERPRETER_STEPS {
-            let nmis_before = nmis_possible(core.state);
+            let nmis_before = core.state.nmis_possible();
             let step = self.step(core);
             let raised = shared.attention.get(index).is_none_or(|attention| attention.is_raised());
             let transition = core.state.vmx.non_root() != non_root;
-            let opened = waiting && (interruptible(core.state) || nmis_possible(core.state) && !nmis_before);
+            let opened =
+                waiting && (core.state.interruptible() || core.state.nmis_possible() && !nmis_before);
             let stop = raised || transition || opened;
             if step != Step::Retired || stop || core.state.instructions >= limit {
                 return step;
@@ -155,16 +155,4 @@ impl Accelerator {
     pub(crate) fn statistics(&self) -> Option<Statistics> {
         self.translator.as_ref().map(|translator| translator.statistics())
     }
-}
-
-/// Whether an NMI can be delivered before the next instruction.
-#[inline]
-fn nmis_possible(state: &VcpuState) -> bool {
-    !state.nmi_blocked && state.shadow != Shadow::MovSs
-}
-
-/// Whether a maskable interrupt can be delivered before the next instruction (SDM vol. 3, 6.8.1, 6.8.3).
-#[inline]
-pub(crate) fn interruptible(state: &VcpuState) -> bool {
-    state.rflags & rflags::IF != 0 && state.shadow == Shadow::None
 }

@@ -1,13 +1,12 @@
-//! What of its surroundings makes a processor leave VMX non-root operation: INIT, start-up IPIs, NMIs, interrupts, windows
-//! for them, the VMX-preemption timer and the monitor trap flag (SDM vol. 3, 26.2, 27.7).
+//! What of its surroundings makes a processor leave VMX non-root operation: INIT, start-up IPIs, NMIs and interrupts. What
+//! is due, and when, is `gasang_vmx`'s.
 
 use crate::processor::Processor;
-use gasang_cpu::{Activity, Shadow, Trap, VmExit};
+use gasang_cpu::{Trap, VmExit};
 use gasang_exec::Step;
 use gasang_vmx::exit;
+use gasang_vmx::intercept::{self, Due, Signals};
 use gasang_x86::rflags;
-use gasang_x86::vmx::controls::{exit as exit_controls, pin, primary};
-use gasang_x86::vmx::{ExitReason, Field};
 
 impl Processor {
     /// Perform the VM exit that is due before the guest's next instruction. False if there is none.
@@ -20,75 +19,46 @@ impl Processor {
         true
     }
 
-    /// What is due, in the order of priority.
+    /// The exit that is due; its signal is taken.
     fn vm_exit_due(&mut self) -> Option<VmExit> {
-        if std::mem::take(&mut self.state.vmx.monitor_trap_pending) {
-            return Some(VmExit::new(ExitReason::MonitorTrapFlag));
-        }
+        let pending = self.surroundings.pending;
+        let waiting = Signals {
+            init: pending.init,
+            start_up: pending.start_up.is_some(),
+            nmi: pending.nmi,
+            interrupt: pending.interrupt,
+        };
+        let due = intercept::due(&self.state, waiting, || self.surroundings.shared.clock.now())?;
         let index = self.surroundings.index;
-        if self.surroundings.pending.init
-            && self.surroundings.chipset(|chipset, _| chipset.take_init(index, false))
-        {
-            return Some(VmExit::new(ExitReason::InitSignal));
+        match due {
+            Due::Exit(exit) => Some(exit),
+            Due::Init => {
+                self.surroundings.chipset(|chipset, _| chipset.take_init(index, false)).then(exit::init)
+            }
+            Due::StartUp => {
+                self.surroundings.chipset(|chipset, _| chipset.take_start_up(index)).map(exit::start_up)
+            }
+            Due::Nmi => self.surroundings.chipset(|chipset, _| chipset.take_nmi(index)).then(exit::nmi),
+            Due::Interrupt { acknowledged: false } => Some(exit::external_interrupt(None)),
+            Due::Interrupt { acknowledged: true } => {
+                self.acknowledge().map(|vector| exit::external_interrupt(Some(vector)))
+            }
         }
-        if self.state.activity == Activity::WaitForSipi {
-            let vector = self.surroundings.chipset(|chipset, _| chipset.take_start_up(index))?;
-            return Some(VmExit::new(ExitReason::StartUpIpi).qualified(u64::from(vector)));
-        }
-        if self.state.vmx.preemption_deadline.is_some_and(|at| self.surroundings.shared.clock.now() >= at) {
-            return Some(VmExit::new(ExitReason::PreemptionTimerExpired));
-        }
-        self.nmi_exit().or_else(|| self.interrupt_exit())
-    }
-
-    fn nmi_exit(&mut self) -> Option<VmExit> {
-        let vmx = &self.state.vmx;
-        let held_back = self.state.shadow == Shadow::MovSs;
-        let window = vmx.interceptions.primary & primary::NMI_WINDOW_EXITING != 0;
-        if window && !self.state.nmi_blocked && !held_back {
-            return Some(VmExit::new(ExitReason::NmiWindow));
-        }
-        let exits = vmx.interceptions.pin & pin::NMI_EXITING != 0;
-        if !exits || !self.surroundings.pending.nmi || !self.nmi_allowed() {
-            return None;
-        }
-        let index = self.surroundings.index;
-        self.surroundings.chipset(|chipset, _| chipset.take_nmi(index)).then(exit::nmi)
-    }
-
-    fn interrupt_exit(&mut self) -> Option<VmExit> {
-        let vmx = &self.state.vmx;
-        let held_back = self.state.shadow != Shadow::None;
-        let window = vmx.interceptions.primary & primary::INTERRUPT_WINDOW_EXITING != 0;
-        if window && !held_back && self.state.rflags & rflags::IF != 0 {
-            return Some(VmExit::new(ExitReason::InterruptWindow));
-        }
-        let exits = vmx.interceptions.pin & pin::EXTERNAL_INTERRUPT_EXITING != 0;
-        if !exits || held_back || !self.surroundings.pending.interrupt {
-            return None;
-        }
-        let acknowledged = vmx.vmcs.get32(Field::VmExitControls) & exit_controls::ACKNOWLEDGE_INTERRUPT != 0;
-        if !acknowledged {
-            return Some(exit::external_interrupt(None));
-        }
-        self.acknowledge().map(|vector| exit::external_interrupt(Some(vector)))
     }
 
     /// Whether something waits for IF to be set, or for NMIs to be possible.
     pub(crate) fn waits_for_interrupts(&self) -> bool {
-        let windows = primary::INTERRUPT_WINDOW_EXITING | primary::NMI_WINDOW_EXITING;
-        self.surroundings.pending.interrupt || self.state.vmx.interceptions.primary & windows != 0
+        self.surroundings.pending.interrupt || self.state.vmx.interceptions.windows()
     }
 
     /// Whether an interrupt reaches a processor that is halted.
     pub(crate) fn halt_ends_by_interrupt(&self) -> bool {
-        let exits = self.state.vmx.interceptions.pin & pin::EXTERNAL_INTERRUPT_EXITING != 0;
-        self.state.rflags & rflags::IF != 0 || exits
+        self.state.rflags & rflags::IF != 0 || self.state.vmx.interceptions.external_interrupts()
     }
 
     /// Under the monitor trap flag one instruction is executed, and a VM exit is due after it.
     pub(crate) fn step_under_monitor_trap(&mut self) -> Option<Step> {
-        if self.state.vmx.interceptions.primary & primary::MONITOR_TRAP_FLAG == 0 {
+        if !self.state.vmx.interceptions.monitor_trap_flag() {
             return None;
         }
         let step = self.with_core(|core, accelerator| accelerator.step(core));

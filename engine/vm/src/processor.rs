@@ -1,6 +1,6 @@
 //! One processor and the loop that runs it.
 
-use crate::accelerator::{Accelerator, interruptible};
+use crate::accelerator::Accelerator;
 use crate::attention::{CHIPSET, KICK, WAKE};
 use crate::clock::ClockKind;
 use crate::counts::Counts;
@@ -10,14 +10,13 @@ use crate::exit::Exit;
 use crate::shared::{NEVER, Shared};
 use crate::surroundings::Surroundings;
 use gasang_chipset::UART_COUNT;
-use gasang_cpu::{Activity, Core, Feature, Operation, Shadow, Tlb, Trap, VcpuState};
+use gasang_cpu::{Activity, Core, Feature, Operation, Tlb, Trap, VcpuState};
 use gasang_exec::Step;
 use gasang_translate::{Phase, Profile};
 use gasang_vmx::exit;
 use gasang_x86::control::{cr0, cr3, cr4};
 use gasang_x86::msr::feature_control;
 use gasang_x86::paging;
-use gasang_x86::vmx::controls::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -279,7 +278,7 @@ impl Processor {
         self.take_init();
         self.surroundings.settle_end_of_interrupt();
         let awake = matches!(self.state.activity, Activity::Active | Activity::Halted);
-        if self.surroundings.pending.nmi && awake && self.nmi_allowed() {
+        if self.surroundings.pending.nmi && awake && self.state.nmis_possible() {
             let index = self.surroundings.index;
             if self.surroundings.chipset(|chipset, _| chipset.take_nmi(index)) {
                 self.surroundings.answers.commit();
@@ -288,18 +287,12 @@ impl Processor {
         }
         if self.surroundings.pending.interrupt
             && awake
-            && interruptible(&self.state)
+            && self.state.interruptible()
             && let Some(vector) = self.acknowledge()
         {
             return Ok(self.deliver(Unfinished::Interrupt(vector)));
         }
         Ok(Step::Retired)
-    }
-
-    pub(crate) fn nmi_allowed(&self) -> bool {
-        // Under virtual NMIs it is they that are blocked.
-        let virtual_nmis = self.state.vmx.interceptions.pin & pin::VIRTUAL_NMIS != 0;
-        (virtual_nmis || !self.state.nmi_blocked) && self.state.shadow != Shadow::MovSs
     }
 
     pub(crate) fn acknowledge(&mut self) -> Option<u8> {
@@ -321,7 +314,7 @@ impl Processor {
         if event.vector == NMI {
             return Ok(self.deliver(Unfinished::Nmi));
         }
-        let found = if interruptible(&self.state) { self.acknowledge() } else { None };
+        let found = if self.state.interruptible() { self.acknowledge() } else { None };
         if found != Some(event.vector) {
             // Halted, and time has not come to it yet: `halt` moves on.
             let halted = self.state.activity == Activity::Halted && found.is_none();

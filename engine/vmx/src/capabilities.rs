@@ -83,25 +83,8 @@ const EPT_VPID: u64 = ept::EXECUTE_ONLY
     | ept::INVVPID_ALL_CONTEXT
     | ept::INVVPID_SINGLE_CONTEXT_RETAINING_GLOBALS;
 
-/// What is checked already and not offered yet.
-pub mod later {
-    use super::{pin, secondary};
-
-    /// Pin-based controls.
-    pub const PIN: u32 = pin::PROCESS_POSTED_INTERRUPTS;
-    /// Secondary controls.
-    pub const SECONDARY: u32 = secondary::VIRTUALIZE_APIC_ACCESSES
-        | secondary::VIRTUALIZE_X2APIC_MODE
-        | secondary::APIC_REGISTER_VIRTUALIZATION
-        | secondary::VIRTUAL_INTERRUPT_DELIVERY
-        | secondary::ENABLE_VM_FUNCTIONS
-        | secondary::VMCS_SHADOWING
-        | secondary::ENABLE_PML
-        | secondary::EPT_VIOLATION_EXCEPTION
-        | secondary::MODE_BASED_EXECUTE_CONTROL;
-    /// VM functions: EPTP switching.
-    pub const VM_FUNCTIONS: u64 = 1;
-}
+/// The VM function that switches EPT pointers.
+pub const EPTP_SWITCHING: u64 = 1;
 
 /// Controls that are 1 where software does not know better (SDM vol. 3, A.2-A.5).
 const PIN_DEFAULT1: u32 = 0x16;
@@ -275,7 +258,7 @@ impl Capabilities {
             Field::PmlIndex | Field::PmlAddress => secondary(secondary::ENABLE_PML),
             Field::ApicAccessAddress => secondary(secondary::VIRTUALIZE_APIC_ACCESSES),
             Field::VmFunctionControls => secondary(secondary::ENABLE_VM_FUNCTIONS),
-            Field::EptpListAddress => self.vm_functions & later::VM_FUNCTIONS != 0,
+            Field::EptpListAddress => self.vm_functions & EPTP_SWITCHING != 0,
             Field::EptPointer
             | Field::GuestPhysicalAddress
             | Field::GuestPdpte0
@@ -367,13 +350,6 @@ mod tests {
     #[test]
     fn the_highest_index_is_that_of_the_tsc_multiplier() {
         assert_eq!(capabilities().msr(msr::VMX_VMCS_ENUM), Some(0x32));
-    }
-
-    #[test]
-    fn what_comes_later_is_not_offered() {
-        let capabilities = capabilities();
-        assert_eq!(capabilities.secondary.can_be_one & later::SECONDARY, 0);
-        assert_eq!(capabilities.pin.can_be_one & later::PIN, 0);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::guest_state::{load_guest, preemption_deadline, secondary_controls};
 use crate::instructions::{Outcome, check_operation, fail};
 use crate::msr_lists::{self, Area};
 use crate::translations;
-use gasang_cpu::{Core, Interceptions, Interruption, Operation, Trap, Vmcs};
+use gasang_cpu::{Core, Interceptions, Interruption, Operation, Trap, VcpuState, Vmcs};
 use gasang_x86::vmx::controls::{interruption, pin, primary, secondary};
 use gasang_x86::vmx::{ExitReason, Field, InstructionError, exit_reason};
 
@@ -75,32 +75,28 @@ pub fn enter(
     }
     match checks::guest(&core.state.vmx.vmcs, capabilities, &facts) {
         Ok(pdptes) => load(core, pdptes, launch),
-        Err(check) => {
-            let vmcs = std::mem::take(&mut core.state.vmx.vmcs);
-            give_up(core, vmcs, Refusal::Guest(check))
-        }
+        Err(check) => give_up(core, Refusal::Guest(check)),
     }
 }
 
 /// Load the guest's state and MSRs, and be in non-root operation.
 fn load(core: &mut Core<'_>, pdptes: [u64; 4], launch: bool) -> Result<Entered, Trap> {
-    let mut vmcs = std::mem::take(&mut core.state.vmx.vmcs);
     let nmi_blocked = core.state.nmi_blocked;
-    load_guest(core.state, &vmcs, pdptes);
-    let loaded = msr_lists::process(core, &vmcs, Area::EntryLoad);
-    if let Err(bad) = loaded {
+    load_guest(core.state, pdptes);
+    if let Err(bad) = msr_lists::process(core, Area::EntryLoad) {
         core.state.nmi_blocked = nmi_blocked;
-        return give_up(core, vmcs, Refusal::Msr(bad.0));
+        return give_up(core, Refusal::Msr(bad.0));
     }
-    vmcs.launched |= launch;
-    begin(core, &vmcs);
-    core.state.vmx.vmcs = vmcs;
+    core.state.vmx.vmcs.launched |= launch;
+    begin(core);
     translations::select_space(core);
     Ok(Entered::Guest)
 }
 
 /// What counts while the guest runs.
-fn begin(core: &mut Core<'_>, vmcs: &Vmcs) {
+fn begin(core: &mut Core<'_>) {
+    let vmx = &mut core.state.vmx;
+    let vmcs = &vmx.vmcs;
     let injected = vmcs.get32(Field::VmEntryInterruptionInformation);
     let valid = interruption::valid(injected);
     let other = interruption::kind(injected) == interruption::OTHER_EVENT;
@@ -109,25 +105,22 @@ fn begin(core: &mut Core<'_>, vmcs: &Vmcs) {
         error_code: vmcs.get32(Field::VmEntryExceptionErrorCode),
         instruction_length: instruction_length(vmcs, injected),
     };
-    let vmx = &mut core.state.vmx;
+    let timer = vmcs.get32(Field::VmxPreemptionTimerValue);
     vmx.operation = Operation::NonRoot;
     vmx.interceptions = interceptions(vmcs);
     vmx.pending_exit = None;
-    vmx.pause_loop = [0; 2];
+    vmx.pause_loop = None;
     vmx.delivering = None;
     vmx.injection = (valid && !other).then_some(event);
     vmx.monitor_trap_pending = valid && other;
-    offset_time(core, vmcs);
-    let vmx = &mut core.state.vmx;
-    let timer = vmx.interceptions.pin & pin::ACTIVATE_PREEMPTION_TIMER != 0;
-    let counter = core.platform.time_stamp_counter();
-    let value = vmcs.get32(Field::VmxPreemptionTimerValue);
-    core.state.vmx.preemption_deadline = timer.then(|| preemption_deadline(counter, value));
+    let timed = vmx.interceptions.pin & pin::ACTIVATE_PREEMPTION_TIMER != 0;
+    vmx.preemption_deadline = timed.then(|| preemption_deadline(core.platform.time_stamp_counter(), timer));
+    offset_time(core.state);
 }
 
 /// The guest's time-stamp counter (SDM vol. 3, 26.3, "RDTSC").
-fn offset_time(core: &mut Core<'_>, vmcs: &Vmcs) {
-    let state = &mut *core.state;
+fn offset_time(state: &mut VcpuState) {
+    let vmcs = &state.vmx.vmcs;
     let Interceptions { primary, secondary, .. } = state.vmx.interceptions;
     if primary & primary::USE_TSC_OFFSETTING == 0 {
         return;
@@ -174,18 +167,18 @@ pub fn inject(core: &mut Core<'_>) -> Result<(), Trap> {
     }
     if delivered.is_ok() {
         // The event counts as the first instruction (SDM vol. 3, 26.5.2).
-        let trap = core.state.vmx.interceptions.primary & primary::MONITOR_TRAP_FLAG != 0;
-        core.state.vmx.monitor_trap_pending |= trap;
+        core.state.vmx.monitor_trap_pending |= core.state.vmx.interceptions.monitor_trap_flag();
     }
     delivered
 }
 
 /// A VM entry that fails late (SDM vol. 3, 27.8): told as a VM exit, but no guest state is saved, the event to inject
 /// stays valid, and the launch state does not change.
-fn give_up(core: &mut Core<'_>, mut vmcs: Box<Vmcs>, refusal: Refusal) -> Result<Entered, Trap> {
+fn give_up(core: &mut Core<'_>, refusal: Refusal) -> Result<Entered, Trap> {
     let (reason, qualification) = refusal.told();
+    let vmcs = &mut core.state.vmx.vmcs;
     vmcs.set(Field::ExitReason, u64::from(exit_reason::ENTRY_FAILURE | u32::from(reason.number())));
     vmcs.set(Field::ExitQualification, qualification);
-    return_to_host(core, vmcs)?;
+    return_to_host(core)?;
     Ok(Entered::Returned(refusal))
 }

@@ -58,21 +58,20 @@ pub fn start_up(vector: u8) -> VmExit {
 /// `Shutdown` for a VMX abort.
 pub fn leave(core: &mut Core<'_>) -> Result<Option<VmExit>, Trap> {
     let Some(exit) = core.state.vmx.pending_exit.take() else { return Ok(None) };
-    let mut vmcs = std::mem::take(&mut core.state.vmx.vmcs);
-    record_information(&mut vmcs, &unblocked_by_iret(exit, core.state.vmx.iret_unblocked));
-    save_guest(core.state, &mut vmcs);
+    let vmx = &mut core.state.vmx;
+    record_information(&mut vmx.vmcs, &unblocked_by_iret(exit, vmx.iret_unblocked));
+    save_guest(core.state);
     let flags = core.state.rflags & !rflags::RF | resume_flag(&exit, core.state.rflags);
-    vmcs.set(Field::GuestRflags, flags);
-    save_preemption_timer(core, &mut vmcs);
-    if msr_lists::process(core, &vmcs, Area::ExitStore).is_err() {
-        core.state.vmx.vmcs = vmcs;
+    core.state.vmx.vmcs.set(Field::GuestRflags, flags);
+    save_preemption_timer(core);
+    if msr_lists::process(core, Area::ExitStore).is_err() {
         return Err(shut_down(core, abort::MSR_STORE));
     }
     let by_nmi = exit.interruption.is_some_and(|event| is_nmi(event.information));
-    let virtual_nmis = vmcs.get32(Field::PinBasedControls) & pin::VIRTUAL_NMIS != 0;
+    let virtual_nmis = core.state.vmx.vmcs.get32(Field::PinBasedControls) & pin::VIRTUAL_NMIS != 0;
     // Blocking of virtual NMIs is the guest's alone.
     core.state.nmi_blocked = by_nmi || core.state.nmi_blocked && !virtual_nmis;
-    return_to_host(core, vmcs)?;
+    return_to_host(core)?;
     Ok(Some(exit))
 }
 
@@ -152,20 +151,20 @@ fn frame_resume_flag(information: u32, flags: u64) -> u64 {
     }
 }
 
-fn save_preemption_timer(core: &mut Core<'_>, vmcs: &mut Vmcs) {
+fn save_preemption_timer(core: &mut Core<'_>) {
     let Some(deadline) = core.state.vmx.preemption_deadline.take() else { return };
+    let vmcs = &mut core.state.vmx.vmcs;
     if vmcs.get32(Field::VmExitControls) & exit::SAVE_PREEMPTION_TIMER != 0 {
         let rest = preemption_rest(core.platform.time_stamp_counter(), deadline);
         vmcs.set(Field::VmxPreemptionTimerValue, u64::from(rest));
     }
 }
 
-/// The second half of a VM exit, and all of one after a failed VM entry: load the host's state and MSRs. `vmcs` is the
-/// current one, taken from the state.
+/// The second half of a VM exit, and all of one after a failed VM entry: load the host's state and MSRs.
 ///
 /// # Errors
 /// `Shutdown` for a VMX abort.
-pub(crate) fn return_to_host(core: &mut Core<'_>, vmcs: Box<Vmcs>) -> Result<(), Trap> {
+pub(crate) fn return_to_host(core: &mut Core<'_>) -> Result<(), Trap> {
     let vmx = &mut core.state.vmx;
     vmx.operation = Operation::Root;
     vmx.interceptions = Interceptions::default();
@@ -178,12 +177,9 @@ pub(crate) fn return_to_host(core: &mut Core<'_>, vmcs: Box<Vmcs>) -> Result<(),
     if let Some(offset) = vmx.host_tsc_offset.take() {
         core.state.msr.tsc_offset = offset;
     }
-    load_host(core.state, &vmcs);
-    let loaded = load_host_pdptes(core).and_then(|()| {
-        let loaded = msr_lists::process(core, &vmcs, Area::ExitLoad);
-        loaded.map_err(|_| abort::MSR_LOAD)
-    });
-    core.state.vmx.vmcs = vmcs;
+    load_host(core.state);
+    let loaded = load_host_pdptes(core)
+        .and_then(|()| msr_lists::process(core, Area::ExitLoad).map_err(|_| abort::MSR_LOAD));
     translations::select_space(core);
     loaded.map_err(|indicator| shut_down(core, indicator))
 }

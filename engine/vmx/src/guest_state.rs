@@ -69,14 +69,15 @@ fn save_segment(vmcs: &mut Vmcs, fields: SegmentFields, register: &SegmentRegist
     vmcs.set(rights, u64::from(register.attributes));
 }
 
-/// Load the guest's state, which was checked. `pdptes` are what PAE paging uses, from wherever they came.
-pub fn load_guest(state: &mut VcpuState, vmcs: &Vmcs, pdptes: [u64; 4]) {
-    let controls = vmcs.get32(Field::VmEntryControls);
-    load_control_registers(state, vmcs, controls);
+/// Load the guest's state from the current VMCS, which was checked. `pdptes` are what PAE paging uses, from wherever they
+/// came.
+pub fn load_guest(state: &mut VcpuState, pdptes: [u64; 4]) {
+    load_control_registers(state);
     state.pdpte = pdptes;
     for (register, fields) in state.segment.iter_mut().zip(SEGMENTS) {
-        *register = load_segment(vmcs, fields);
+        *register = load_segment(&state.vmx.vmcs, fields);
     }
+    let vmcs = &state.vmx.vmcs;
     // CS is never unusable: nothing checks the bit, and nothing heeds it.
     state.segment[segment::CS].attributes = vmcs.get32(CS.3) & !access::UNUSABLE;
     state.ldtr = load_segment(vmcs, LDTR);
@@ -87,10 +88,12 @@ pub fn load_guest(state: &mut VcpuState, vmcs: &Vmcs, pdptes: [u64; 4]) {
     state.gpr[gpr::RSP] = vmcs.get(Field::GuestRsp);
     state.rip = vmcs.get(Field::GuestRip);
     state.rflags = vmcs.get(Field::GuestRflags);
-    load_non_register_state(state, vmcs);
+    load_non_register_state(state);
 }
 
-fn load_control_registers(state: &mut VcpuState, vmcs: &Vmcs, controls: u32) {
+fn load_control_registers(state: &mut VcpuState) {
+    let vmcs = &state.vmx.vmcs;
+    let controls = vmcs.get32(Field::VmEntryControls);
     state.cr0 = vmcs.get(Field::GuestCr0) & !CR0_KEPT | state.cr0 & CR0_KEPT;
     state.cr3 = vmcs.get(Field::GuestCr3);
     state.cr4 = vmcs.get(Field::GuestCr4);
@@ -112,7 +115,8 @@ fn load_control_registers(state: &mut VcpuState, vmcs: &Vmcs, controls: u32) {
     state.efer = if long { state.efer | follows } else { state.efer & !follows };
 }
 
-fn load_non_register_state(state: &mut VcpuState, vmcs: &Vmcs) {
+fn load_non_register_state(state: &mut VcpuState) {
+    let vmcs = &state.vmx.vmcs;
     state.activity = match vmcs.get(Field::GuestActivityState) {
         activity::HLT => Activity::Halted,
         activity::WAIT_FOR_SIPI => Activity::WaitForSipi,
@@ -156,9 +160,10 @@ fn pending_debug(vmcs: &Vmcs) -> u64 {
 const PENDING_BREAKPOINTS: u64 =
     pending_debug::B0 | pending_debug::B1 | pending_debug::B2 | pending_debug::B3;
 
-/// Save the guest's state.
-pub fn save_guest(state: &VcpuState, vmcs: &mut Vmcs) {
-    save_control_registers(state, vmcs);
+/// Save the guest's state to the current VMCS.
+pub fn save_guest(state: &mut VcpuState) {
+    save_control_registers(state);
+    let vmcs = &mut *state.vmx.vmcs;
     for (register, fields) in state.segment.iter().zip(SEGMENTS) {
         save_segment(vmcs, fields, register);
     }
@@ -171,10 +176,12 @@ pub fn save_guest(state: &VcpuState, vmcs: &mut Vmcs) {
     vmcs.set(Field::GuestRsp, state.gpr[gpr::RSP]);
     vmcs.set(Field::GuestRip, state.rip);
     vmcs.set(Field::GuestRflags, state.rflags);
-    save_non_register_state(state, vmcs);
+    save_non_register_state(state);
 }
 
-fn save_control_registers(state: &VcpuState, vmcs: &mut Vmcs) {
+fn save_control_registers(state: &mut VcpuState) {
+    let long = if state.long_mode() { entry::IA32E_MODE_GUEST } else { 0 };
+    let vmcs = &mut *state.vmx.vmcs;
     let controls = vmcs.get32(Field::VmExitControls);
     vmcs.set(Field::GuestCr0, state.cr0);
     vmcs.set(Field::GuestCr3, state.cr3);
@@ -195,7 +202,6 @@ fn save_control_registers(state: &VcpuState, vmcs: &mut Vmcs) {
     }
     // IA32_VMX_MISC[5]: exits keep the control in step with the guest, which may have changed its mode.
     let entry_controls = vmcs.get32(Field::VmEntryControls) & !entry::IA32E_MODE_GUEST;
-    let long = if state.long_mode() { entry::IA32E_MODE_GUEST } else { 0 };
     vmcs.set(Field::VmEntryControls, u64::from(entry_controls | long));
     if secondary_controls(vmcs) & secondary::ENABLE_EPT != 0 {
         for (field, entry) in PDPTES.into_iter().zip(state.pdpte) {
@@ -204,7 +210,8 @@ fn save_control_registers(state: &VcpuState, vmcs: &mut Vmcs) {
     }
 }
 
-fn save_non_register_state(state: &VcpuState, vmcs: &mut Vmcs) {
+fn save_non_register_state(state: &mut VcpuState) {
+    let vmcs = &mut *state.vmx.vmcs;
     let activity = match state.activity {
         Activity::Active => activity::ACTIVE,
         Activity::Halted => activity::HLT,

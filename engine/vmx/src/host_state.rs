@@ -1,7 +1,7 @@
 //! The host's state, loaded by VM exits (SDM vol. 3, 28.5).
 
 use crate::guest_state::CR0_KEPT;
-use gasang_cpu::{Activity, DescriptorTable, SegmentRegister, Shadow, VcpuState, Vmcs};
+use gasang_cpu::{Activity, DescriptorTable, SegmentRegister, Shadow, VcpuState};
 use gasang_x86::control::{cr4, debug, efer};
 use gasang_x86::descriptor::access;
 use gasang_x86::vmx::Field;
@@ -23,13 +23,14 @@ pub(crate) const SELECTORS: [Field; 6] = [
     Field::HostGsSelector,
 ];
 
-/// Load the host's state, which the last VM entry checked. The page-directory-pointer entries of a host with PAE paging
-/// are the caller's.
-pub fn load_host(state: &mut VcpuState, vmcs: &Vmcs) {
-    let controls = vmcs.get32(Field::VmExitControls);
+/// Load the host's state from the current VMCS, as the last VM entry checked it. The page-directory-pointer entries of a
+/// host with PAE paging are the caller's.
+pub fn load_host(state: &mut VcpuState) {
+    let controls = state.vmx.vmcs.get32(Field::VmExitControls);
     let long = controls & exit::HOST_ADDRESS_SPACE_SIZE != 0;
-    load_control_registers(state, vmcs, controls, long);
-    load_segments(state, vmcs, long);
+    load_control_registers(state, controls, long);
+    load_segments(state, long);
+    let vmcs = &state.vmx.vmcs;
     state.gpr[gpr::RSP] = vmcs.get(Field::HostRsp);
     state.rip = vmcs.get(Field::HostRip);
     state.rflags = rflags::FIXED;
@@ -38,7 +39,8 @@ pub fn load_host(state: &mut VcpuState, vmcs: &Vmcs) {
     state.pending_debug = 0;
 }
 
-fn load_control_registers(state: &mut VcpuState, vmcs: &Vmcs, controls: u32, long: bool) {
+fn load_control_registers(state: &mut VcpuState, controls: u32, long: bool) {
+    let vmcs = &state.vmx.vmcs;
     state.cr0 = vmcs.get(Field::HostCr0) & !CR0_KEPT | state.cr0 & CR0_KEPT;
     state.cr3 = vmcs.get(Field::HostCr3);
     let value = vmcs.get(Field::HostCr4);
@@ -57,7 +59,8 @@ fn load_control_registers(state: &mut VcpuState, vmcs: &Vmcs, controls: u32, lon
     }
 }
 
-fn load_segments(state: &mut VcpuState, vmcs: &Vmcs, long: bool) {
+fn load_segments(state: &mut VcpuState, long: bool) {
+    let vmcs = &state.vmx.vmcs;
     for (number, (register, field)) in state.segment.iter_mut().zip(SELECTORS).enumerate() {
         let selector = vmcs.get(field) as u16;
         let attributes = match number {

@@ -165,8 +165,8 @@ pub fn vmcall(core: &mut Core<'_>) -> Result<Outcome, Trap> {
 /// Write the current VMCS to memory; there is none then.
 fn put_away(core: &mut Core<'_>) {
     if let Some(address) = core.state.vmx.current.take() {
-        let vmcs = std::mem::take(&mut core.state.vmx.vmcs);
-        vmcs_region::store(core, address, &vmcs);
+        vmcs_region::store(core, address);
+        *core.state.vmx.vmcs = Vmcs::default();
     }
 }
 

@@ -1,20 +1,19 @@
 //! VMX operation for guests: what a processor with VT-x does, apart from executing the instructions of its guest.
 #![forbid(unsafe_code)]
 
-pub mod capabilities;
-pub mod checks;
+mod capabilities;
+mod checks;
 pub mod entry;
-pub mod ept_pointer;
+mod ept_pointer;
 pub mod exit;
-pub mod guest_state;
-pub mod host_state;
+mod guest_state;
+mod host_state;
 pub mod instructions;
 pub mod intercept;
-pub mod interception;
-pub mod msr_lists;
+mod msr_lists;
 mod pdptes;
 mod translations;
-pub mod vmcs_region;
+mod vmcs_region;
 
 pub use crate::capabilities::Capabilities;
 pub use crate::checks::{Check, Group};

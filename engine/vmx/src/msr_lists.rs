@@ -1,7 +1,7 @@
 //! The areas of MSRs that VM entries and exits load and store (SDM vol. 3, 25.7.2, 25.8.2, 27.4, 28.4, 28.6).
 
 use crate::capabilities::MSR_AREA_ENTRIES;
-use gasang_cpu::{Core, Trap, Vmcs};
+use gasang_cpu::{Core, Trap};
 use gasang_x86::descriptor::access;
 use gasang_x86::vmx::Field;
 use gasang_x86::{msr, segment};
@@ -44,11 +44,12 @@ fn is_x2apic(index: u32) -> bool {
     index >> 8 == msr::X2APIC_FIRST >> 8
 }
 
-/// Process an area: load every MSR, or store it.
+/// Process an area of the current VMCS: load every MSR, or store it.
 ///
 /// # Errors
 /// The entry that failed; those before it are processed.
-pub fn process(core: &mut Core<'_>, vmcs: &Vmcs, area: Area) -> Result<(), BadEntry> {
+pub fn process(core: &mut Core<'_>, area: Area) -> Result<(), BadEntry> {
+    let vmcs = &core.state.vmx.vmcs;
     let (address, count) = area.fields();
     let (address, count) = (vmcs.get(address), vmcs.get(count));
     if count == 0 {

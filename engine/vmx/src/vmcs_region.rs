@@ -42,15 +42,17 @@ pub fn load(memory: &GuestMemory, address: u64) -> Vmcs {
     vmcs
 }
 
-/// Write a VMCS to the region at `address`. The abort indicator stays.
-pub fn store(core: &mut Core<'_>, address: u64, vmcs: &Vmcs) {
+/// Write the current VMCS to the region at `address`. The abort indicator stays.
+pub fn store(core: &mut Core<'_>, address: u64) {
+    let vmcs = &core.state.vmx.vmcs;
     let first = REVISION | if vmcs.shadow { SHADOW } else { 0 };
-    core.write_ram(address, &first.to_le_bytes());
-    core.write_ram(address + LAUNCHED, &u64::from(vmcs.launched).to_le_bytes());
+    let launched = u64::from(vmcs.launched);
     let mut bytes = [0; Field::COUNT * 8];
     for (chunk, (_, value)) in bytes.chunks_exact_mut(8).zip(vmcs.fields()) {
         chunk.copy_from_slice(&value.to_le_bytes());
     }
+    core.write_ram(address, &first.to_le_bytes());
+    core.write_ram(address + LAUNCHED, &launched.to_le_bytes());
     core.write_ram(address + VALUES, &bytes);
 }
 

@@ -60,7 +60,8 @@ fn guest_physical_addresses_lead_where_ept_says() {
 
 #[test]
 fn an_access_that_ept_does_not_permit_is_a_violation() {
-    let accesses: [(u64, fn(&mut Machine) -> Result<(), Trap>); 3] = [
+    type Attempt = fn(&mut Machine) -> Result<(), Trap>;
+    let accesses: [(u64, Attempt); 3] = [
         (ept::READ, |machine| machine.read(PAGE + 7).map(|_| ())),
         (ept::WRITE, |machine| machine.write(PAGE + 7)),
         (ept::EXECUTE, |machine| machine.execute(PAGE + 7)),

@@ -1,7 +1,7 @@
 //! The control fields (SDM vol. 3, 27.2.1).
 
 use super::{Check, Facts, event, require};
-use crate::capabilities::{CR3_TARGETS, Capabilities, later};
+use crate::capabilities::{CR3_TARGETS, Capabilities, EPTP_SWITCHING};
 use crate::ept_pointer::{self, Fault};
 use crate::guest_state::secondary_controls;
 use crate::msr_lists::{Area, ENTRY_SIZE};
@@ -126,7 +126,7 @@ fn check_functions(vmcs: &Vmcs, words: &Words, capabilities: &Capabilities) -> R
     if has(secondary::ENABLE_VM_FUNCTIONS) {
         let functions = vmcs.get(Field::VmFunctionControls);
         require(functions & !capabilities.vm_functions == 0, Check::VmFunctionReserved)?;
-        let switching = functions & later::VM_FUNCTIONS != 0;
+        let switching = functions & EPTP_SWITCHING != 0;
         require(!switching || has(secondary::ENABLE_EPT), Check::EptpSwitchingWithoutEpt)?;
         page(switching, vmcs, Field::EptpListAddress, Check::EptpListAddress)?;
     }

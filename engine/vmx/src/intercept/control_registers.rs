@@ -14,7 +14,7 @@ const MACHINE_STATUS: u64 = cr0::PE | cr0::MP | cr0::EM | cr0::TS;
 /// MOV to or from a control register: which, and the general-purpose register.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CrAccess {
-    /// 0, 2, 3, 4, 8.
+    /// 0, 3, 4 or 8.
     pub number: usize,
     /// The general-purpose register.
     pub register: u8,
@@ -38,9 +38,6 @@ fn field(state: &VcpuState, field: Field) -> u64 {
 /// `VmExit`.
 pub fn mov_to_cr(core: &mut Core<'_>, access: CrAccess, value: u64) -> Result<(), Trap> {
     let state = &*core.state;
-    if !state.vmx.non_root() {
-        return Ok(());
-    }
     let controls = state.vmx.interceptions.primary;
     let differs = |mask: Field, shadow: Field| (value ^ field(state, shadow)) & field(state, mask) != 0;
     let caught = match access.number {
@@ -71,8 +68,7 @@ pub fn mov_from_cr(core: &mut Core<'_>, access: CrAccess) -> Result<(), Trap> {
         8 => primary::CR8_STORE_EXITING,
         _ => 0,
     };
-    let caught = core.state.vmx.non_root() && controls & control != 0;
-    if caught { exit(core, access.exit(cr_access::MOV_FROM)) } else { Ok(()) }
+    if controls & control != 0 { exit(core, access.exit(cr_access::MOV_FROM)) } else { Ok(()) }
 }
 
 /// What the guest reads of CR0, by MOV or SMSW: of the bits that the host owns, the shadow's.
@@ -86,9 +82,6 @@ pub fn read_cr4(state: &VcpuState) -> u64 {
 }
 
 fn read_shadowed(state: &VcpuState, value: u64, mask: Field, shadow: Field) -> u64 {
-    if !state.vmx.non_root() {
-        return value;
-    }
     let mask = field(state, mask);
     value & !mask | field(state, shadow) & mask
 }
@@ -105,9 +98,6 @@ pub fn written_cr4(state: &VcpuState, value: u64) -> u64 {
 }
 
 fn written(state: &VcpuState, value: u64, old: u64, mask: Field) -> u64 {
-    if !state.vmx.non_root() {
-        return value;
-    }
     let mask = field(state, mask);
     value & !mask | old & mask
 }
@@ -119,7 +109,7 @@ fn written(state: &VcpuState, value: u64, old: u64, mask: Field) -> u64 {
 pub fn clts(core: &mut Core<'_>) -> Result<(), Trap> {
     let state = &*core.state;
     let both = field(state, Field::Cr0GuestHostMask) & field(state, Field::Cr0ReadShadow);
-    if !state.vmx.non_root() || both & cr0::TS == 0 {
+    if both & cr0::TS == 0 {
         return Ok(());
     }
     exit(core, VmExit::of_instruction(ExitReason::ControlRegisterAccess).qualified(cr_access::CLTS))
@@ -127,7 +117,7 @@ pub fn clts(core: &mut Core<'_>) -> Result<(), Trap> {
 
 /// Whether a CLTS that does not exit clears TS: not if the host owns it.
 pub fn clts_clears(state: &VcpuState) -> bool {
-    !state.vmx.non_root() || field(state, Field::Cr0GuestHostMask) & cr0::TS == 0
+    field(state, Field::Cr0GuestHostMask) & cr0::TS == 0
 }
 
 /// LMSW; `linear` is the address of a memory operand. After the check of the privilege. What it writes otherwise is
@@ -137,9 +127,6 @@ pub fn clts_clears(state: &VcpuState) -> bool {
 /// `VmExit`.
 pub fn lmsw(core: &mut Core<'_>, value: u16, linear: Option<u64>) -> Result<(), Trap> {
     let state = &*core.state;
-    if !state.vmx.non_root() {
-        return Ok(());
-    }
     let (mask, shadow) = (field(state, Field::Cr0GuestHostMask), field(state, Field::Cr0ReadShadow));
     // LMSW sets PE or leaves it.
     let sets = u64::from(value) & MACHINE_STATUS | shadow & cr0::PE;
@@ -155,13 +142,13 @@ pub fn lmsw(core: &mut Core<'_>, value: u16, linear: Option<u64>) -> Result<(), 
     exit(core, described.qualified(qualification))
 }
 
-/// MOV to (`from` false) or from a debug register; after #UD and the check of the privilege, before DR7.GD.
+/// MOV to (`from` false) or from a debug register. The exit comes even before the check of the privilege, and before #UD
+/// for DR4 and DR5 under CR4.DE (SDM vol. 3, 26.1.3).
 ///
 /// # Errors
 /// `VmExit`.
 pub fn mov_dr(core: &mut Core<'_>, number: usize, register: u8, from: bool) -> Result<(), Trap> {
-    let vmx = &core.state.vmx;
-    if !vmx.non_root() || vmx.interceptions.primary & primary::MOV_DR_EXITING == 0 {
+    if core.state.vmx.interceptions.primary & primary::MOV_DR_EXITING == 0 {
         return Ok(());
     }
     let register = u64::from(register & 15) << cr_access::REGISTER_SHIFT;
@@ -171,7 +158,7 @@ pub fn mov_dr(core: &mut Core<'_>, number: usize, register: u8, from: bool) -> R
 
 /// Address of the virtual task-priority register, if MOV to and from CR8 mean it.
 fn virtual_task_priority(state: &VcpuState) -> Option<u64> {
-    let shadowed = state.vmx.non_root() && state.vmx.interceptions.primary & primary::USE_TPR_SHADOW != 0;
+    let shadowed = state.vmx.interceptions.primary & primary::USE_TPR_SHADOW != 0;
     shadowed.then(|| field(state, Field::VirtualApicAddress) + VTPR)
 }
 

@@ -30,28 +30,25 @@ pub struct Memory {
     /// Index register.
     pub index: Option<u8>,
     /// 1, 2, 4 or 8.
-    pub scale: u8,
+    pub scale: u32,
+    /// The displacement, sign-extended; with RIP as base, the address.
+    pub displacement: u64,
 }
 
 impl Memory {
-    /// Address size, segment, base, index, scale: the format of VMCLEAR, VMPTRLD, VMPTRST, VMXON, XSAVES, XRSTORS.
-    pub fn information(&self) -> u32 {
+    /// Address size, segment, base, index, scale: the format of XSAVES and XRSTORS.
+    pub(super) fn information(&self) -> u32 {
         let base = self.base.map_or(NO_BASE, |number| u32::from(number & 15) << BASE_SHIFT);
         let index = self.index.map_or(NO_INDEX, |number| {
             u32::from(number & 15) << INDEX_SHIFT | self.scale.trailing_zeros() << SCALE_SHIFT
         });
-        base | index | self.string_information()
+        base | index | of_string(self.address_bits, self.segment)
     }
+}
 
-    /// The format of INS and OUTS: address size and segment.
-    pub fn string_information(&self) -> u32 {
-        size(self.address_bits) << ADDRESS_SIZE_SHIFT | (self.segment as u32 & 7) << SEGMENT_SHIFT
-    }
-
-    /// The format of INVEPT, INVVPID, INVPCID: with the register that holds the type.
-    pub fn with_register(&self, register: u8) -> u32 {
-        self.information() | u32::from(register & 15) << REGISTER2_SHIFT
-    }
+/// The format of INS and OUTS: address size and segment.
+pub(super) fn of_string(address_bits: u32, segment: usize) -> u32 {
+    size(address_bits) << ADDRESS_SIZE_SHIFT | (segment as u32 & 7) << SEGMENT_SHIFT
 }
 
 /// A register or memory operand.
@@ -71,8 +68,16 @@ impl Operand {
         }
     }
 
-    /// The format of VMREAD and VMWRITE: with the register that holds the encoding.
-    pub fn with_register(&self, register: u8) -> u32 {
+    /// The displacement as the exit qualification tells it; a register has none.
+    pub(super) fn displacement(&self) -> u64 {
+        match self {
+            Operand::Register(_) => 0,
+            Operand::Memory(memory) => memory.displacement,
+        }
+    }
+
+    /// The format of the VMX instructions and INVPCID: with the register that holds an encoding or a type.
+    pub(super) fn with_register(&self, register: u8) -> u32 {
         self.information() | u32::from(register & 15) << REGISTER2_SHIFT
     }
 }
@@ -93,17 +98,17 @@ pub enum TableInstruction {
 
 impl TableInstruction {
     /// Whether it is about GDTR or IDTR; the others are about LDTR or TR.
-    pub fn of_gdtr_or_idtr(self) -> bool {
+    pub(super) fn of_gdtr_or_idtr(self) -> bool {
         (self as u32) < 4
     }
 
     /// Whether it loads the register.
-    pub fn loads(self) -> bool {
+    pub(super) fn loads(self) -> bool {
         self as u32 & 2 != 0
     }
 
     /// Its instruction information. `operand_bits` counts for GDTR and IDTR outside 64-bit mode.
-    pub fn information(self, operand: &Operand, operand_bits: u32) -> u32 {
+    pub(super) fn information(self, operand: &Operand, operand_bits: u32) -> u32 {
         let wide = self.of_gdtr_or_idtr() && operand_bits >= 32;
         let identity = (self as u32 & 3) << IDENTITY_SHIFT;
         operand.information() | identity | u32::from(wide) << OPERAND_SIZE_SHIFT
@@ -119,15 +124,17 @@ pub(super) fn of_register(register: u8, operand_bits: u32) -> u32 {
 mod tests {
     use super::*;
 
-    const MEMORY: Memory = Memory { address_bits: 64, segment: 3, base: Some(5), index: Some(9), scale: 4 };
+    const MEMORY: Memory =
+        Memory { address_bits: 64, segment: 3, base: Some(5), index: Some(9), scale: 4, displacement: 8 };
 
     #[test]
     fn memory_operands() {
         assert_eq!(MEMORY.information(), 2 | 2 << 7 | 3 << 15 | 9 << 18 | 5 << 23);
         let absolute = Memory { base: None, index: None, address_bits: 32, ..MEMORY };
         assert_eq!(absolute.information(), 1 << 7 | 3 << 15 | 1 << 22 | 1 << 27);
-        assert_eq!(MEMORY.string_information(), 2 << 7 | 3 << 15);
-        assert_eq!(MEMORY.with_register(11), MEMORY.information() | 11 << 28);
+        assert_eq!(of_string(64, 3), 2 << 7 | 3 << 15);
+        assert_eq!(Operand::Memory(MEMORY).with_register(11), MEMORY.information() | 11 << 28);
+        assert_eq!((Operand::Memory(MEMORY).displacement(), Operand::Register(1).displacement()), (8, 0));
     }
 
     #[test]

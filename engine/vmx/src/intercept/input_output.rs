@@ -1,6 +1,7 @@
 //! I/O ports and MSRs, and their bitmaps (SDM vol. 3, 25.6.4, 25.6.9, 26.1.3, table 28-5).
 
-use super::{Memory, bitmap_bit, exit};
+use super::information::of_string;
+use super::{bitmap_bit, exit};
 use gasang_cpu::{Core, Trap, VmExit};
 use gasang_x86::vmx::controls::{io_access, primary};
 use gasang_x86::vmx::{ExitReason, Field};
@@ -16,14 +17,27 @@ pub struct PortAccess {
     pub input: bool,
     /// The port is an immediate operand.
     pub immediate: bool,
-    /// INS and OUTS: whether under REP, the memory operand, and its linear address.
-    pub string: Option<(bool, Memory, u64)>,
+    /// INS or OUTS.
+    pub string: Option<StringAccess>,
+}
+
+/// What INS and OUTS have beside the port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StringAccess {
+    /// With REP.
+    pub repeated: bool,
+    /// Linear address of the operand in memory.
+    pub linear: u64,
+    /// Bits of the address.
+    pub address_bits: u32,
+    /// Its segment register.
+    pub segment: usize,
 }
 
 impl PortAccess {
     fn exit(&self) -> VmExit {
         let flag = |set: bool, bit: u64| if set { bit } else { 0 };
-        let repeated = self.string.is_some_and(|(repeated, ..)| repeated);
+        let repeated = self.string.is_some_and(|string| string.repeated);
         let qualification = u64::from(self.size.saturating_sub(1) & 7)
             | flag(self.input, io_access::IN)
             | flag(self.string.is_some(), io_access::STRING)
@@ -32,9 +46,9 @@ impl PortAccess {
             | u64::from(self.port) << io_access::PORT_SHIFT;
         let plain = VmExit::of_instruction(ExitReason::IoInstruction).qualified(qualification);
         match self.string {
-            Some((_, operand, linear)) => VmExit {
-                guest_linear: linear,
-                instruction_information: operand.string_information(),
+            Some(string) => VmExit {
+                guest_linear: string.linear,
+                instruction_information: of_string(string.address_bits, string.segment),
                 ..plain
             },
             None => plain,
@@ -47,7 +61,7 @@ impl PortAccess {
 /// # Errors
 /// `VmExit`.
 pub fn port(core: &mut Core<'_>, access: &PortAccess) -> Result<(), Trap> {
-    if !core.state.vmx.non_root() || !port_caught(core, access) {
+    if !port_caught(core, access) {
         return Ok(());
     }
     exit(core, access.exit())
@@ -73,7 +87,7 @@ fn port_caught(core: &Core<'_>, access: &PortAccess) -> bool {
 /// # Errors
 /// `VmExit`.
 pub fn msr(core: &mut Core<'_>, index: u32, write: bool) -> Result<(), Trap> {
-    if !core.state.vmx.non_root() || !msr_caught(core, index, write) {
+    if !msr_caught(core, index, write) {
         return Ok(());
     }
     exit(core, VmExit::of_instruction(if write { ExitReason::Wrmsr } else { ExitReason::Rdmsr }))

@@ -19,31 +19,11 @@ enum When {
 
 fn when(reason: ExitReason) -> When {
     match reason {
-        ExitReason::Cpuid
-        | ExitReason::Getsec
-        | ExitReason::Invd
-        | ExitReason::Xsetbv
-        | ExitReason::Vmcall
-        | ExitReason::Vmfunc
-        | ExitReason::Vmclear
-        | ExitReason::Vmlaunch
-        | ExitReason::Vmptrld
-        | ExitReason::Vmptrst
-        | ExitReason::Vmread
-        | ExitReason::Vmresume
-        | ExitReason::Vmwrite
-        | ExitReason::Vmxoff
-        | ExitReason::Vmxon
-        | ExitReason::Invept
-        | ExitReason::Invvpid => When::Always,
+        ExitReason::Cpuid | ExitReason::Invd | ExitReason::Xsetbv | ExitReason::Vmcall => When::Always,
         ExitReason::Hlt => When::Primary(primary::HLT_EXITING),
         ExitReason::Invlpg | ExitReason::Invpcid => When::Primary(primary::INVLPG_EXITING),
         ExitReason::Rdpmc => When::Primary(primary::RDPMC_EXITING),
         ExitReason::Rdtsc | ExitReason::Rdtscp => When::Primary(primary::RDTSC_EXITING),
-        ExitReason::MovDr => When::Primary(primary::MOV_DR_EXITING),
-        ExitReason::Mwait => When::Primary(primary::MWAIT_EXITING),
-        ExitReason::Monitor => When::Primary(primary::MONITOR_EXITING),
-        ExitReason::Pause => When::Primary(primary::PAUSE_EXITING),
         ExitReason::GdtrOrIdtrAccess | ExitReason::LdtrOrTrAccess => {
             When::Secondary(secondary::DESCRIPTOR_TABLE_EXITING)
         }
@@ -59,29 +39,30 @@ fn enabled_by(reason: ExitReason) -> u32 {
     match reason {
         ExitReason::Rdtscp => secondary::ENABLE_RDTSCP,
         ExitReason::Invpcid => secondary::ENABLE_INVPCID,
-        ExitReason::Vmfunc => secondary::ENABLE_VM_FUNCTIONS,
         ExitReason::Xsaves | ExitReason::Xrstors => secondary::ENABLE_XSAVES,
         _ => 0,
     }
+}
+
+fn undefined<T>() -> Result<T, Trap> {
+    Err(Exception::invalid_opcode().into())
 }
 
 /// What has priority over the exit: #UD, and #GP for the privilege (SDM vol. 3, 26.1.1).
 fn check_priority(core: &Core<'_>, reason: ExitReason) -> Result<(), Trap> {
     let enabling = enabled_by(reason);
     if core.state.vmx.interceptions.secondary & enabling != enabling {
-        return Err(Exception::invalid_opcode().into());
+        return undefined();
     }
     match reason {
-        ExitReason::Cpuid | ExitReason::Pause | ExitReason::Rdrand | ExitReason::Rdseed => Ok(()),
-        ExitReason::Vmcall | ExitReason::Vmfunc => Ok(()),
+        ExitReason::Cpuid | ExitReason::Vmcall => Ok(()),
         ExitReason::Rdtsc | ExitReason::Rdtscp if core.state.cr4 & cr4::TSD == 0 => Ok(()),
         ExitReason::Rdpmc if core.state.cr4 & cr4::PCE != 0 => Ok(()),
-        ExitReason::Xsetbv if core.state.cr4 & cr4::OSXSAVE == 0 => Err(Exception::invalid_opcode().into()),
-        ExitReason::Monitor | ExitReason::Mwait if core.state.cpl() != 0 => {
-            Err(Exception::invalid_opcode().into())
+        ExitReason::Xsetbv | ExitReason::Xsaves | ExitReason::Xrstors
+            if core.state.cr4 & cr4::OSXSAVE == 0 =>
+        {
+            undefined()
         }
-        // There is no SMX here.
-        ExitReason::Getsec => Err(Exception::invalid_opcode().into()),
         _ => core.check_privileged(),
     }
 }
@@ -97,14 +78,11 @@ fn causes_exit(core: &Core<'_>, reason: ExitReason) -> bool {
 }
 
 /// An instruction that is told by its exit reason and at most a qualification: CPUID, HLT, INVD, INVLPG (the linear
-/// address), MONITOR, MWAIT (whether it was armed), RDPMC, RDTSC, RDTSCP, VMCALL, VMFUNC, WBINVD, XSETBV.
+/// address), RDPMC, RDTSC, RDTSCP, VMCALL, WBINVD, XSETBV.
 ///
 /// # Errors
 /// `VmExit`; #UD and #GP(0) that come before it.
 pub fn instruction(core: &mut Core<'_>, reason: ExitReason, qualification: u64) -> Result<(), Trap> {
-    if !core.state.vmx.non_root() {
-        return Ok(());
-    }
     check_priority(core, reason)?;
     if !causes_exit(core, reason) {
         return Ok(());
@@ -113,56 +91,58 @@ pub fn instruction(core: &mut Core<'_>, reason: ExitReason, qualification: u64) 
 }
 
 /// An instruction with an operand that the exit describes; `displacement` is the operand's, for the qualification.
-fn described(
+fn described<T>(
     core: &mut Core<'_>,
     reason: ExitReason,
     displacement: u64,
     information: u32,
-) -> Result<(), Trap> {
+) -> Result<T, Trap> {
     let described = VmExit { instruction_information: information, ..VmExit::of_instruction(reason) };
     exit(core, described.qualified(displacement))
 }
 
-/// VMCLEAR, VMPTRLD, VMPTRST, VMXON, VMREAD, VMWRITE, INVEPT, INVVPID (with their information), VMLAUNCH, VMRESUME and
-/// VMXOFF (without). In VMX non-root operation they exit at every privilege; only #UD comes first.
+/// The VMX instructions but VMCALL: in VMX non-root operation they exit at every privilege; only #UD comes first. VMREAD
+/// and VMWRITE have an operand, and the register of the encoding; INVEPT and INVVPID the register of the type; the others
+/// no register.
 ///
 /// # Errors
 /// `VmExit`, #UD.
-pub fn vmx_instruction(
+pub fn vmx_instruction<T>(
     core: &mut Core<'_>,
     reason: ExitReason,
-    displacement: u64,
-    information: u32,
-) -> Result<(), Trap> {
-    if !core.state.vmx.non_root() {
-        return Ok(());
-    }
+    operand: Option<&Operand>,
+    register: u8,
+) -> Result<T, Trap> {
     check_defined(core)?;
+    let told = operand.map(|operand| (operand.displacement(), operand.with_register(register)));
+    let (displacement, information) = told.unwrap_or_default();
     described(core, reason, displacement, information)
 }
 
 /// SGDT to LTR. `operand_bits` is the operand size outside 64-bit mode.
 ///
 /// # Errors
-/// `VmExit`; #GP(0) that comes before it.
+/// `VmExit`; #UD and #GP(0) that come before it.
 pub fn descriptor_table(
     core: &mut Core<'_>,
     what: TableInstruction,
     operand: &Operand,
     operand_bits: u32,
-    displacement: u64,
 ) -> Result<(), Trap> {
     let reason =
         if what.of_gdtr_or_idtr() { ExitReason::GdtrOrIdtrAccess } else { ExitReason::LdtrOrTrAccess };
-    if !core.state.vmx.non_root() || !causes_exit(core, reason) {
+    if !causes_exit(core, reason) {
         return Ok(());
+    }
+    if !what.of_gdtr_or_idtr() && core.state.real_or_virtual_8086() {
+        return undefined();
     }
     if what.loads() {
         core.check_privileged()?;
     } else {
         core.check_umip()?;
     }
-    described(core, reason, displacement, what.information(operand, operand_bits))
+    described(core, reason, operand.displacement(), what.information(operand, operand_bits))
 }
 
 /// RDRAND (`ExitReason::Rdrand`) and RDSEED (`ExitReason::Rdseed`).
@@ -170,7 +150,7 @@ pub fn descriptor_table(
 /// # Errors
 /// `VmExit`.
 pub fn random(core: &mut Core<'_>, reason: ExitReason, register: u8, operand_bits: u32) -> Result<(), Trap> {
-    if !core.state.vmx.non_root() || !causes_exit(core, reason) {
+    if !causes_exit(core, reason) {
         return Ok(());
     }
     described(core, reason, 0, of_register(register, operand_bits))
@@ -180,25 +160,12 @@ pub fn random(core: &mut Core<'_>, reason: ExitReason, register: u8, operand_bit
 ///
 /// # Errors
 /// `VmExit`; #UD and #GP(0) that come before it.
-pub fn invpcid(core: &mut Core<'_>, operand: &Memory, register: u8, displacement: u64) -> Result<(), Trap> {
-    memory_instruction(core, ExitReason::Invpcid, displacement, operand.with_register(register))
-}
-
-/// An instruction with a memory operand that exits as its control says.
-///
-/// # Errors
-/// `VmExit`; #UD and #GP(0) that come before it.
-pub fn memory_instruction(
-    core: &mut Core<'_>,
-    reason: ExitReason,
-    displacement: u64,
-    information: u32,
-) -> Result<(), Trap> {
-    if !core.state.vmx.non_root() {
+pub fn invpcid(core: &mut Core<'_>, operand: &Operand, register: u8) -> Result<(), Trap> {
+    check_priority(core, ExitReason::Invpcid)?;
+    if !causes_exit(core, ExitReason::Invpcid) {
         return Ok(());
     }
-    check_priority(core, reason)?;
-    if causes_exit(core, reason) { described(core, reason, displacement, information) } else { Ok(()) }
+    described(core, ExitReason::Invpcid, operand.displacement(), operand.with_register(register))
 }
 
 /// XSAVES (`ExitReason::Xsaves`) and XRSTORS (`ExitReason::Xrstors`) of the components in EDX:EAX: they exit for those
@@ -206,20 +173,11 @@ pub fn memory_instruction(
 ///
 /// # Errors
 /// `VmExit`; #UD and #GP(0) that come before it.
-pub fn xsaves(
-    core: &mut Core<'_>,
-    reason: ExitReason,
-    requested: u64,
-    operand: &Memory,
-    displacement: u64,
-) -> Result<(), Trap> {
-    if !core.state.vmx.non_root() {
-        return Ok(());
-    }
+pub fn xsaves(core: &mut Core<'_>, reason: ExitReason, requested: u64, operand: &Memory) -> Result<(), Trap> {
     check_priority(core, reason)?;
     let bitmap = core.state.vmx.vmcs.get(Field::XssExitingBitmap);
     if requested & core.state.msr.xss & bitmap == 0 {
         return Ok(());
     }
-    described(core, reason, displacement, operand.information())
+    described(core, reason, operand.displacement, operand.information())
 }

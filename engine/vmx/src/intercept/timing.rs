@@ -1,53 +1,83 @@
-//! What time and the windows between instructions cause: the VMX-preemption timer, the monitor trap flag, windows,
-//! loops of PAUSE, and the guest's time-stamp counter (SDM vol. 3, 26.2, 26.3, 26.5, 27.7).
+//! What comes between instructions: signals, the VMX-preemption timer, the monitor trap flag, windows; and loops of PAUSE
+//! (SDM vol. 3, 26.2, 26.5, 27.7).
 
-use super::control_registers::below_threshold;
 use super::exit;
-use gasang_cpu::{Activity, Core, Shadow, Trap, VcpuState, VmExit};
-use gasang_x86::rflags;
-use gasang_x86::vmx::controls::{pin, primary, secondary};
+use gasang_cpu::{Activity, Core, Interceptions, Shadow, Trap, VcpuState, VmExit};
+use gasang_x86::vmx::controls::{exit as exit_controls, pin, primary, secondary};
 use gasang_x86::vmx::{ExitReason, Field};
 
-/// The exit that is due before the next instruction, or before an interrupt is delivered, if one is: pending monitor trap
-/// flag, preemption timer, NMI window, interrupt window, in this order. To be asked when nothing is left to inject.
-pub fn due(core: &mut Core<'_>) -> Option<VmExit> {
-    if !core.state.vmx.non_root() {
+/// Which signals wait for the processor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Signals {
+    /// INIT.
+    pub init: bool,
+    /// A start-up IPI.
+    pub start_up: bool,
+    /// An NMI.
+    pub nmi: bool,
+    /// An external interrupt.
+    pub interrupt: bool,
+}
+
+/// A VM exit that is due between two instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Due {
+    /// One that concerns nobody else.
+    Exit(VmExit),
+    /// INIT is to be taken, and causes one.
+    Init,
+    /// A start-up IPI is.
+    StartUp,
+    /// An NMI is.
+    Nmi,
+    /// An external interrupt causes one; it is acknowledged on exit, or stays where it is.
+    Interrupt {
+        /// Whether it is acknowledged.
+        acknowledged: bool,
+    },
+}
+
+/// What is due before the guest's next instruction, in the order of priority. `counter` reads the platform's time-stamp
+/// counter. To be asked when nothing is left to inject.
+pub fn due(state: &VcpuState, waiting: Signals, counter: impl FnOnce() -> u64) -> Option<Due> {
+    let of = |reason| Some(Due::Exit(VmExit::new(reason)));
+    if state.activity == Activity::Shutdown {
+        // After a VMX abort. A guest that shuts down has exited.
         return None;
     }
-    if core.state.vmx.monitor_trap_pending {
-        return Some(VmExit::new(ExitReason::MonitorTrapFlag));
+    if state.vmx.monitor_trap_pending {
+        return of(ExitReason::MonitorTrapFlag);
     }
-    let deadline = core.state.vmx.preemption_deadline;
-    if deadline.is_some_and(|deadline| core.platform.time_stamp_counter() >= deadline) {
-        return Some(VmExit::new(ExitReason::PreemptionTimerExpired));
+    if waiting.init {
+        return Some(Due::Init);
     }
-    if nmi_window(core.state) {
-        return Some(VmExit::new(ExitReason::NmiWindow));
+    if state.activity == Activity::WaitForSipi {
+        return waiting.start_up.then_some(Due::StartUp);
     }
-    interrupt_window(core.state).then(|| VmExit::new(ExitReason::InterruptWindow))
+    if state.vmx.preemption_deadline.is_some_and(|deadline| counter() >= deadline) {
+        return of(ExitReason::PreemptionTimerExpired);
+    }
+    let Interceptions { primary, .. } = state.vmx.interceptions;
+    if primary & primary::NMI_WINDOW_EXITING != 0 && state.nmis_possible() {
+        return of(ExitReason::NmiWindow);
+    }
+    if waiting.nmi && nmis_exit(state) {
+        return Some(Due::Nmi);
+    }
+    if primary & primary::INTERRUPT_WINDOW_EXITING != 0 && state.interruptible() {
+        return of(ExitReason::InterruptWindow);
+    }
+    let exits = state.vmx.interceptions.external_interrupts() && state.shadow == Shadow::None;
+    let acknowledged =
+        state.vmx.vmcs.get32(Field::VmExitControls) & exit_controls::ACKNOWLEDGE_INTERRUPT != 0;
+    (waiting.interrupt && exits).then_some(Due::Interrupt { acknowledged })
 }
 
-/// The exit that is due after an instruction, or after an event was delivered in its place: TPR below threshold, monitor
-/// trap flag.
-pub fn due_after(core: &Core<'_>) -> Option<VmExit> {
-    let vmx = &core.state.vmx;
-    if !vmx.non_root() {
-        return None;
-    }
-    let trap = vmx.interceptions.primary & primary::MONITOR_TRAP_FLAG != 0;
-    below_threshold(core).or_else(|| trap.then(|| VmExit::new(ExitReason::MonitorTrapFlag)))
-}
-
-fn nmi_window(state: &VcpuState) -> bool {
-    let wanted = state.vmx.interceptions.primary & primary::NMI_WINDOW_EXITING != 0;
-    let blocked = state.nmi_blocked || state.shadow == Shadow::MovSs;
-    wanted && !blocked && state.activity != Activity::WaitForSipi
-}
-
-fn interrupt_window(state: &VcpuState) -> bool {
-    let wanted = state.vmx.interceptions.primary & primary::INTERRUPT_WINDOW_EXITING != 0;
-    let open = state.rflags & rflags::IF != 0 && state.shadow == Shadow::None;
-    wanted && open && matches!(state.activity, Activity::Active | Activity::Halted)
+/// Whether NMIs cause VM exits, and one can now. Under virtual NMIs it is they that are blocked.
+fn nmis_exit(state: &VcpuState) -> bool {
+    let pin = state.vmx.interceptions.pin;
+    let blocked = state.nmi_blocked && pin & pin::VIRTUAL_NMIS == 0;
+    pin & pin::NMI_EXITING != 0 && !blocked && state.shadow != Shadow::MovSs
 }
 
 /// PAUSE: exits by PAUSE exiting, or as one of a loop at CPL 0 by PAUSE-loop exiting.
@@ -55,12 +85,9 @@ fn interrupt_window(state: &VcpuState) -> bool {
 /// # Errors
 /// `VmExit`.
 pub fn pause(core: &mut Core<'_>) -> Result<(), Trap> {
-    let vmx = &core.state.vmx;
-    if !vmx.non_root() {
-        return Ok(());
-    }
-    let always = vmx.interceptions.primary & primary::PAUSE_EXITING != 0;
-    let loops = vmx.interceptions.secondary & secondary::PAUSE_LOOP_EXITING != 0 && core.state.cpl() == 0;
+    let interceptions = &core.state.vmx.interceptions;
+    let always = interceptions.primary & primary::PAUSE_EXITING != 0;
+    let loops = interceptions.secondary & secondary::PAUSE_LOOP_EXITING != 0 && core.state.cpl() == 0;
     if always || loops && is_long_loop(core) {
         return exit(core, VmExit::of_instruction(ExitReason::Pause));
     }
@@ -71,40 +98,11 @@ pub fn pause(core: &mut Core<'_>) -> Result<(), Trap> {
 fn is_long_loop(core: &mut Core<'_>) -> bool {
     let now = core.platform.time_stamp_counter();
     let vmx = &mut core.state.vmx;
-    let [first, last] = vmx.pause_loop;
-    let goes_on = now.wrapping_sub(last) <= vmx.vmcs.get(Field::PleGap);
-    let first = if goes_on { first } else { now };
-    let long = goes_on && now.wrapping_sub(first) > vmx.vmcs.get(Field::PleWindow);
+    let (gap, window) = (vmx.vmcs.get(Field::PleGap), vmx.vmcs.get(Field::PleWindow));
+    let begun = vmx.pause_loop.filter(|[_, last]| now.saturating_sub(*last) <= gap);
+    let long = begun.is_some_and(|[first, _]| now.saturating_sub(first) > window);
     // After an exit a new loop begins.
-    vmx.pause_loop = if long { [0; 2] } else { [first, now] };
+    let first = begun.filter(|_| !long).map_or(now, |[first, _]| first);
+    vmx.pause_loop = Some([first, now]);
     long
-}
-
-/// What RDTSC, RDTSCP and RDMSR of the time-stamp counter give: scaled and moved, where the controls say so, from the
-/// counter that the hypervisor sees.
-pub fn time_stamp_counter(state: &VcpuState, counter: u64) -> u64 {
-    let vmx = &state.vmx;
-    if vmx.interceptions.primary & primary::USE_TSC_OFFSETTING == 0 {
-        return counter;
-    }
-    let scaled = if vmx.interceptions.secondary & secondary::USE_TSC_SCALING != 0 {
-        // The multiplier is a fixed-point number with 48 bits behind the point.
-        (u128::from(counter) * u128::from(vmx.vmcs.get(Field::TscMultiplier)) >> 48) as u64
-    } else {
-        counter
-    };
-    scaled.wrapping_add(vmx.vmcs.get(Field::TscOffset))
-}
-
-/// Whether external interrupts cause VM exits; with it, whether they are acknowledged then.
-pub fn external_interrupts(state: &VcpuState) -> Option<bool> {
-    use gasang_x86::vmx::controls::exit as controls;
-    let exits = state.vmx.interceptions.pin & pin::EXTERNAL_INTERRUPT_EXITING != 0;
-    let acknowledged = state.vmx.vmcs.get32(Field::VmExitControls) & controls::ACKNOWLEDGE_INTERRUPT != 0;
-    exits.then_some(acknowledged)
-}
-
-/// Whether NMIs cause VM exits.
-pub fn nmis(state: &VcpuState) -> bool {
-    state.vmx.interceptions.pin & pin::NMI_EXITING != 0
 }

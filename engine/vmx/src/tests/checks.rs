@@ -3,11 +3,18 @@
 mod guest;
 
 use super::*;
-use crate::capabilities::later;
+use crate::capabilities::EPTP_SWITCHING;
 use crate::checks::{self, Check, Facts};
 use crate::vmcs_region::SHADOW;
 use gasang_x86::rflags;
 use gasang_x86::vmx::controls::{activity, interruptibility, interruption, pending_debug, pin, secondary};
+
+#[test]
+fn no_model_offers_what_is_only_checked() {
+    let capabilities = Machine::new().capabilities;
+    assert_eq!(capabilities.secondary.can_be_one & NOT_OFFERED, 0);
+    assert_eq!(capabilities.pin.can_be_one & pin::PROCESS_POSTED_INTERRUPTS, 0);
+}
 
 /// A valid VMCS, to be broken.
 struct Case {
@@ -16,6 +23,16 @@ struct Case {
     long_mode: bool,
 }
 
+/// Secondary controls that are checked, though no model offers them.
+const NOT_OFFERED: u32 = secondary::VIRTUALIZE_APIC_ACCESSES
+    | secondary::VIRTUALIZE_X2APIC_MODE
+    | secondary::APIC_REGISTER_VIRTUALIZATION
+    | secondary::VIRTUAL_INTERRUPT_DELIVERY
+    | secondary::ENABLE_VM_FUNCTIONS
+    | secondary::VMCS_SHADOWING
+    | secondary::ENABLE_PML
+    | secondary::EPT_VIOLATION_EXCEPTION
+    | secondary::MODE_BASED_EXECUTE_CONTROL;
 const WIDE: u64 = 1 << 46;
 const NOT_CANONICAL: u64 = 1 << 47;
 
@@ -23,9 +40,9 @@ impl Case {
     /// All that is checked is offered.
     fn new() -> Case {
         let mut machine = Machine::current();
-        machine.capabilities.pin.can_be_one |= later::PIN;
-        machine.capabilities.secondary.can_be_one |= later::SECONDARY;
-        machine.capabilities.vm_functions = later::VM_FUNCTIONS;
+        machine.capabilities.pin.can_be_one |= pin::PROCESS_POSTED_INTERRUPTS;
+        machine.capabilities.secondary.can_be_one |= NOT_OFFERED;
+        machine.capabilities.vm_functions = EPTP_SWITCHING;
         let vmcs = valid(&machine.capabilities);
         Case { machine, vmcs, long_mode: true }
     }

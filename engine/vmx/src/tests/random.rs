@@ -3,7 +3,7 @@
 use super::*;
 use crate::entry::{Entered, enter, inject};
 use crate::exit::leave;
-use crate::intercept::{PortAccess, due, due_after, msr, port};
+use crate::intercept::{PortAccess, Signals, below_threshold, due, msr, port};
 use gasang_cpu::{Activity, Operation, VmExit};
 use gasang_x86::vmx::ExitReason;
 
@@ -76,7 +76,9 @@ fn run(machine: &mut Machine, random: &mut Random) {
     assert_eq!(machine.state.vmx.operation, Operation::NonRoot);
     let injected = machine.with(|core, _| inject(core));
     if injected != Err(Trap::VmExit) {
-        machine.with(|core, _| (due(core), due_after(core)));
+        let waiting = Signals { nmi: true, interrupt: true, ..Default::default() };
+        let _ = due(&machine.state, waiting, || random.next());
+        let _ = machine.with(|core, _| below_threshold(core));
         let access = PortAccess {
             port: random.next() as u16,
             size: 1 << random.below(3),

@@ -117,11 +117,6 @@ impl ExitReason {
     pub const fn number(self) -> u16 {
         self as u16
     }
-
-    /// Whether it says that a VM entry failed.
-    pub const fn is_entry_failure(self) -> bool {
-        matches!(self, ExitReason::InvalidGuestState | ExitReason::MsrLoading | ExitReason::MachineCheck)
-    }
 }
 
 #[cfg(test)]
