@@ -2,12 +2,16 @@
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from gasang import Machine
-from gasang.guest import default_initrd, fetch_modules
+
+sys.path.append(str(Path(__file__).parents[2] / "guests"))
+
+import hypervisors
 
 CLIENT = Path(__file__).with_name("kvm_client.c")
 
@@ -25,10 +29,30 @@ def client(tmp_path_factory):
     return program.read_bytes()
 
 
-@pytest.fixture(scope="session")
-def kvm_initrd():
-    """The default guest's initial RAM disk with the modules of KVM."""
-    return default_initrd(fetch_modules(["kvm-intel"]))
+@pytest.fixture
+def boot():
+    """Boots machines by the translator; all are stopped in the end."""
+    machines = []
+
+    def boot(**options):
+        machines.append(Machine.boot(accel="bt", **options))
+        return machines[-1]
+
+    yield boot
+    for machine in machines:
+        machine.stop()
+
+
+@pytest.fixture
+def kvm_machine(boot, client):
+    """Boots guests with KVM's modules and the client in them."""
+
+    def boot_with_client(cpus=1):
+        machine = boot(initrd=hypervisors.kvm().initrd, cpus=cpus)
+        machine.run("cat > /bin/kvm_client; chmod +x /bin/kvm_client", input=client, timeout=60, check=True)
+        return machine
+
+    return boot_with_client
 
 
 @pytest.fixture
@@ -40,19 +64,3 @@ def complaints():
         return machine.run(f"dmesg | grep -iE '{words}'", timeout=60).stdout.decode()
 
     return of
-
-
-@pytest.fixture
-def kvm_machine(kvm_initrd, client):
-    """Boots guests with KVM's modules and the client in them."""
-    machines = []
-
-    def boot(cpus=1):
-        machine = Machine.boot(initrd=kvm_initrd, cpus=cpus, accel="bt")
-        machines.append(machine)
-        machine.run("cat > /bin/kvm_client; chmod +x /bin/kvm_client", input=client, timeout=60, check=True)
-        return machine
-
-    yield boot
-    for machine in machines:
-        machine.stop()

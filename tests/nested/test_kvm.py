@@ -21,7 +21,9 @@ OPTIONS = [
 
 def run_client(machine, options="", threads=1):
     """Load KVM, run the client, unload KVM."""
-    script = f"modprobe kvm-intel {options} || exit 99; kvm_client {threads}; code=$?; rmmod kvm-intel; exit $code"
+    script = (
+        f"modprobe kvm-intel {options} || exit 99; kvm_client {threads}; code=$?; rmmod kvm-intel; exit $code"
+    )
     result = machine.run(script, timeout=120)
     assert (result.returncode, result.stderr) == (0, b""), result.stdout.decode()
     assert sorted(result.stdout.decode().splitlines()) == sorted(f"ok {name}" for name in TESTS * threads)

@@ -11,7 +11,7 @@ import io
 import posixpath
 import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from gasang.errors import DownloadError
@@ -162,7 +162,7 @@ def _libraries(content: bytes) -> set[str]:
         if isinstance(segment, InterpSegment):
             names.add(posixpath.basename(segment.get_interp_name()))
         elif isinstance(segment, DynamicSegment):
-            names |= {tag.needed for tag in segment.iter_tags("DT_NEEDED")}
+            names |= {getattr(tag, "needed", "") for tag in segment.iter_tags("DT_NEEDED")}
     return names
 
 
@@ -191,7 +191,9 @@ def _needed_modules(modules: dict[str, File], names: Sequence[str], root: str) -
     def place(name: str) -> str:
         return taken[name].path.removeprefix(f"{root}/")
 
-    lines = [f"{place(name)}: {' '.join(map(place, all_needs(name)))}".rstrip() + "\n" for name in sorted(taken)]
+    lines = [
+        f"{place(name)}: {' '.join(map(place, all_needs(name)))}".rstrip() + "\n" for name in sorted(taken)
+    ]
     return with_directories([*taken.values(), File(f"{root}/modules.dep", "".join(lines).encode())])
 
 

@@ -73,7 +73,7 @@ def download_all(names: Sequence[str], directory: Path, progress: Progress | Non
 
     def fetch(settings: tuple[str, ...]) -> list[Path]:
         _apt("apt-get", settings, "--quiet", "download", *names, directory=directory)
-        files = {file.name.partition("_")[0]: file for file in directory.glob("*.deb")}
+        files = {re.split(r"_|\.deb$", file.name)[0]: file for file in directory.glob("*.deb")}
         for name in names:
             if name not in files:
                 raise DownloadError(f"the package {name} was not fetched: apt-get wrote no file")

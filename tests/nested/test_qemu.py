@@ -1,0 +1,57 @@
+"""Debian's QEMU with KVM in a guest: the guest's own kernel and initial RAM disk, once more inside it."""
+
+import hashlib
+import re
+
+import hypervisors
+import pytest
+
+pytestmark = pytest.mark.slow
+
+SUM = hashlib.sha256("".join(f"{number}\n" for number in range(1, 100001)).encode()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def initrd():
+    return hypervisors.qemu().initrd
+
+
+@pytest.fixture
+def run_guest(boot, initrd, complaints):
+    """Runs the guest's guest until it powers off; what it said on its console."""
+
+    def run_guest(options="", cpus=1, guest_cpus=1, end="poweroff -f"):
+        machine = boot(initrd=initrd, cpus=cpus, memory="2G")
+        machine.run(f"modprobe kvm-intel {options}", timeout=60, check=True)
+        append = f"{hypervisors.APPEND} rdinit=/init.guest 'END={end}'".replace("'", '"')
+        command = hypervisors.qemu_command(append, guest_cpus)
+        result = machine.run(f"timeout -s KILL 120 {command} </dev/null", timeout=150)
+        said = result.stdout.decode(errors="replace").replace("\r", "")
+        assert result.returncode == 0, said + result.stderr.decode()
+        assert complaints(machine) == ""
+        return said
+
+    return run_guest
+
+
+def check(said, cpus=1):
+    """That it came to its userspace, found KVM below it, and computed."""
+    assert re.search(rf"^up: Linux 6\.[\d.-]+-cloud-amd64, {cpus} processors$", said, re.MULTILINE), said
+    assert "Hypervisor detected: KVM\n" in said
+    assert f"{SUM}  -\n" in said
+    for word in ("BUG:", "WARNING:", "Oops", "Call Trace"):
+        assert word not in said
+
+
+@pytest.mark.parametrize("options", ["", "ept=0", "unrestricted_guest=0", "vpid=0"])
+def test_linux_in_qemu_reaches_userspace(run_guest, options):
+    check(run_guest(options))
+
+
+@pytest.mark.parametrize("options", ["", "ept=0"])
+def test_linux_in_qemu_on_two_processors(run_guest, options):
+    check(run_guest(options, cpus=2, guest_cpus=2), cpus=2)
+
+
+def test_linux_in_qemu_resets(run_guest):
+    check(run_guest(end="reboot -f"))
