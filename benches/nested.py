@@ -1,5 +1,5 @@
-"""A guest in a guest: the default guest's boot in Debian's QEMU with KVM, in a guest of ours, beside its boot in
-gasang itself; each from the start of its machine's process to the prompt of its shell.
+"""A guest in a guest: the default guest boots in QEMU with KVM, in a guest of ours, and in gasang itself:
+each from the start of its machine to the prompt of its shell.
 """
 
 from __future__ import annotations

@@ -80,6 +80,7 @@ def test_a_program_brings_the_libraries_of_its_libraries(client, depends, tmp_pa
         "libone1",
         [(f"./{LIBRARIES}/libone.so.1.2", one), link(f"./{LIBRARIES}/libone.so.1", "libone.so.1.2")],
     )
+    client.add("unneeded", [("./usr/share/unneeded", b"")])
     client.add(
         "libtwo1", [(f"./{LIBRARIES}/libtwo.so.1", two), ("./lib64/loader", b""), ("./usr/bin/two", b"")]
     )
