@@ -61,7 +61,7 @@ exec <>/dev/$console >&0 2>&1
 echo "up: $(uname -sr), $(nproc) processors"
 dmesg | grep -o 'Hypervisor detected: .*'
 cat /sys/hypervisor/guest_type 2>/dev/null
-dmesg | grep -iE 'BUG:|WARNING:|Oops|stall|lockup|Call Trace'
+dmesg | grep -iE 'BUG:|WARNING:|Oops|detected stall|lockup|Call Trace'
 seq 100000 | sha256sum
 [ -z "$END" ] || { echo "end: $END"; $END; }
 while read -r line; do sh -c "$line"; done

@@ -60,7 +60,7 @@ def complaints():
     """What a guest's kernel complained about."""
 
     def of(machine):
-        words = "BUG:|WARNING:|Oops|stall|lockup|unexpected|Call Trace|unchecked MSR"
+        words = "BUG:|WARNING:|Oops|detected stall|lockup|unexpected|Call Trace|unchecked MSR"
         return machine.run(f"dmesg | grep -iE '{words}'", timeout=60).stdout.decode()
 
     return of
