@@ -56,7 +56,7 @@ GUEST_INIT = """\
 # The first process of a guest's guest: says what it sees, runs the lines that it is sent, and powers off.
 /bin/busybox mount -a
 export PATH=/usr/bin:/bin
-console=$(sed 's/.*console=\\([a-z0-9]*\\).*/\\1/' /proc/cmdline)
+console=$(sed 's/.*console=\\([a-zA-Z0-9]*\\).*/\\1/' /proc/cmdline)
 exec <>/dev/$console >&0 2>&1
 echo "up: $(uname -sr), $(nproc) processors"
 dmesg | grep -o 'Hypervisor detected: .*'
@@ -87,11 +87,11 @@ def qemu() -> Host:
     return kvm([*fetch_files(QEMU_PACKAGE, QEMU_FILES), *_guest_files()])
 
 
-def qemu_command(append: str = APPEND, cpus: int = 1, machine: str = "microvm,rtc=on") -> str:
+def qemu_command(append: str = APPEND, cpus: int = 1, cpu: str = "host") -> str:
     """What runs the guest in `qemu`'s host, its console on the standard streams."""
     return shlex.join((
-        "qemu-system-x86_64", "-M", machine, "-accel", "kvm", "-cpu", "host", "-smp", str(cpus), "-m", "512M",
-        "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot",
+        "qemu-system-x86_64", "-M", "microvm,rtc=on", "-accel", "kvm", "-cpu", cpu, "-smp", str(cpus),
+        "-m", "512M", "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot",
         "-kernel", "/guest/vmlinuz", "-initrd", "/guest/initrd", "-append", append,
     ))  # fmt: skip
 

@@ -20,11 +20,11 @@ def initrd():
 def run_guest(boot, initrd, complaints):
     """Runs the guest's guest until it powers off; what it said on its console."""
 
-    def run_guest(options="", cpus=1, guest_cpus=1, end="poweroff -f"):
+    def run_guest(options="", cpus=1, cpu="host", end="poweroff -f"):
         machine = boot(initrd=initrd, cpus=cpus, memory="2G")
         machine.run(f"modprobe kvm-intel {options}", timeout=60, check=True)
         append = f"{hypervisors.APPEND} rdinit=/init.guest 'END={end}'".replace("'", '"')
-        command = hypervisors.qemu_command(append, guest_cpus)
+        command = hypervisors.qemu_command(append, cpus, cpu)
         result = machine.run(f"timeout -s KILL 120 {command} </dev/null", timeout=150)
         said = result.stdout.decode(errors="replace").replace("\r", "")
         assert result.returncode == 0, said + result.stderr.decode()
@@ -50,8 +50,11 @@ def test_linux_in_qemu_reaches_userspace(run_guest, options):
 
 @pytest.mark.parametrize("options", ["", "ept=0"])
 def test_linux_in_qemu_on_two_processors(run_guest, options):
-    check(run_guest(options, cpus=2, guest_cpus=2), cpus=2)
+    check(run_guest(options, cpus=2), cpus=2)
 
 
-def test_linux_in_qemu_resets(run_guest):
-    check(run_guest(end="reboot -f"))
+# Without EPT, KVM 6.1 leaves SMEP and SMAP on for a guest that switches paging off, as Linux does to reset by the
+# BIOS. The pages that KVM gives it are the user's then: it hangs, on any processor that has the two.
+@pytest.mark.parametrize(("options", "cpu"), [("", "host"), ("ept=0", "host,-smep,-smap")])
+def test_linux_in_qemu_resets(run_guest, options, cpu):
+    check(run_guest(options, cpu=cpu, end="reboot -f"))
