@@ -53,8 +53,8 @@ def test_linux_in_qemu_on_two_processors(run_guest, options):
     check(run_guest(options, cpus=2), cpus=2)
 
 
-# Without EPT, KVM 6.1 leaves SMEP and SMAP on for a guest that switches paging off, as Linux does to reset by the
-# BIOS. The pages that KVM gives it are the user's then: it hangs, on any processor that has the two.
+# Without EPT, KVM 6.1 leaves SMEP and SMAP on for a guest that switches paging off, as Linux does to reset by
+# the BIOS. The pages that KVM gives it are the user's then: it hangs, on any processor that has the two.
 @pytest.mark.parametrize(("options", "cpu"), [("", "host"), ("ept=0", "host,-smep,-smap")])
 def test_linux_in_qemu_resets(run_guest, options, cpu):
     check(run_guest(options, cpu=cpu, end="reboot -f"))
