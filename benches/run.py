@@ -21,6 +21,7 @@ import parallel
 import record
 import translation
 import user
+import vmx
 from baseline import Baseline
 from figures import BenchmarkError, Figure
 from peers import GASANG, NATIVE, QEMU
@@ -49,6 +50,7 @@ _BENCHMARKS: dict[str, tuple[Measure, int]] = {
     "translation": (translation.measure, 1),
     "exit": (_measure_exit, 1),
     "idle": (idle.measure, 1),
+    "vmx": (vmx.measure, 3),
     "nested": (nested.measure, 3),
 }
 

@@ -52,11 +52,12 @@ class Program:
     exit: int = 1
     cpu: str = "max"
     may_skip: tuple[str, ...] = ()
+    folder: Path = GUESTS / "programs"
 
     @property
     def source(self) -> Path:
         """Its source: C, or assembly if it is that throughout."""
-        c_source = GUESTS / "programs" / f"{self.name}.c"
+        c_source = self.folder / f"{self.name}.c"
         return c_source if c_source.exists() else c_source.with_suffix(".S")
 
 

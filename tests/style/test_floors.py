@@ -11,15 +11,16 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-ENGINE = ("x86", "memory", "cpu", "chipset", "exec", "translate", "vm", "python")
+ENGINE = ("x86", "memory", "cpu", "vmx", "chipset", "exec", "translate", "vm", "python")
 USES = {
     "x86": set(),
     "memory": set(),
     "cpu": {"x86", "memory"},
+    "vmx": {"x86", "memory", "cpu"},
     "chipset": set(),
-    "exec": {"x86", "memory", "cpu"},
-    "translate": {"x86", "memory", "cpu", "exec"},
-    "vm": {"x86", "memory", "cpu", "chipset", "exec", "translate"},
+    "exec": {"x86", "memory", "cpu", "vmx"},
+    "translate": {"x86", "memory", "cpu", "vmx", "exec"},
+    "vm": {"x86", "memory", "cpu", "vmx", "chipset", "exec", "translate"},
     "python": {"vm"},
 }
 """The engine's floors: what each crate may use of the others (ARCHITECTURE.md)."""

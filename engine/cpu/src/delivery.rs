@@ -46,15 +46,19 @@ pub(crate) fn is_contributory(number: u8) -> bool {
     matches!(number, vector::DE | vector::TS | vector::NP | vector::SS | vector::GP)
 }
 
+/// Whether a fault counts as a page fault when it combines with another.
+pub(crate) fn is_page_fault(number: u8) -> bool {
+    matches!(number, vector::PF | vector::VE)
+}
+
 /// What is delivered when `second` was met while delivering `first`; None for a triple fault.
 pub(crate) fn combine(first: u8, second: Exception) -> Option<Exception> {
-    let page_fault = second.vector == vector::PF;
     let contributory = is_contributory(second.vector);
-    let serious = contributory || page_fault;
+    let serious = contributory || is_page_fault(second.vector);
     if first == vector::DF && serious {
         return None;
     }
-    if is_contributory(first) && contributory || first == vector::PF && serious {
+    if is_contributory(first) && contributory || is_page_fault(first) && serious {
         return Some(Exception::double_fault());
     }
     Some(second)
@@ -69,6 +73,9 @@ impl Core<'_> {
     /// `Shutdown` for a triple fault (the activity is then `Shutdown`), `Pending`.
     pub fn deliver_exception(&mut self, exception: Exception) -> Result<(), Trap> {
         let mut current = exception;
+        if exception.vector == vector::VE {
+            self.tell_violation();
+        }
         loop {
             self.intercept_exception(&current)?;
             self.record_payload(&current);

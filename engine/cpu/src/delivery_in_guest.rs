@@ -1,7 +1,7 @@
 //! Delivery in VMX non-root operation: what is intercepted, and what VM entries inject (SDM vol. 3, 26.2, 27.6.1, 28.2).
 
 use crate::core::Core;
-use crate::delivery::{Event, combine, is_contributory};
+use crate::delivery::{Event, combine, is_contributory, is_page_fault};
 use crate::exception::{Exception, Trap};
 use crate::state::Activity;
 use crate::vmx::{Interruption, VmExit};
@@ -121,7 +121,8 @@ impl Core<'_> {
         if met.vector == vector::PF {
             self.state.cr2 = met.payload;
         }
-        let faulting = exception && (is_contributory(number) || matches!(number, vector::PF | vector::DF));
+        let faulting =
+            exception && (is_contributory(number) || is_page_fault(number) || number == vector::DF);
         let next = if faulting { combine(number, met) } else { Some(met) };
         let Some(next) = next else { return Err(self.triple_fault()) };
         if next != met {

@@ -80,6 +80,11 @@ impl Exception {
         Exception::new(vector::XM, None)
     }
 
+    /// #VE, virtualization exception.
+    pub const fn virtualization() -> Exception {
+        Exception::new(vector::VE, None)
+    }
+
     /// #BR, bound range exceeded.
     pub const fn bound_range() -> Exception {
         Exception::new(vector::BR, None)

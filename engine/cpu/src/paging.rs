@@ -2,17 +2,16 @@
 
 use crate::access::Privilege;
 use crate::core::Core;
-use crate::ept::{Ept, EptFault, EptWalk};
+use crate::ept::EptFault;
 use crate::exception::{Exception, Trap};
+use crate::guest_physical::ept_access;
 use crate::state::VcpuState;
 use crate::tlb::{Fill, Mode};
-use crate::vmx::VmExit;
 use gasang_memory::{GuestMemory, PAGE_HAS_CODE, PAGE_WRITABLE_IN_TLB};
 use gasang_x86::control::{cr0, cr4, efer};
 use gasang_x86::exception::page_fault;
 use gasang_x86::paging::{self, ADDRESS};
 use gasang_x86::rflags;
-use gasang_x86::vmx::ExitReason;
 use gasang_x86::vmx::controls::{ept, ept_violation};
 use std::sync::atomic::Ordering;
 
@@ -85,8 +84,10 @@ struct Used {
     entry: u64,
     /// Where it lies for the guest, …
     guest_physical: u64,
-    /// … and what EPT permits there.
+    /// … what EPT permits there, …
     permissions: u64,
+    /// … and whether a violation there can be a virtualization exception.
+    convertible: bool,
 }
 
 impl Walk {
@@ -132,7 +133,7 @@ impl Walk {
     fn unmarkable(&self, write: bool) -> Option<Missing> {
         let refused = |used: &Used| used.permissions & ept::WRITE == 0;
         let (used, _) = self.marked(write).find(|&(used, new)| new != used.entry && refused(used))?;
-        let fault = EptFault::Violation { permissions: used.permissions };
+        let fault = EptFault::Violation { permissions: used.permissions, convertible: used.convertible };
         Some(Missing::Ept { address: used.guest_physical, fault, wanted: ept_violation::WRITE })
     }
 }
@@ -151,19 +152,10 @@ const RESERVED: Missing = Missing::PageFault(page_fault::PRESENT | page_fault::R
 /// The page that a guest-physical address is in.
 struct Page {
     physical: u64,
-    /// `ept::PERMISSIONS`.
+    /// As in `EptWalk`.
     permissions: u64,
     /// EPT has it marked as dirty, or does not mark.
     dirty: bool,
-}
-
-/// An access as EPT violations tell it; the permission of the same place is what it needs.
-fn ept_access(access: Access) -> u64 {
-    match access {
-        Access::Read => ept_violation::READ,
-        Access::Write => ept_violation::WRITE,
-        Access::Execute => ept_violation::FETCH,
-    }
 }
 
 /// What `mode` may do with a page: (read, write, execute, denied by a protection key: read, write).
@@ -249,15 +241,17 @@ impl Core<'_> {
         self.translate_by_walk(linear, access, mode)
     }
 
-    /// Whether the access would be allowed, without marking anything.
+    /// Whether the access would be allowed, without marking anything: but what is logged is marked and logged now, so that
+    /// the access, when it comes, does not find the log full.
     ///
     /// # Errors
     /// #PF as the access itself would raise it.
     pub fn probe(&mut self, linear: u64, access: Access, privilege: Privilege) -> Result<(), Trap> {
         let mode = self.tlb_mode(privilege);
-        let walk = self.walk(linear, false).map_err(|missing| self.missed(linear, access, mode, missing))?;
+        let mark = self.logs_modifications();
+        let walk = self.walk(linear, mark).map_err(|missing| self.missed(linear, access, mode, missing))?;
         self.check_rights(linear, access, mode, &walk)?;
-        self.guest_page(linear, &walk, access, false).map(|_| ())
+        self.guest_page(linear, &walk, access, mark).map(|_| ())
     }
 
     /// The physical address of `linear` by the paging structures alone, as a debugger sees it: no rights, no marks.
@@ -297,7 +291,8 @@ impl Core<'_> {
         }
     }
 
-    fn entry_written(&mut self, host: u64, size: usize) {
+    /// An entry of a paging structure was marked.
+    pub(crate) fn entry_written(&mut self, host: u64, size: usize) {
         if self.memory.flags(host).load(Ordering::Acquire) & PAGE_HAS_CODE != 0 {
             self.platform.code_written(host, size as u64);
         }
@@ -325,7 +320,7 @@ impl Core<'_> {
             write: may_write,
             has_code: may_write && self.has_code_before_write(host),
             flags: std::ptr::from_ref(self.memory.flags(host)) as u64,
-            execute: rights.execute && permits(ept::EXECUTE),
+            execute: rights.execute && permits(self.execute_permission(walk.user)),
             global: walk.global && self.state.cr4 & cr4::PGE != 0,
             size_shift: walk.size_shift,
         };
@@ -384,61 +379,22 @@ impl Core<'_> {
         }
     }
 
-    /// The VM exit for a guest-physical address that EPT does not let through (SDM vol. 3, 28.2.1, 29.3.3).
-    fn ept_exit(&mut self, address: u64, fault: EptFault, about: u64, linear: u64) -> Trap {
-        let exit = match fault {
-            EptFault::Misconfiguration => VmExit::new(ExitReason::EptMisconfiguration),
-            EptFault::Violation { permissions } => VmExit {
-                guest_linear: linear,
-                ..VmExit::new(ExitReason::EptViolation).qualified(about | permissions << 3)
-            },
-        };
-        self.state.exit(VmExit { guest_physical: address, ..exit })
-    }
-
-    fn ept(&self) -> Option<Ept> {
-        self.state.vmx.ept_pointer().map(Ept::new)
-    }
-
     /// Where a finished walk's page is, for an access that the guest itself permits.
     fn guest_page(&mut self, linear: u64, walk: &Walk, access: Access, mark: bool) -> Result<Page, Trap> {
         let address = walk.physical;
         let Some(tables) = self.ept() else {
             return Ok(Page { physical: address, permissions: ept::PERMISSIONS, dirty: true });
         };
-        let wanted = ept_access(access);
+        let wanted = match access {
+            Access::Execute => self.execute_permission(walk.user),
+            Access::Read | Access::Write => ept_access(access),
+        };
         let found = self.through_ept(tables, address, wanted, mark).map_err(|fault| {
+            let wanted = ept_access(access);
             let about = ept_violation::LINEAR_ADDRESS_VALID | ept_violation::TRANSLATION_OF_LINEAR;
             self.ept_exit(address, fault, wanted | about, linear)
         })?;
         Ok(Page { physical: found.physical, permissions: found.permissions, dirty: found.dirty })
-    }
-
-    /// Follow EPT for an access that needs the permissions `wanted`.
-    fn through_ept(
-        &mut self,
-        tables: Ept,
-        address: u64,
-        wanted: u64,
-        mark: bool,
-    ) -> Result<EptWalk, EptFault> {
-        loop {
-            let found = tables.walk(self.memory, address)?;
-            if found.permissions & wanted != wanted {
-                return Err(EptFault::Violation { permissions: found.permissions });
-            }
-            let mut written = [0; 4];
-            let mut count = 0;
-            let told = |host| {
-                written[count] = host;
-                count += 1;
-            };
-            let marked = !mark || tables.mark(self.memory, &found, wanted & ept::WRITE != 0, told);
-            written[..count].iter().for_each(|&host| self.entry_written(host, 8));
-            if marked {
-                return Ok(found);
-            }
-        }
     }
 
     /// A paging-structure entry's place: its host address, and what EPT permits there.
@@ -456,19 +412,7 @@ impl Core<'_> {
             wanted,
         })?;
         let host = self.memory.host(found.physical).ok_or(NOT_PRESENT)?;
-        Ok(Used { host, permissions: found.permissions, ..used })
-    }
-
-    /// Read a guest-physical address on the processor's own behalf: the entries that PAE paging keeps.
-    ///
-    /// # Errors
-    /// A VM exit, or `Pending` for a device.
-    pub(crate) fn read_guest_physical(&mut self, address: u64, size: usize) -> Result<u64, Trap> {
-        let Some(tables) = self.ept() else { return self.read_physical(address, size) };
-        let found = self
-            .through_ept(tables, address, ept::READ, true)
-            .map_err(|fault| self.ept_exit(address, fault, ept_violation::READ, 0))?;
-        self.read_physical(found.physical, size)
+        Ok(Used { host, permissions: found.permissions, convertible: found.convertible, ..used })
     }
 
     fn walk(&mut self, linear: u64, mark: bool) -> Result<Walk, Missing> {

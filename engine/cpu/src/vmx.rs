@@ -3,6 +3,7 @@
 
 use crate::exception::{Exception, Trap};
 use crate::state::VcpuState;
+use crate::virtualization_exception::Violation;
 use crate::vmx_journal::Journal;
 use gasang_x86::control::{cr0, cr4};
 use gasang_x86::exception as vector;
@@ -237,6 +238,8 @@ pub struct VmxState {
     pub pending_exit: Option<VmExit>,
     /// The event that is being delivered, for the IDT-vectoring information.
     pub delivering: Option<Interruption>,
+    /// With a virtualization exception: what caused it.
+    pub violation: Option<Violation>,
     /// The event that the VM entry injects, until it is delivered.
     pub injection: Option<Interruption>,
     /// The instruction is an IRET that has ended the blocking of NMIs.
@@ -272,6 +275,7 @@ impl VmxState {
             interceptions: Interceptions::default(),
             pending_exit: None,
             delivering: None,
+            violation: None,
             injection: None,
             iret_unblocked: false,
             preemption_deadline: None,

@@ -68,8 +68,8 @@ pub(crate) fn interceptor(instruction: &Instruction) -> Option<Interceptor> {
         Mnemonic::Vmptrld => |core, decoded| on_memory(core, decoded, ExitReason::Vmptrld),
         Mnemonic::Vmptrst => |core, decoded| on_memory(core, decoded, ExitReason::Vmptrst),
         Mnemonic::Vmxon => |core, decoded| on_memory(core, decoded, ExitReason::Vmxon),
-        Mnemonic::Vmread => |core, decoded| with_register(core, decoded, ExitReason::Vmread, 1),
-        Mnemonic::Vmwrite => |core, decoded| with_register(core, decoded, ExitReason::Vmwrite, 0),
+        Mnemonic::Vmread => |core, decoded| access_vmcs(core, decoded, ExitReason::Vmread, 1),
+        Mnemonic::Vmwrite => |core, decoded| access_vmcs(core, decoded, ExitReason::Vmwrite, 0),
         Mnemonic::Invept => |core, decoded| with_register(core, decoded, ExitReason::Invept, 0),
         Mnemonic::Invvpid => |core, decoded| with_register(core, decoded, ExitReason::Invvpid, 0),
         _ => return None,
@@ -135,6 +135,14 @@ fn with_register(core: &mut Core<'_>, decoded: &Decoded, reason: ExitReason, reg
     let told = operand(decoded, 1 - register);
     let register = number(decoded.instruction.op_register(register));
     intercept::vmx_instruction(core, reason, Some(&told), register)
+}
+
+/// VMREAD and VMWRITE; operand `encoding` names the field.
+fn access_vmcs(core: &mut Core<'_>, decoded: &Decoded, reason: ExitReason, encoding: u32) -> Intercepted {
+    let told = operand(decoded, 1 - encoding);
+    let register = decoded.instruction.op_register(encoding);
+    let field = read_register(core.state, register);
+    intercept::vmcs_access(core, reason, &told, number(register), field).map(as_usual)
 }
 
 fn invalidate_page(core: &mut Core<'_>, decoded: &Decoded) -> Intercepted {

@@ -7,7 +7,9 @@ use crate::plan::Handler;
 use gasang_cpu::{Access, Core, Exception, Feature, Trap};
 use gasang_vmx::Capabilities;
 use gasang_vmx::entry::{self, Entered};
+use gasang_vmx::functions;
 use gasang_vmx::instructions::{self, Outcome};
+use gasang_vmx::vmcs_access;
 use gasang_x86::msr;
 use iced_x86::{Instruction, Mnemonic};
 use std::ops::RangeInclusive;
@@ -52,6 +54,10 @@ pub(crate) fn handler(instruction: &Instruction) -> Option<Handler> {
             let outcome = instructions::invvpid(core, &Capabilities::new(core.model), kind, descriptor)?;
             finish(core, outcome)
         },
+        Mnemonic::Vmfunc => |core, _| {
+            functions::vmfunc(core, &Capabilities::new(core.model))?;
+            Ok(Flow::Next)
+        },
         Mnemonic::Vmcall => vmcall,
         Mnemonic::Vmmcall => vmmcall,
         _ => return None,
@@ -94,7 +100,7 @@ fn field_size(core: &Core<'_>) -> usize {
 
 fn vmread(core: &mut Core<'_>, decoded: &Decoded) -> Result<Flow, Trap> {
     let encoding = read_register(core.state, decoded.instruction.op1_register());
-    match instructions::vmread(core, &Capabilities::new(core.model), encoding)? {
+    match vmcs_access::vmread(core, &Capabilities::new(core.model), encoding)? {
         Ok(value) => {
             let size = field_size(core);
             write_operand(core, &decoded.instruction, &decoded.memory, 0, size, value)?;
@@ -108,7 +114,7 @@ fn vmwrite(core: &mut Core<'_>, decoded: &Decoded) -> Result<Flow, Trap> {
     instructions::check_operation(core)?;
     let encoding = read_register(core.state, decoded.instruction.op0_register());
     let value = read_operand(core, &decoded.instruction, &decoded.memory, 1, field_size(core))?;
-    let outcome = instructions::vmwrite(core, &Capabilities::new(core.model), encoding, value)?;
+    let outcome = vmcs_access::vmwrite(core, &Capabilities::new(core.model), encoding, value)?;
     finish(core, outcome)
 }
 

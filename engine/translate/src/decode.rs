@@ -1,5 +1,6 @@
 //! From guest bytes to a block's operations: what each instruction needs from the translator, and which flags live.
 
+use crate::non_root::{interpret_watched_sti, may_exit};
 use gasang_cpu::{CpuModel, Feature, VcpuState, tlb};
 use gasang_exec::{decoder_options, has_instruction, without_ignored_prefix};
 use iced_x86::{
@@ -238,24 +239,6 @@ pub fn decode_block(
     operations
 }
 
-/// A VM exit of the instruction behind STI tells that interrupts were blocked by it: such an STI is T0's, which remembers.
-fn interpret_watched_sti(operations: &mut Vec<Operation>) {
-    let never_exits = |operation: &Operation| {
-        matches!(
-            operation.kind,
-            Kind::Nothing | Kind::Plain | Kind::Address | Kind::Jump(_) | Kind::Branch(_)
-        )
-    };
-    let watched = |place: &usize| {
-        operations[*place].kind == Kind::SetInterrupt && !operations.get(place + 1).is_some_and(never_exits)
-    };
-    if let Some(place) = (0..operations.len()).find(watched) {
-        operations[place].kind = Kind::Interpret;
-        (operations[place].reads, operations[place].writes, operations[place].kills) = (STATUS, 0, 0);
-        operations.truncate(place + 1);
-    }
-}
-
 /// Walk backwards: at the end of the block, and where it may be left, every flag may be read.
 pub fn mark_live_flags(operations: &mut [Operation], strict: bool) {
     let mut live = STATUS;
@@ -307,16 +290,6 @@ fn classify(instruction: Instruction, how: Decoding, classifier: &mut Classifier
         kills,
         live_after: live,
         live_before: live,
-    }
-}
-
-/// Whether an instruction that otherwise stays in generated code may be another in VMX non-root operation. (RDTSC looks at
-/// run time.)
-fn may_exit(instruction: &Instruction) -> bool {
-    match instruction.code() {
-        Code::Mov_r64_cr => instruction.op1_register() == Register::CR3,
-        Code::Rdtscp | Code::Vmread_rm64_r64 | Code::Vmwrite_r64_rm64 => true,
-        _ => false,
     }
 }
 

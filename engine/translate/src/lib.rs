@@ -22,6 +22,7 @@ mod kick;
 mod listing;
 mod measured;
 mod modes;
+mod non_root;
 mod operations;
 mod options;
 mod plan;

@@ -107,12 +107,10 @@ pub const COPIED: i32 = slot(38 + SHARED_CHECKS);
 pub const VMCS_VALUES: i32 = slot(39 + SHARED_CHECKS);
 /// The bits of an encoding that tell fields apart.
 pub const VMCS_TELLING: i32 = slot(40 + SHARED_CHECKS);
-/// Addresses of the tables of fields.
-pub const VMCS_READABLE: i32 = slot(41 + SHARED_CHECKS);
-/// Of those that may be written.
-pub const VMCS_WRITABLE: i32 = slot(42 + SHARED_CHECKS);
-/// Of the bits that they have.
-pub const VMCS_MASKS: i32 = slot(43 + SHARED_CHECKS);
+/// Address of the table of fields, …
+pub const VMCS_FIELDS: i32 = slot(41 + SHARED_CHECKS);
+/// … and of that of the bits that they have.
+pub const VMCS_MASKS: i32 = slot(42 + SHARED_CHECKS);
 
 /// Bytes of the longest access.
 pub const COPIED_BYTES: u64 = 64;

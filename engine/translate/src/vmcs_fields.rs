@@ -1,5 +1,5 @@
 //! VMREAD and VMWRITE in generated code: the hypervisor's code of a VM exit is full of them. Between two registers, of a
-//! field that exists and may be accessed so, in VMX root operation with a current VMCS; whatever else there is is T0's.
+//! field that exists, in VMX root operation with a current VMCS; whatever else there is is T0's.
 
 use crate::assembler::{Condition, address, reg, state};
 use crate::decode::{Kind, Operation};
@@ -18,8 +18,7 @@ const PLACES: usize = 1 << TELLING.count_ones();
 /// Fields by place: 1 + the number of the field, 0 where T0 must look.
 #[derive(Debug)]
 pub(crate) struct FieldTables {
-    readable: Box<[u8; PLACES]>,
-    writable: Box<[u8; PLACES]>,
+    fields: Box<[u8; PLACES]>,
     /// By the field's number: the bits that it has.
     masks: Box<[u64; Field::COUNT]>,
 }
@@ -37,16 +36,11 @@ fn place(encoding: u32) -> usize {
 impl FieldTables {
     pub(crate) fn new(model: &CpuModel) -> FieldTables {
         let capabilities = Capabilities::new(model);
-        let mut tables = FieldTables {
-            readable: Box::new([0; PLACES]),
-            writable: Box::new([0; PLACES]),
-            masks: Box::new([0; Field::COUNT]),
-        };
+        let mut tables = FieldTables { fields: Box::new([0; PLACES]), masks: Box::new([0; Field::COUNT]) };
         for (number, &field) in Field::ALL.iter().enumerate() {
-            let supported = capabilities.supports(field);
-            let entry = |allowed: bool| if allowed { number as u8 + 1 } else { 0 };
-            tables.readable[place(field.encoding())] = entry(supported);
-            tables.writable[place(field.encoding())] = entry(supported && !field.read_only());
+            if capabilities.supports(field) {
+                tables.fields[place(field.encoding())] = number as u8 + 1;
+            }
             tables.masks[number] = field.width().mask();
         }
         tables
@@ -58,8 +52,7 @@ impl FieldTables {
         let slots = &mut state.translator;
         slots[slots::word(slots::VMCS_VALUES)] = values;
         slots[slots::word(slots::VMCS_TELLING)] = TELLING;
-        slots[slots::word(slots::VMCS_READABLE)] = self.readable.as_ptr() as u64;
-        slots[slots::word(slots::VMCS_WRITABLE)] = self.writable.as_ptr() as u64;
+        slots[slots::word(slots::VMCS_FIELDS)] = self.fields.as_ptr() as u64;
         slots[slots::word(slots::VMCS_MASKS)] = self.masks.as_ptr() as u64;
     }
 }
@@ -72,7 +65,7 @@ impl Emitter<'_, '_> {
         let encoding = if write { instruction.op0_register() } else { instruction.op1_register() };
         self.flags_will_change(operation.live_before);
         self.host_flags = false;
-        self.find_field(operation, encoding, if write { slots::VMCS_WRITABLE } else { slots::VMCS_READABLE });
+        self.find_field(operation, encoding);
         if write {
             self.load_register(reg::R11, instruction.op1_register());
             let a = &mut *self.assembler;
@@ -102,7 +95,7 @@ impl Emitter<'_, '_> {
     }
 
     /// 1 + the number of the field that a register names, in R10; to T0 if there is none for us.
-    fn find_field(&mut self, operation: &Operation, encoding: iced_x86::Register, table: i32) {
+    fn find_field(&mut self, operation: &Operation, encoding: iced_x86::Register) {
         let a = &mut *self.assembler;
         a.load(reg::R10, state(slots::VMCS_VALUES));
         a.test_registers(reg::R10, reg::R10);
@@ -114,7 +107,7 @@ impl Emitter<'_, '_> {
         let telling = slots::VMCS_TELLING.to_le_bytes();
         a.raw(&[0x65, 0xc4, 0x62, 0x22, 0xf5, 0x14, 0x25]); // pext r10d, r11d, gs:[...]
         a.raw(&telling);
-        a.add(reg::R10, state(table));
+        a.add(reg::R10, state(slots::VMCS_FIELDS));
         a.raw(&[0x45, 0x0f, 0xb6, 0x12]); // movzx r10d, byte ptr [r10]
         a.test_registers(reg::R10, reg::R10);
         self.interpret_if(operation, Condition::E);
@@ -136,9 +129,9 @@ mod tests {
     #[test]
     fn tables_have_what_the_processor_has() {
         let tables = FieldTables::new(&CpuModel::parse("max").unwrap());
-        let entry = |field: Field| tables.readable[place(field.encoding())];
+        let entry = |field: Field| tables.fields[place(field.encoding())];
         assert_eq!(entry(Field::GuestRip), Field::GuestRip as u8 + 1);
-        assert_eq!(tables.writable[place(Field::ExitReason.encoding())], 0, "read-only");
+        assert_eq!(entry(Field::SharedEptPointer), 0, "not offered");
         assert_eq!(tables.masks[Field::GuestCsSelector as usize], 0xffff);
     }
 }

@@ -212,7 +212,7 @@ impl Processor {
         let index = self.surroundings.index;
         let budget = POLL_INSTRUCTIONS.min(limit.saturating_sub(self.state.instructions));
         let most = self.until_next_event();
-        let waiting = self.waits_for_interrupts() && !self.events.is_replayed();
+        let waiting = self.waits_for_interrupts();
         let step = self.step_under_monitor_trap().unwrap_or_else(|| {
             self.with_core(|core, accelerator| accelerator.run(core, &shared, index, budget, most, waiting))
         });
@@ -250,7 +250,8 @@ impl Processor {
         match self.unfinished {
             Unfinished::Instruction => {
                 self.surroundings.answers.resume();
-                Ok(self.with_core(|core, accelerator| accelerator.step(core)))
+                let stepped = self.step_under_monitor_trap();
+                Ok(stepped.unwrap_or_else(|| self.with_core(|core, accelerator| accelerator.step(core))))
             }
             Unfinished::Interrupt(vector) => {
                 self.surroundings.answers.rewind();
@@ -266,11 +267,11 @@ impl Processor {
     /// INIT, SIPI, NMI and interrupts, in the order of their priority (SDM vol. 3, 6.9). `Pending` if a delivery needs
     /// an answer from outside.
     fn take_signals(&mut self) -> Result<Step, Error> {
-        if self.events.is_replayed() {
-            return self.take_replayed();
-        }
         if self.state.vmx.non_root() && self.leave_non_root() {
             return Ok(Step::Retired);
+        }
+        if self.events.is_replayed() {
+            return self.take_replayed();
         }
         if !self.surroundings.pending.any() {
             return Ok(Step::Retired);

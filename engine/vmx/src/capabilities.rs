@@ -49,6 +49,11 @@ const SECONDARY: u32 = secondary::ENABLE_EPT
     | secondary::WBINVD_EXITING
     | secondary::UNRESTRICTED_GUEST
     | secondary::PAUSE_LOOP_EXITING
+    | secondary::ENABLE_PML
+    | secondary::ENABLE_VM_FUNCTIONS
+    | secondary::VMCS_SHADOWING
+    | secondary::EPT_VIOLATION_EXCEPTION
+    | secondary::MODE_BASED_EXECUTE_CONTROL
     | secondary::USE_TSC_SCALING;
 /// Secondary controls that are of use only with a feature of the processor.
 const SECONDARY_WITH: [(Feature, u32); 5] = [
@@ -185,7 +190,7 @@ impl Capabilities {
             tertiary: 0,
             exit: Allowed::new(EXIT_DEFAULT1, EXIT_FLEXIBLE, EXIT),
             entry: Allowed::new(ENTRY_DEFAULT1, ENTRY_FLEXIBLE, ENTRY),
-            vm_functions: 0,
+            vm_functions: EPTP_SWITCHING,
             ept_vpid: EPT_VPID,
             cr4_fixed1: cr4_allowed(model),
             efer: efer_bits
@@ -200,10 +205,11 @@ impl Capabilities {
         REVISION as u64 | REGION_SIZE << 32 | 6 << 50 | 1 << 54 | 1 << 55
     }
 
-    /// IA32_VMX_MISC: rate of the preemption timer, EFER.LMA stored into the entry control, activity states, CR3 targets.
+    /// IA32_VMX_MISC: rate of the preemption timer, EFER.LMA stored into the entry control, activity states, CR3 targets,
+    /// and VMWRITE to every field: KVM uses shadow VMCSs only where its guest's VM-exit information can be written there.
     const fn misc() -> u64 {
         let states = Capabilities::ACTIVITY_STATES >> 1 << 6;
-        PREEMPTION_TIMER_RATE as u64 | 1 << 5 | states | CR3_TARGETS << 16
+        PREEMPTION_TIMER_RATE as u64 | 1 << 5 | states | CR3_TARGETS << 16 | 1 << 29
     }
 
     /// The value of a capability MSR; None if there is no such MSR.
@@ -342,7 +348,7 @@ mod tests {
     fn every_capability_msr_is_there_but_those_of_absent_features() {
         let capabilities = capabilities();
         for index in msr::VMX_BASIC..=msr::VMX_EXIT_CTLS2 {
-            let absent = matches!(index, msr::VMX_VMFUNC | msr::VMX_PROCBASED_CTLS3 | msr::VMX_EXIT_CTLS2);
+            let absent = matches!(index, msr::VMX_PROCBASED_CTLS3 | msr::VMX_EXIT_CTLS2);
             assert_eq!(capabilities.msr(index).is_none(), absent, "{index:#x}");
         }
     }

@@ -80,7 +80,7 @@ fn unblocked_by_iret(mut exit: VmExit, unblocked: bool) -> VmExit {
     if !unblocked || exit.idt_vectoring.is_some() {
         return exit;
     }
-    if exit.reason == ExitReason::EptViolation {
+    if matches!(exit.reason, ExitReason::EptViolation | ExitReason::PageModificationLogFull) {
         exit.qualification |= ept_violation::NMI_UNBLOCKING;
     }
     if let Some(event) = &mut exit.interruption

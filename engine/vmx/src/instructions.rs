@@ -1,4 +1,4 @@
-//! The VMX instructions but for VMLAUNCH, VMRESUME and VMFUNC (SDM vol. 3, chapter 31). Operands are fetched by the
+//! The VMX instructions but for VMREAD, VMWRITE, VMLAUNCH, VMRESUME and VMFUNC (SDM vol. 3, chapter 31). Operands are fetched by the
 //! caller, after `check_operation`; in VMX non-root operation the caller asks `intercept` first.
 
 use crate::capabilities::{Capabilities, REVISION};
@@ -224,77 +224,6 @@ pub fn vmptrld(core: &mut Core<'_>, capabilities: &Capabilities, pointer: u64) -
 pub fn vmptrst(core: &Core<'_>) -> Result<u64, Trap> {
     check_operation(core)?;
     Ok(core.state.vmx.current.unwrap_or(u64::MAX))
-}
-
-/// The field that an operand of VMREAD or VMWRITE names.
-fn field(capabilities: &Capabilities, encoding: u64) -> Option<(Field, bool)> {
-    let encoding = u32::try_from(encoding).ok()?;
-    Field::from_encoding(encoding).filter(|(field, _)| capabilities.supports(*field))
-}
-
-/// What VMREAD gets of a field; `wide` in 64-bit mode.
-pub fn read_field(vmcs: &Vmcs, field: Field, high: bool, wide: bool) -> u64 {
-    let value = vmcs.get(field);
-    match (high, wide) {
-        (true, _) => value >> 32,
-        (false, true) => value,
-        (false, false) => value & 0xffff_ffff,
-    }
-}
-
-/// What VMWRITE makes of a field. An operand shorter than the field clears the rest.
-pub fn write_field(vmcs: &mut Vmcs, field: Field, high: bool, wide: bool, value: u64) {
-    let value = if wide { value } else { value & 0xffff_ffff };
-    if high {
-        let low = vmcs.get(field) & 0xffff_ffff;
-        vmcs.set(field, value << 32 | low);
-    } else {
-        vmcs.set(field, value);
-    }
-}
-
-/// VMREAD of the field that `encoding` names, zero-extended; `Err` inside `Ok` is how it failed.
-///
-/// # Errors
-/// As `check_operation`.
-pub fn vmread(
-    core: &mut Core<'_>,
-    capabilities: &Capabilities,
-    encoding: u64,
-) -> Result<Result<u64, Outcome>, Trap> {
-    check_operation(core)?;
-    if core.state.vmx.current.is_none() {
-        return Ok(Err(Outcome::FailInvalid));
-    }
-    let Some((field, high)) = field(capabilities, encoding) else {
-        return Ok(Err(fail(core, InstructionError::UnsupportedField)));
-    };
-    Ok(Ok(read_field(&core.state.vmx.vmcs, field, high, core.state.in_64bit_mode())))
-}
-
-/// VMWRITE of `value` to the field that `encoding` names.
-///
-/// # Errors
-/// As `check_operation`.
-pub fn vmwrite(
-    core: &mut Core<'_>,
-    capabilities: &Capabilities,
-    encoding: u64,
-    value: u64,
-) -> Result<Outcome, Trap> {
-    check_operation(core)?;
-    if core.state.vmx.current.is_none() {
-        return Ok(Outcome::FailInvalid);
-    }
-    let Some((field, high)) = field(capabilities, encoding) else {
-        return Ok(fail(core, InstructionError::UnsupportedField));
-    };
-    if field.read_only() {
-        return Ok(fail(core, InstructionError::VmwriteReadOnly));
-    }
-    let wide = core.state.in_64bit_mode();
-    write_field(&mut core.state.vmx.vmcs, field, high, wide, value);
-    Ok(Outcome::Succeed)
 }
 
 /// INVEPT of type `kind` with the 128-bit descriptor as two words, low first.

@@ -6,6 +6,7 @@ mod checks;
 pub mod entry;
 mod ept_pointer;
 pub mod exit;
+pub mod functions;
 mod guest_state;
 mod host_state;
 pub mod instructions;
@@ -13,6 +14,7 @@ pub mod intercept;
 mod msr_lists;
 mod pdptes;
 mod translations;
+pub mod vmcs_access;
 mod vmcs_region;
 
 pub use crate::capabilities::Capabilities;

@@ -26,12 +26,17 @@ fn owner(state: &VcpuState) -> Owner {
 /// A VM entry or exit has loaded CR3: make its address space the current one. A guest without a VPID shares that of its
 /// host, 0000H, and everything that belongs to it is invalidated.
 pub(crate) fn select_space(core: &mut Core<'_>) {
-    let pcids = core.state.cr4 & cr4::PCIDE != 0;
-    let pcid = if pcids { (core.state.cr3 & cr3::PCID) as u16 } else { 0 };
-    core.tlb.change_owner(owner(core.state), pcid);
+    change_owner(core);
     if vpid(&core.state.vmx.vmcs) == 0 {
         core.tlb.flush_owners(|owner| owner.vpid == 0);
     }
+}
+
+/// Whose linear addresses they are has changed: with the EPT pointer, if nothing else.
+pub(crate) fn change_owner(core: &mut Core<'_>) {
+    let pcids = core.state.cr4 & cr4::PCIDE != 0;
+    let pcid = if pcids { (core.state.cr3 & cr3::PCID) as u16 } else { 0 };
+    core.tlb.change_owner(owner(core.state), pcid);
 }
 
 /// What INVEPT invalidates: of one EPT pointer, or of all.

@@ -56,6 +56,23 @@ pub fn store(core: &mut Core<'_>, address: u64) {
     core.write_ram(address + VALUES, &bytes);
 }
 
+/// Where a field of the region at `address` lies.
+fn place(address: u64, field: Field) -> u64 {
+    address + VALUES + field as u64 * 8
+}
+
+/// A field of a VMCS that stays in its region: one that is not current. What is not RAM reads as ones.
+pub fn get(memory: &GuestMemory, address: u64, field: Field) -> u64 {
+    let mut value = [0xff; 8];
+    let _ = memory.read_physical(place(address, field), &mut value);
+    u64::from_le_bytes(value) & field.width().mask()
+}
+
+/// Set such a field; what it has no bits for is lost.
+pub fn set(core: &mut Core<'_>, address: u64, field: Field, value: u64) {
+    core.write_ram(place(address, field), &(value & field.width().mask()).to_le_bytes());
+}
+
 /// Make the launch state of a VMCS that is not current clear.
 pub fn clear_launch_state(core: &mut Core<'_>, address: u64) {
     core.write_ram(address + LAUNCHED, &0u64.to_le_bytes());

@@ -19,6 +19,7 @@ pub const MF: u8 = 16;
 pub const AC: u8 = 17;
 pub const MC: u8 = 18;
 pub const XM: u8 = 19;
+pub const VE: u8 = 20;
 
 /// Page-fault error code (SDM vol. 3, 4.7).
 pub mod page_fault {

@@ -1,6 +1,7 @@
 //! Facts about extended page tables (SDM vol. 3, 29.3).
 
 use super::*;
+use gasang_x86::exception as vector;
 use gasang_x86::vmx::controls::{ept, ept_pointer, ept_violation as about, secondary};
 use gasang_x86::vmx::{ExitReason, Field};
 
@@ -163,5 +164,130 @@ fn entries_that_are_none_are_misconfigurations() {
         assert_eq!(machine.read(PAGE), Err(Trap::VmExit), "{value:#x}");
         let exit = machine.state.vmx.pending_exit.unwrap();
         assert_eq!(exit.reason, ExitReason::EptMisconfiguration);
+    }
+}
+
+/// A guest whose pages are logged: accessed and dirty flags are set for what a read needs, and none for `PAGE` itself.
+fn logged_guest(index: u64) -> Machine {
+    let mut machine = guest();
+    point_to_tables(&mut machine, ept_pointer::ACCESSED_AND_DIRTY);
+    machine.read(PAGE).unwrap();
+    machine.state.vmx.interceptions.secondary |= secondary::ENABLE_PML;
+    machine.state.vmx.vmcs.set(Field::PmlAddress, LOG);
+    machine.state.vmx.vmcs.set(Field::PmlIndex, index);
+    machine
+}
+
+/// The page-modification log.
+const LOG: u64 = EPT + 0x5000;
+
+#[test]
+fn a_page_that_becomes_dirty_is_logged_once() {
+    let mut machine = logged_guest(511);
+    machine.read(PAGE + 0x123).unwrap();
+    assert_eq!(machine.state.vmx.vmcs.get(Field::PmlIndex), 511);
+    machine.write(PAGE + 0x123).unwrap();
+    machine.tlb.flush_all();
+    machine.write(PAGE + 0x456).unwrap();
+    assert_eq!(machine.state.vmx.vmcs.get(Field::PmlIndex), 510);
+    assert_eq!(machine.peek(LOG + 511 * 8, 8), FRAME);
+}
+
+#[test]
+fn without_room_in_the_log_no_flag_is_set() {
+    for index in [512, 0xffff] {
+        let mut machine = logged_guest(index);
+        assert_eq!(machine.write(PAGE), Err(Trap::VmExit));
+        let exit = machine.state.vmx.pending_exit.take().unwrap();
+        assert_eq!((exit.reason, exit.qualification), (ExitReason::PageModificationLogFull, 0));
+        assert_eq!(machine.peek(LEAVES, 8) & ept::DIRTY, 0);
+        assert_eq!(machine.read(PAGE), Ok(0), "nothing is left to be set for it");
+    }
+    let mut machine = logged_guest(0);
+    machine.write(PAGE).unwrap();
+    assert_eq!(machine.state.vmx.vmcs.get(Field::PmlIndex), 0xffff);
+}
+
+#[test]
+fn what_is_probed_does_not_find_the_log_full_later() {
+    let mut machine = logged_guest(0);
+    machine.core().probe(PAGE, Access::Write, Privilege::Supervisor).unwrap();
+    assert_eq!(machine.state.vmx.vmcs.get(Field::PmlIndex), 0xffff);
+    assert_eq!(machine.write(PAGE), Ok(()));
+}
+
+#[test]
+fn executing_is_permitted_by_the_mode_of_the_address() {
+    const READ_WRITE: u64 = ept::READ | ept::WRITE;
+    for (user, rights, permitted) in [
+        (true, ept::PERMISSIONS, false),
+        (false, ept::PERMISSIONS, true),
+        (true, READ_WRITE | ept::USER_EXECUTE, true),
+        (false, READ_WRITE | ept::USER_EXECUTE, false),
+    ] {
+        let mut machine = guest();
+        machine.state.vmx.interceptions.secondary |= secondary::MODE_BASED_EXECUTE_CONTROL;
+        for place in [EPT, EPT + 0x1000, DIRECTORY, DIRECTORY + 8] {
+            machine.poke(place, 8, machine.peek(place, 8) | ept::USER_EXECUTE);
+        }
+        machine.map(PAGE, FRAME, if user { OPEN } else { OPEN & !entry::USER });
+        machine.poke(LEAVES, 8, FRAME | rights | 6 << ept::MEMORY_TYPE_SHIFT);
+        machine.tlb.flush_all();
+        machine.read(PAGE).unwrap();
+        let outcome = machine.execute(PAGE);
+        assert_eq!(outcome, if permitted { Ok(()) } else { Err(Trap::VmExit) });
+        if !permitted {
+            let told = if user { about::EXECUTABLE } else { about::USER_EXECUTABLE };
+            let (qualification, ..) = violation(&mut machine);
+            let rights = about::READABLE | about::WRITABLE | told;
+            assert_eq!(qualification, about::FETCH | rights | OF_THE_PAGE);
+        }
+    }
+}
+
+/// The virtualization-exception information area.
+const AREA: u64 = EPT + 0x6000;
+
+/// A guest whose violations are exceptions; `PAGE` has this EPT entry.
+fn informed_guest(leaf: u64) -> Machine {
+    let mut machine = guest();
+    machine.poke(LEAVES, 8, leaf);
+    machine.state.vmx.interceptions.secondary |= secondary::EPT_VIOLATION_EXCEPTION;
+    machine.state.vmx.vmcs.set(Field::VirtualizationExceptionInformationAddress, AREA);
+    machine.state.vmx.vmcs.set(Field::EptpIndex, 9);
+    machine
+}
+
+#[test]
+fn a_convertible_violation_is_an_exception_that_its_delivery_tells() {
+    for leaf in [0, FRAME | SMALL & !ept::WRITE] {
+        let mut machine = informed_guest(leaf);
+        assert_eq!(machine.write(PAGE + 7), Err(Exception::virtualization().into()));
+        assert_eq!(machine.peek(AREA + 4, 4), 0, "not told yet");
+        machine.state.vmx.interceptions.exceptions = 1 << vector::VE;
+        let delivered = machine.core().deliver_exception(Exception::virtualization());
+        assert_eq!(delivered, Err(Trap::VmExit), "told before it is intercepted");
+        let rights = (leaf & ept::PERMISSIONS) << 3;
+        let told = [0, 8, 16, 24].map(|offset| machine.peek(AREA + offset, 8));
+        let qualification = about::WRITE | rights | OF_THE_PAGE;
+        assert_eq!(told, [0xffff_ffff_0000_0030, qualification, PAGE + 7, FRAME + 7]);
+        assert_eq!(machine.peek(AREA + 32, 2), 9);
+    }
+}
+
+#[test]
+fn a_violation_that_is_not_convertible_is_a_vm_exit() {
+    type Change = fn(&mut Machine);
+    let changes: [Change; 4] = [
+        |machine| machine.poke(AREA + 4, 4, 1),
+        |machine| machine.poke(LEAVES, 8, ept::SUPPRESS_EXCEPTION),
+        |machine| machine.poke(LEAVES, 8, FRAME | SMALL & !ept::WRITE | ept::SUPPRESS_EXCEPTION),
+        |machine| machine.state.vmx.delivering = Some(crate::vmx::Interruption::default()),
+    ];
+    for change in changes {
+        let mut machine = informed_guest(0);
+        change(&mut machine);
+        assert_eq!(machine.write(PAGE), Err(Trap::VmExit));
+        violation(&mut machine);
     }
 }

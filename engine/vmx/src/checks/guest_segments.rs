@@ -38,7 +38,7 @@ fn granular(register: &SegmentRegister) -> bool {
 }
 
 pub(super) fn check(guest: &Guest<'_>) -> Result<(), Check> {
-    let segments = SEGMENTS.map(|fields| register(guest, fields));
+    let segments = std::array::from_fn(|number| register(guest, SEGMENTS[number]));
     let (task, local) = (register(guest, TR), register(guest, LDTR));
     check_selectors(guest, &segments, &task, &local)?;
     check_bases(guest, &segments, &local)?;

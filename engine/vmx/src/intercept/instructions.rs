@@ -1,12 +1,15 @@
 //! Instructions that cause VM exits always, or as one control says (SDM vol. 3, 26.1.2, 26.1.3).
 
-use super::exit;
 use super::information::{Memory, Operand, TableInstruction, of_register};
+use super::{bitmap_bit, exit};
 use crate::instructions::check_defined;
 use gasang_cpu::{Core, Exception, Trap, VmExit};
 use gasang_x86::control::cr4;
 use gasang_x86::vmx::controls::{primary, secondary};
 use gasang_x86::vmx::{ExitReason, Field};
+
+/// Bits of the VMREAD and of the VMWRITE bitmap.
+const BITMAP_BITS: u64 = 1 << 15;
 
 /// When an instruction causes a VM exit.
 enum When {
@@ -117,6 +120,31 @@ pub fn vmx_instruction<T>(
     let told = operand.map(|operand| (operand.displacement(), operand.with_register(register)));
     let (displacement, information) = told.unwrap_or_default();
     described(core, reason, displacement, information)
+}
+
+/// VMREAD (`ExitReason::Vmread`) and VMWRITE (`ExitReason::Vmwrite`) of the field that `encoding` names, which is in
+/// `register`: under VMCS shadowing those that the bitmaps do not name are executed, of the shadow VMCS (SDM vol. 3,
+/// 26.1.3).
+///
+/// # Errors
+/// `VmExit`, #UD.
+pub fn vmcs_access(
+    core: &mut Core<'_>,
+    reason: ExitReason,
+    operand: &Operand,
+    register: u8,
+    encoding: u64,
+) -> Result<(), Trap> {
+    check_defined(core)?;
+    let bitmap = if reason == ExitReason::Vmread { Field::VmreadBitmap } else { Field::VmwriteBitmap };
+    let shadowed = core.state.vmx.interceptions.secondary & secondary::VMCS_SHADOWING != 0;
+    if shadowed && encoding < BITMAP_BITS {
+        let bitmap = core.state.vmx.vmcs.get(bitmap);
+        if !bitmap_bit(core, bitmap, encoding) {
+            return Ok(());
+        }
+    }
+    vmx_instruction(core, reason, Some(operand), register)
 }
 
 /// SGDT to LTR. `operand_bits` is the operand size outside 64-bit mode.

@@ -15,7 +15,9 @@ pub use control_registers::{
 };
 pub use information::{Memory, Operand, TableInstruction};
 pub use input_output::{PortAccess, StringAccess, msr, port};
-pub use instructions::{descriptor_table, instruction, invpcid, random, vmx_instruction, xsaves};
+pub use instructions::{
+    descriptor_table, instruction, invpcid, random, vmcs_access, vmx_instruction, xsaves,
+};
 pub use timing::{Due, Signals, due, pause};
 
 use gasang_cpu::{Core, Trap, VmExit};

@@ -45,14 +45,18 @@ pub fn due(state: &VcpuState, waiting: Signals, counter: impl FnOnce() -> u64) -
         // After a VMX abort. A guest that shuts down has exited.
         return None;
     }
-    if state.vmx.monitor_trap_pending {
-        return of(ExitReason::MonitorTrapFlag);
-    }
     if waiting.init {
         return Some(Due::Init);
     }
+    if state.vmx.monitor_trap_pending {
+        return of(ExitReason::MonitorTrapFlag);
+    }
     if state.activity == Activity::WaitForSipi {
         return waiting.start_up.then_some(Due::StartUp);
+    }
+    if state.pending_debug != 0 && state.shadow != Shadow::MovSs && state.activity == Activity::Active {
+        // Debug traps come first.
+        return None;
     }
     if state.vmx.preemption_deadline.is_some_and(|deadline| counter() >= deadline) {
         return of(ExitReason::PreemptionTimerExpired);

@@ -3,7 +3,6 @@
 mod guest;
 
 use super::*;
-use crate::capabilities::EPTP_SWITCHING;
 use crate::checks::{self, Check, Facts};
 use crate::vmcs_region::SHADOW;
 use gasang_x86::rflags;
@@ -27,12 +26,7 @@ struct Case {
 const NOT_OFFERED: u32 = secondary::VIRTUALIZE_APIC_ACCESSES
     | secondary::VIRTUALIZE_X2APIC_MODE
     | secondary::APIC_REGISTER_VIRTUALIZATION
-    | secondary::VIRTUAL_INTERRUPT_DELIVERY
-    | secondary::ENABLE_VM_FUNCTIONS
-    | secondary::VMCS_SHADOWING
-    | secondary::ENABLE_PML
-    | secondary::EPT_VIOLATION_EXCEPTION
-    | secondary::MODE_BASED_EXECUTE_CONTROL;
+    | secondary::VIRTUAL_INTERRUPT_DELIVERY;
 const WIDE: u64 = 1 << 46;
 const NOT_CANONICAL: u64 = 1 << 47;
 
@@ -42,7 +36,6 @@ impl Case {
         let mut machine = Machine::current();
         machine.capabilities.pin.can_be_one |= pin::PROCESS_POSTED_INTERRUPTS;
         machine.capabilities.secondary.can_be_one |= NOT_OFFERED;
-        machine.capabilities.vm_functions = EPTP_SWITCHING;
         let vmcs = valid(&machine.capabilities);
         Case { machine, vmcs, long_mode: true }
     }

@@ -1,9 +1,12 @@
 //! VMXON to INVVPID: who may, what is refused, and what each error is called.
 
 use super::*;
+use crate::entry::{self, Entered};
 use crate::instructions::*;
+use crate::vmcs_access::{vmread, vmwrite};
 use gasang_cpu::{Exception, Operation};
 use gasang_x86::rflags;
+use gasang_x86::vmx::controls::secondary;
 use gasang_x86::vmx::{Field, InstructionError, Width};
 
 const UNDEFINED: Trap = Trap::Exception(Exception::invalid_opcode());
@@ -139,9 +142,23 @@ fn vmptrld_tells_its_errors() {
         assert_eq!(machine.with(|core, known| vmptrld(core, known, pointer)), failed(error));
         assert_eq!(machine.with(|core, _| vmptrst(core)), Ok(VMCS));
     }
+}
+
+#[test]
+fn a_shadow_vmcs_is_loaded_where_it_is_offered_and_never_entered() {
+    let mut machine = Machine::current();
     machine.poke(OTHER, 4, u64::from(REVISION | crate::vmcs_region::SHADOW));
+    let offered = machine.capabilities.secondary.can_be_one;
+    machine.capabilities.secondary.can_be_one &= !secondary::VMCS_SHADOWING;
     let outcome = machine.with(|core, known| vmptrld(core, known, OTHER));
     assert_eq!(outcome, failed(InstructionError::VmptrldIncorrectRevision));
+    machine.capabilities.secondary.can_be_one = offered;
+    let outcome = machine.with(|core, known| vmptrld(core, known, OTHER));
+    assert_eq!(outcome, Ok(Outcome::Succeed));
+    for launch in [true, false] {
+        let entered = machine.with(|core, known| entry::enter(core, known, launch, false));
+        assert_eq!(entered, Ok(Entered::Failed(Outcome::FailInvalid, None)));
+    }
 }
 
 #[test]
@@ -172,9 +189,6 @@ fn every_field_is_written_and_read_by_its_encoding() {
         if !machine.capabilities.supports(field) {
             assert_eq!(written, failed(InstructionError::UnsupportedField));
             assert_eq!(read, Ok(Err(Outcome::FailValid(InstructionError::UnsupportedField))));
-        } else if field.read_only() {
-            assert_eq!(written, failed(InstructionError::VmwriteReadOnly));
-            assert!(matches!(read, Ok(Ok(_))));
         } else {
             assert_eq!(written, Ok(Outcome::Succeed));
             assert_eq!(read, Ok(Ok(value & field.width().mask())), "{field:?}");
@@ -187,7 +201,7 @@ fn high_halves_are_fields_of_their_own() {
     let mut machine = Machine::current();
     for &field in Field::ALL {
         let encoding = u64::from(field.encoding());
-        if !machine.capabilities.supports(field) || field.read_only() {
+        if !machine.capabilities.supports(field) {
             continue;
         }
         machine.with(|core, known| vmwrite(core, known, encoding, 0x1111_1111_2222_2222)).unwrap();

@@ -320,10 +320,13 @@ fn what_is_due_has_an_order() {
     state.rflags |= rflags::IF;
     state.vmx.monitor_trap_pending = true;
     let exit = |reason| Some(Due::Exit(VmExit::new(reason)));
-    assert_eq!(guest.due(EVERYTHING), exit(ExitReason::MonitorTrapFlag));
-    guest.0.state.vmx.monitor_trap_pending = false;
     assert_eq!(guest.due(EVERYTHING), Some(Due::Init));
     let later = Signals { init: false, ..EVERYTHING };
+    assert_eq!(guest.due(later), exit(ExitReason::MonitorTrapFlag));
+    guest.0.state.vmx.monitor_trap_pending = false;
+    guest.0.state.pending_debug = 1;
+    assert_eq!(guest.due(later), None, "debug traps come first");
+    guest.0.state.pending_debug = 0;
     assert_eq!(guest.due(later), exit(ExitReason::PreemptionTimerExpired));
     guest.0.state.vmx.preemption_deadline = None;
     assert_eq!(guest.due(later), exit(ExitReason::NmiWindow));

@@ -1,9 +1,11 @@
 //! Tests of VMX operation, and the small machine they run on: a hypervisor in 64-bit mode, everything mapped one to one.
 
 mod checks;
+mod functions;
 mod instructions;
 mod intercept;
 mod random;
+mod shadowing;
 mod transitions;
 
 use crate::Capabilities;
