@@ -87,10 +87,12 @@ def qemu() -> Host:
     return kvm([*fetch_files(QEMU_PACKAGE, QEMU_FILES), *_guest_files()])
 
 
-def qemu_command(append: str = APPEND, cpus: int = 1, cpu: str = "host") -> str:
+def qemu_command(
+    append: str = APPEND, cpus: int = 1, cpu: str = "host", machine: str = "microvm,rtc=on"
+) -> str:
     """What runs the guest in `qemu`'s host, its console on the standard streams."""
     return shlex.join((
-        "qemu-system-x86_64", "-M", "microvm,rtc=on", "-accel", "kvm", "-cpu", cpu, "-smp", str(cpus),
+        "qemu-system-x86_64", "-M", machine, "-accel", "kvm", "-cpu", cpu, "-smp", str(cpus),
         "-m", "512M", "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot",
         "-kernel", "/guest/vmlinuz", "-initrd", "/guest/initrd", "-append", append,
     ))  # fmt: skip

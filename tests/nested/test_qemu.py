@@ -20,11 +20,11 @@ def initrd():
 def run_guest(boot, initrd, complaints):
     """Runs the guest's guest until it powers off; what it said on its console."""
 
-    def run_guest(options="", cpus=1, cpu="host", end="poweroff -f"):
+    def run_guest(options="", cpus=1, end="poweroff -f", **choices):
         machine = boot(initrd=initrd, cpus=cpus, memory="2G")
         machine.run(f"modprobe kvm-intel {options}", timeout=60, check=True)
         append = f"{hypervisors.APPEND} rdinit=/init.guest 'END={end}'".replace("'", '"')
-        command = hypervisors.qemu_command(append, cpus, cpu)
+        command = hypervisors.qemu_command(append, cpus, **choices)
         result = machine.run(f"timeout -s KILL 120 {command} </dev/null", timeout=150)
         said = result.stdout.decode(errors="replace").replace("\r", "")
         assert result.returncode == 0, said + result.stderr.decode()
@@ -46,6 +46,13 @@ def check(said, cpus=1):
 @pytest.mark.parametrize("options", ["", "ept=0", "unrestricted_guest=0", "vpid=0"])
 def test_linux_in_qemu_reaches_userspace(run_guest, options):
     check(run_guest(options))
+
+
+@pytest.mark.parametrize("machine", ["pc", "q35"])
+@pytest.mark.parametrize("options", ["", "unrestricted_guest=0"])
+def test_linux_in_qemu_boots_by_seabios(run_guest, options, machine):
+    """The BIOS runs in real mode, in and out of protected mode."""
+    check(run_guest(options, machine=machine))
 
 
 @pytest.mark.parametrize("options", ["", "ept=0"])
