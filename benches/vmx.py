@@ -1,4 +1,5 @@
-"""A hypervisor in the guest that times itself (guests/hypervisor.c): VM exits, and its guest beside itself."""
+"""A hypervisor in the guest that times itself (guests/hypervisor.c): VM exits, and its guest beside
+itself."""
 
 from __future__ import annotations
 

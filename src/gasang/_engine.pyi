@@ -24,9 +24,17 @@ __all__ = [
     "TranslatedBlock",
     "Vcpu",
     "Vm",
+    "VmExit",
+    "VmxOutcome",
+    "VmxTransition",
     "cpu_features",
     "cpu_models",
     "host_capabilities",
+    "vm_entry_checks",
+    "vmcs_fields",
+    "vmx_capabilities",
+    "vmx_control_capabilities",
+    "vmx_names",
 ]
 
 @final
@@ -96,6 +104,21 @@ class SerialOutput:
     def data(self) -> bytes: ...
 
 @final
+class VmExit:
+    """The guest left VMX non-root operation, or its entry failed late, on a Vm made with `vm_exits=True`.
+
+    `reason` is the whole exit-reason field (SDM vol. 3, 25.9.1): the basic reason in bits 15:0, bit 31 for an
+    entry that failed.
+    """
+
+    __match_args__ = ("reason", "qualification")
+    def __new__(cls, reason: int, qualification: int) -> VmExit: ...
+    @property
+    def reason(self) -> int: ...
+    @property
+    def qualification(self) -> int: ...
+
+@final
 class Halted:
     """HLT with interrupts disabled, and no other processor is left that could wake this one."""
 
@@ -116,7 +139,7 @@ class Interrupted:
 
     def __new__(cls) -> Interrupted: ...
 
-Exit = PioRead | PioWrite | MmioRead | MmioWrite | SerialOutput | Halted | Shutdown | Interrupted
+Exit = PioRead | PioWrite | MmioRead | MmioWrite | SerialOutput | VmExit | Halted | Shutdown | Interrupted
 
 @final
 class Segment:
@@ -193,6 +216,54 @@ class Measurements:
     def lost(self) -> int: ...
 
 @final
+class VmxOutcome:
+    """How a VMX instruction ended that raised no exception (SDM vol. 3, 31.2).
+
+    `kind` is "succeeded", with the `value` of VMREAD and VMPTRST; "fail_invalid": there is no current VMCS;
+    "fail_valid", with the VM-instruction `error` and, of a VM entry, the `check` that failed; "entered": the
+    processor is in VMX non-root operation; or "entry_failed": a VM entry failed late, by a `check` of the
+    guest's state or by entry `msr` (from 1) of the VM-entry MSR-load area.
+    """
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def value(self) -> int | None: ...
+    @property
+    def error(self) -> int | None: ...
+    @property
+    def check(self) -> str | None: ...
+    @property
+    def msr(self) -> int | None: ...
+
+@final
+class VmxTransition:
+    """A VM entry or a VM exit as it happened.
+
+    `kind` is "entry" or "exit"; a VM entry that failed late is an exit. `vmcs` is the physical address of the
+    VMCS, `time` nanoseconds of the virtual clock, `instructions` those retired before, `rip` the guest's;
+    `reason` (the whole field) and `qualification` are 0 for entries. `changed` lists the fields of the VMCS
+    that have another value than at the transition before, as (encoding, value).
+    """
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def vmcs(self) -> int: ...
+    @property
+    def time(self) -> int: ...
+    @property
+    def instructions(self) -> int: ...
+    @property
+    def rip(self) -> int: ...
+    @property
+    def reason(self) -> int: ...
+    @property
+    def qualification(self) -> int: ...
+    @property
+    def changed(self) -> list[tuple[int, int]]: ...
+
+@final
 class Vcpu:
     """A virtual processor. One thread runs it; `kick` may come from any thread."""
 
@@ -253,6 +324,28 @@ class Vcpu:
         Raises `EngineError` if another thread is inside `run`.
         """
 
+    def vmx(self, instruction: str, *operands: int) -> VmxOutcome:
+        """Execute a VMX instruction (SDM vol. 3, chapter 31) as a hypervisor outside: vmxon, vmclear, vmptrld
+        (a physical address), vmxoff, vmptrst, vmread (an encoding), vmwrite (an encoding, a value), invept
+        and invvpid (a type, the descriptor's low and high half), vmlaunch, vmresume.
+
+        After a VM entry, `run` executes the guest. Raises `EngineError` for an exception (#UD, #GP), a VMX
+        abort, a guest that has not left VMX non-root operation, or another thread inside `run`.
+        """
+
+    def watch_vmx(self, on: bool) -> None:
+        """Note VM entries and VM exits from now on, or no longer.
+
+        Raises `EngineError` if another thread is inside `run`.
+        """
+
+    def vmx_transitions(self) -> tuple[list[VmxTransition], int]:
+        """The VM entries and VM exits since the last call, if they are watched, and how many more there were:
+        65536 are kept.
+
+        Raises `EngineError` if another thread is inside `run`.
+        """
+
     def extended_state(self) -> bytes:
         """The x87, SSE and AVX registers as XSAVE's standard format has them (SDM vol. 1, 13.4)."""
 
@@ -287,6 +380,8 @@ class Vm:
 
     `wall_clock` is the nanoseconds from 1970 to the machine's creation that KVM's clock tells the guest.
 
+    With `vm_exits` the hypervisor is the caller of `Vcpu.vmx` and `Vcpu.run`: a VM exit ends `run`.
+
     Raises `EngineError` for a bad model or feature name, or memory that cannot be mapped.
     """
 
@@ -303,6 +398,7 @@ class Vm:
         clock: str = "host",
         wall_clock: int = 0,
         seed: int = 0,
+        vm_exits: bool = False,
     ) -> Vm: ...
     def vcpu(self, index: int) -> Vcpu: ...
     def memory_regions(self) -> list[tuple[int, int]]:
@@ -351,3 +447,30 @@ def cpu_features() -> list[str]:
 
 def host_capabilities() -> dict[str, bool]:
     """What the host processor and kernel offer the engine: fsgsbase, avx2, xsavec, …"""
+
+def vmcs_fields() -> list[tuple[int, str, str, str, int, bool]]:
+    """Every field of the VMCS as (encoding, area, name, title, bits, read-only).
+
+    Areas are guest, host, execution, exit, entry and exit_information (SDM vol. 3, 25.3); names are unique in
+    an area, titles are the manual's (appendix B).
+    """
+
+def vm_entry_checks() -> list[tuple[str, str, str, str]]:
+    """Every check of VM entries as (name, group, section, rule), in the manual's order (SDM vol. 3, 27.2,
+    27.3). Groups are controls, host and guest; the section is the manual's.
+    """
+
+def vmx_names() -> dict[str, list[tuple[int, str, str]]]:
+    """Numbers and bits as (number or bit, name, title), by what they belong to: exit_reasons,
+    instruction_errors, event_types, activity_states, ept_violation, ept_entry, and the fields of the VMCS
+    that consist of bits, as AREA.FIELD ("execution.pin_based_controls").
+    """
+
+def vmx_capabilities(cpu: str) -> dict[int, int]:
+    """The VMX capability MSRs of a processor model (SDM vol. 3, appendix A) by number; none without VMX.
+
+    Raises `EngineError` for a bad model or feature name.
+    """
+
+def vmx_control_capabilities() -> dict[str, int]:
+    """The capability MSR that tells all of each word of controls, as {AREA.FIELD: number}."""

@@ -58,6 +58,9 @@ class MachineConfig:
     trace_blocks: bool = False
     """Keep each translated block, guest code beside host code, for `Machine.translated_blocks`."""
 
+    trace_vmx: bool = False
+    """Note VM entries and VM exits of a guest that is a hypervisor, for `Machine.vmx_transitions`."""
+
     profile: bool = False
     """Measure from the start where time goes, for `Machine.profile`."""
 

@@ -9,7 +9,11 @@
     ├── MachineDied          the machine ended while a call was waiting for it
     ├── GuestTimeout         the guest did not answer, or a command did not end, in time (also a TimeoutError)
     ├── GuestCommandFailed   `run(check=True)`: the command's exit code was not 0
-    └── GuestAgentError      the guest's agent refused a request, or no agent runs in this guest
+    ├── GuestAgentError      the guest's agent refused a request, or no agent runs in this guest
+    └── VmxError             VMX operation from Python cannot do what was asked
+        ├── VmInstructionError   a VMX instruction failed, with the number that the manual gives the error
+        ├── VmEntryFailed    a VM entry failed a check of the manual's
+        └── VmxTimeout       the guest did not exit in time (also a TimeoutError)
 
 Each message says what was wrong, with which value, and what to do about it, in one line.
 """
@@ -92,3 +96,50 @@ class GuestCommandFailed(GasangError):  # noqa: N818 - the name says what happen
 
 class GuestAgentError(GasangError):
     """The guest's agent refused a request, or this guest runs no agent."""
+
+
+class VmxError(GasangError):
+    """VMX operation from Python (`gasang.vmx`) cannot do what was asked."""
+
+
+class VmInstructionError(VmxError):
+    """A VMX instruction failed: VMfailValid with the VM-instruction error `number` (SDM vol. 3, 31.4).
+
+    `instruction` is its mnemonic, `name` what the error says.
+    """
+
+    def __init__(self, instruction: str, number: int, name: str) -> None:
+        super().__init__(instruction, number, name)
+        self.instruction = instruction
+        self.number = number
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"{self.instruction.upper()} failed: VM-instruction error {self.number}, {self.name}"
+
+
+class VmEntryFailed(VmxError):  # noqa: N818 - the name says what happened
+    """A VM entry failed the check `check`: `rule` is what it demands, `section` where the manual says so.
+
+    `group` is "controls" or "host" where VMLAUNCH or VMRESUME failed (SDM vol. 3, 27.2), "guest" where the
+    entry failed late, told as a VM exit (27.3, 27.8).
+    """
+
+    def __init__(self, check: str, group: str, section: str, rule: str) -> None:
+        super().__init__(check, group, section, rule)
+        self.check = check
+        self.group = group
+        self.section = section
+        self.rule = rule
+
+    def __str__(self) -> str:
+        whose = {"controls": "a control field", "host": "the host's state", "guest": "the guest's state"}
+        return (
+            f"VM entry failed, {whose[self.group]} ({self.check}): it is demanded that {self.rule} "
+            f"(SDM vol. 3, {self.section})"
+        )
+
+
+class VmxTimeout(VmxError, TimeoutError):  # noqa: N818 - the name says what happened
+    """The guest caused no VM exit within the time or the instructions allowed; `Processor.run` goes on with
+    it."""

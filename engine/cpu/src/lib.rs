@@ -47,7 +47,7 @@ pub use crate::platform::{Identity, Platform};
 pub use crate::state::{Activity, DescriptorTable, ExtendedState, SegmentRegister, Shadow, VcpuState};
 pub use crate::tlb::{Owner, Tlb, TlbContext, TlbEntry};
 pub use crate::vmx::{Interceptions, Interruption, Operation, VmExit, Vmcs, VmxState};
-pub use crate::vmx_journal::{Journal, Transition, TransitionKind};
+pub use crate::vmx_journal::{Journal, Transition, TransitionCounts, TransitionKind};
 pub use crate::xsave::SaveKind;
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 use crate::exception::{Exception, Trap};
 use crate::state::VcpuState;
 use crate::virtualization_exception::Violation;
-use crate::vmx_journal::Journal;
+use crate::vmx_journal::{Journal, TransitionCounts};
 use gasang_x86::control::{cr0, cr4};
 use gasang_x86::exception as vector;
 use gasang_x86::msr::feature_control;
@@ -250,6 +250,8 @@ pub struct VmxState {
     pub blocked_by_mov_ss: bool,
     /// Time-stamp counter at the first and the last PAUSE of what may be a loop at CPL 0, if there was one since VM entry.
     pub pause_loop: Option<[u64; 2]>,
+    /// How many transitions there were.
+    pub transitions: Box<TransitionCounts>,
     /// Whoever executes stops at each VM exit.
     pub stops_at_exits: bool,
     /// Where transitions are noted, if somebody watches.
@@ -281,6 +283,7 @@ impl VmxState {
             preemption_deadline: None,
             blocked_by_mov_ss: false,
             pause_loop: None,
+            transitions: Box::default(),
             stops_at_exits: false,
             journal: None,
             host_tsc_offset: None,

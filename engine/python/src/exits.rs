@@ -106,6 +106,26 @@ impl SerialOutput {
     }
 }
 
+/// The guest left VMX non-root operation, or its entry failed late, on a Vm made with `vm_exits=True`.
+#[pyclass(frozen, get_all, eq, hash, new = "from_fields", module = "gasang._engine")]
+#[derive(PartialEq, Eq, Hash)]
+pub struct VmExit {
+    reason: u32,
+    qualification: u64,
+}
+
+#[pymethods]
+impl VmExit {
+    #[classattr]
+    fn __match_args__() -> (&'static str, &'static str) {
+        ("reason", "qualification")
+    }
+
+    fn __repr__(&self) -> String {
+        format!("VmExit(reason={:#x}, qualification={:#x})", self.reason, self.qualification)
+    }
+}
+
 /// HLT with interrupts disabled, and no other processor is left that could wake this one.
 #[pyclass(frozen, eq, hash, new = "from_fields", module = "gasang._engine")]
 #[derive(PartialEq, Eq, Hash)]
@@ -156,6 +176,7 @@ pub fn union(python: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
         python.get_type::<MmioRead>(),
         python.get_type::<MmioWrite>(),
         python.get_type::<SerialOutput>(),
+        python.get_type::<VmExit>(),
         python.get_type::<Halted>(),
         python.get_type::<Shutdown>(),
         python.get_type::<Interrupted>(),
@@ -174,6 +195,7 @@ pub fn to_python(python: Python<'_>, exit: Exit) -> PyResult<Bound<'_, PyAny>> {
             MmioWrite { address, size, value }.into_bound_py_any(python)
         }
         Exit::SerialOutput { index, data } => SerialOutput { index, data }.into_bound_py_any(python),
+        Exit::VmExit { reason, qualification } => VmExit { reason, qualification }.into_bound_py_any(python),
         Exit::Halted => Halted {}.into_bound_py_any(python),
         Exit::Shutdown => Shutdown { reason: "triple fault".to_owned() }.into_bound_py_any(python),
         Exit::Interrupted => Interrupted {}.into_bound_py_any(python),

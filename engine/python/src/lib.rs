@@ -7,6 +7,7 @@ mod numbers;
 mod registers;
 mod vcpu;
 mod vm;
+mod vmx;
 
 use pyo3::create_exception;
 use pyo3::exceptions::PyException;
@@ -31,7 +32,9 @@ mod _engine {
     #[pymodule_export]
     use super::EngineError;
     #[pymodule_export]
-    use crate::exits::{Halted, Interrupted, MmioRead, MmioWrite, PioRead, PioWrite, SerialOutput, Shutdown};
+    use crate::exits::{
+        Halted, Interrupted, MmioRead, MmioWrite, PioRead, PioWrite, SerialOutput, Shutdown, VmExit,
+    };
     #[pymodule_export]
     use crate::measurements::Measurements;
     #[pymodule_export]
@@ -40,6 +43,11 @@ mod _engine {
     use crate::vcpu::{TranslatedBlock, Vcpu};
     #[pymodule_export]
     use crate::vm::{Vm, cpu_features, cpu_models, host_capabilities};
+    #[pymodule_export]
+    use crate::vmx::{
+        VmxOutcome, VmxTransition, vm_entry_checks, vmcs_fields, vmx_capabilities, vmx_control_capabilities,
+        vmx_names,
+    };
 
     #[pymodule_init]
     fn add_exit(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -2,8 +2,9 @@
 
 use crate::measurements::Measurements;
 use crate::numbers::{optional, unsigned};
+use crate::vmx::{VmxOutcome, VmxTransition};
 use crate::{engine_error, exits, registers};
-use gasang_vm::{BlockListing, Event};
+use gasang_vm::{BlockListing, Event, VmxInstruction};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use std::sync::Arc;
@@ -87,6 +88,23 @@ impl Vcpu {
     fn executions(&self) -> PyResult<Vec<(u64, u64, u64)>> {
         let executions = self.inner.executions().map_err(engine_error)?;
         Ok(executions.into_iter().map(|(address, each)| (address, each.times, each.instructions)).collect())
+    }
+
+    #[pyo3(signature = (instruction, *operands))]
+    fn vmx(&self, instruction: &str, operands: Vec<Bound<'_, PyAny>>) -> PyResult<VmxOutcome> {
+        let operands = operands.iter().map(|operand| unsigned(operand, "an operand", u64::MAX));
+        let operands: Vec<u64> = operands.collect::<PyResult<_>>()?;
+        let instruction = VmxInstruction::parse(instruction, &operands).map_err(engine_error)?;
+        Ok(self.inner.vmx(instruction).map_err(engine_error)?.into())
+    }
+
+    fn watch_vmx(&self, on: bool) -> PyResult<()> {
+        self.inner.watch_vmx(on).map_err(engine_error)
+    }
+
+    fn vmx_transitions(&self) -> PyResult<(Vec<VmxTransition>, u64)> {
+        let (transitions, lost) = self.inner.vmx_transitions().map_err(engine_error)?;
+        Ok((transitions.into_iter().map(VmxTransition::from).collect(), lost))
     }
 
     fn events(&self) -> PyResult<Vec<(u64, u8)>> {

@@ -22,9 +22,9 @@ impl Vm {
     #[new]
     #[pyo3(
         signature = (*, memory, cpus=None, accel="bt", cpu="max", trace_blocks=false, log_code=false,
-            count_blocks=false, clock="host", wall_clock=None, seed=None),
+            count_blocks=false, clock="host", wall_clock=None, seed=None, vm_exits=false),
         text_signature = "(*, memory, cpus=1, accel='bt', cpu='max', trace_blocks=False, log_code=False, \
-            count_blocks=False, clock='host', wall_clock=0, seed=0)"
+            count_blocks=False, clock='host', wall_clock=0, seed=0, vm_exits=False)"
     )]
     #[expect(clippy::too_many_arguments, reason = "Python names them")]
     fn new(
@@ -38,6 +38,7 @@ impl Vm {
         clock: &str,
         wall_clock: Option<&Bound<'_, PyAny>>,
         seed: Option<&Bound<'_, PyAny>>,
+        vm_exits: bool,
     ) -> PyResult<Vm> {
         let options = VmOptions {
             memory: unsigned(memory, "memory", u64::MAX)?,
@@ -50,6 +51,7 @@ impl Vm {
             trace_blocks,
             log_code,
             count_blocks,
+            vm_exits,
         };
         Ok(Vm { inner: gasang_vm::Vm::new(&options).map_err(engine_error)? })
     }

@@ -10,6 +10,7 @@ pub fn translatable(state: &VcpuState) -> bool {
     let watched = state.rflags & (rflags::TF | rflags::RF | rflags::VM) != 0
         || state.shadow != Shadow::None
         || state.pending_debug != 0
+        || state.vmx.injection.is_some()
         || state.dr[7] & debug::DR7_ENABLED != 0;
     let aligned_only = state.cr0 & cr0::AM != 0 && state.rflags & rflags::AC != 0 && state.cpl() == 3;
     let known_privilege = matches!(state.cpl(), 0 | 3);

@@ -90,6 +90,11 @@ impl Answers {
         self.asked.is_some() && !self.reported
     }
 
+    /// Whether an access waits for its answer.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.asked.is_some()
+    }
+
     /// Take the reply to the last exit. Returns whether an instruction is to be executed again.
     pub(crate) fn take_reply(&mut self, reply: Option<u64>) -> Result<bool, Error> {
         let Some(access) = self.asked.filter(|_| self.reported) else {

@@ -1,7 +1,10 @@
 //! What a processor counts.
 
 use crate::exit::Exit;
+use crate::vmx_tables::snake_case;
+use gasang_cpu::TransitionCounts;
 use gasang_translate::Statistics;
+use std::borrow::Cow;
 
 /// Counters since creation.
 #[derive(Debug, Clone, Default)]
@@ -15,13 +18,15 @@ pub(crate) struct Counts {
     pub(crate) tlb_flushes: u64,
     pub(crate) tlb_page_flushes: u64,
     pub(crate) address_space_switches: u64,
+    /// VM entries and VM exits.
+    pub(crate) vmx: TransitionCounts,
     /// The translator's own, if there is one.
     pub(crate) translator: Option<Statistics>,
 }
 
 impl Counts {
-    /// All of them, by name.
-    pub(crate) fn list(&self) -> Vec<(&'static str, u64)> {
+    /// All of them, by name; of the reasons of VM exits, those that occurred.
+    pub(crate) fn list(&self) -> Vec<(Cow<'static, str>, u64)> {
         let own = [
             ("instructions", self.instructions),
             ("exits", self.exits.iter().sum()),
@@ -32,9 +37,16 @@ impl Counts {
             ("tlb_flushes", self.tlb_flushes),
             ("tlb_page_flushes", self.tlb_page_flushes),
             ("address_space_switches", self.address_space_switches),
+            ("vm_entries", self.vmx.entries),
+            ("vm_exits", self.vmx.all_exits()),
         ];
         let exits = Exit::NAMES.into_iter().zip(self.exits);
-        own.into_iter().chain(exits).chain(self.translator.iter().flat_map(of_translator)).collect()
+        let fixed = own.into_iter().chain(exits).chain(self.translator.iter().flat_map(of_translator));
+        let reasons = self.vmx.by_reason().map(|(reason, count)| {
+            let name = snake_case(reason.identifier());
+            (Cow::Owned(format!("vm_exits_{name}")), count)
+        });
+        fixed.map(|(name, count)| (Cow::Borrowed(name), count)).chain(reasons).collect()
     }
 }
 

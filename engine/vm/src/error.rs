@@ -51,6 +51,10 @@ pub enum Error {
         /// What this machine had instead.
         found: Option<u8>,
     },
+    /// A VMX instruction while the guest has not left VMX non-root operation.
+    NonRoot,
+    /// A VMX instruction raised an exception; says which.
+    Exception(&'static str),
     /// The engine broke down earlier (a bug of ours); the message of that panic.
     Broken(String),
 }
@@ -83,6 +87,10 @@ impl fmt::Display for Error {
                     None => formatter.write_str("this machine has none"),
                 }
             }
+            Error::NonRoot => formatter.write_str(
+                "the processor is in VMX non-root operation: run the guest to its next VM exit first",
+            ),
+            Error::Exception(exception) => write!(formatter, "the VMX instruction raised {exception}"),
             Error::Broken(message) => write!(formatter, "the engine broke down (a bug in gasang): {message}"),
         }
     }

@@ -42,6 +42,13 @@ pub enum Exit {
         /// At least one byte.
         data: Vec<u8>,
     },
+    /// The guest of a hypervisor outside left VMX non-root operation, or its entry failed late.
+    VmExit {
+        /// The exit-reason field.
+        reason: u32,
+        /// The exit qualification.
+        qualification: u64,
+    },
     /// HLT with interrupts disabled, and no other processor is left that could wake this one.
     Halted,
     /// The processor is shut down after a triple fault.
@@ -52,7 +59,7 @@ pub enum Exit {
 
 impl Exit {
     /// How many kinds there are.
-    pub(crate) const KINDS: usize = 8;
+    pub(crate) const KINDS: usize = 9;
     /// Names of the kinds, as statistics show them.
     pub(crate) const NAMES: [&'static str; Self::KINDS] = [
         "exits_pio_read",
@@ -60,17 +67,19 @@ impl Exit {
         "exits_mmio_read",
         "exits_mmio_write",
         "exits_serial_output",
+        "exits_vm_exit",
         "exits_halted",
         "exits_shutdown",
         "exits_interrupted",
     ];
 
-    /// The port, physical address or serial port that it is about; else 0.
+    /// The port, physical address, serial port or exit reason that it is about; else 0.
     pub(crate) fn place(&self) -> u64 {
         match *self {
             Exit::PioRead { port, .. } | Exit::PioWrite { port, .. } => u64::from(port),
             Exit::MmioRead { address, .. } | Exit::MmioWrite { address, .. } => address,
             Exit::SerialOutput { index, .. } => index as u64,
+            Exit::VmExit { reason, .. } => u64::from(reason),
             Exit::Halted | Exit::Shutdown | Exit::Interrupted => 0,
         }
     }
@@ -83,9 +92,10 @@ impl Exit {
             Exit::MmioRead { .. } => 2,
             Exit::MmioWrite { .. } => 3,
             Exit::SerialOutput { .. } => 4,
-            Exit::Halted => 5,
-            Exit::Shutdown => 6,
-            Exit::Interrupted => 7,
+            Exit::VmExit { .. } => 5,
+            Exit::Halted => 6,
+            Exit::Shutdown => 7,
+            Exit::Interrupted => 8,
         }
     }
 }

@@ -21,15 +21,22 @@ mod standstill;
 mod surroundings;
 mod vcpu;
 mod vm;
+mod vmx;
+mod vmx_tables;
 
 pub use accelerator::AcceleratorKind;
 pub use clock::{ClockKind, TSC_HZ};
 pub use error::Error;
 pub use events::Event;
 pub use exit::Exit;
-pub use gasang_cpu::{DescriptorTable, SegmentRegister};
+pub use gasang_cpu::{DescriptorTable, SegmentRegister, Transition, TransitionKind};
 pub use gasang_translate::{BlockListing, CodeRecord, Executions, Measured, Measurements};
 pub use host::host_capabilities;
 pub use registers::RegisterValue;
 pub use vcpu::Vcpu;
 pub use vm::{Vm, VmOptions, cpu_features, cpu_models};
+pub use vmx::{VmxInstruction, VmxOutcome};
+pub use vmx_tables::{
+    CheckDescription, FieldDescription, Named, vm_entry_checks, vmcs_fields, vmx_capabilities,
+    vmx_control_capabilities, vmx_names,
+};

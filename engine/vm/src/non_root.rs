@@ -2,14 +2,27 @@
 //! is due, and when, is `gasang_vmx`'s.
 
 use crate::events::{Event, NMI};
-use crate::processor::Processor;
-use gasang_cpu::{Trap, VmExit};
+use crate::processor::{Processor, Unfinished};
+use gasang_cpu::{Activity, Trap, VmExit};
 use gasang_exec::Step;
 use gasang_vmx::exit;
 use gasang_vmx::intercept::{self, Due, Signals};
 use gasang_x86::rflags;
 
 impl Processor {
+    /// Deliver what a VM entry injects. It comes before whatever else is due, and wakes a guest that is entered halted
+    /// (SDM vol. 3, 27.6).
+    pub(crate) fn inject(&mut self) -> Step {
+        let halted = self.state.activity == Activity::Halted;
+        let step = self.with_core(|core, accelerator| accelerator.step(core));
+        if step == Step::Pending {
+            self.unfinished = Unfinished::Instruction;
+        } else if halted && self.state.activity == Activity::Halted {
+            self.state.activity = Activity::Active;
+        }
+        step
+    }
+
     /// Perform the VM exit that is due before the guest's next instruction. False if there is none.
     pub(crate) fn leave_non_root(&mut self) -> bool {
         let Some((due, signal)) = self.vm_exit_due() else { return false };

@@ -31,7 +31,7 @@ const TLB_ENTRIES: usize = 1024;
 
 /// What the processor was doing when it asked outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Unfinished {
+pub(crate) enum Unfinished {
     Instruction,
     /// The delivery of an interrupt that is acknowledged already.
     Interrupt(u8),
@@ -49,9 +49,11 @@ pub(crate) struct Processor {
     public_counts: Arc<Mutex<Counts>>,
     counts_published: u64,
     pub(crate) accelerator: Accelerator,
-    unfinished: Unfinished,
+    pub(crate) unfinished: Unfinished,
     /// Another processor wants this one awake: the next HLT does not wait.
     woken: bool,
+    /// So many VM exits there were when the last was reported.
+    pub(crate) exits_reported: u64,
 }
 
 impl Processor {
@@ -77,6 +79,7 @@ impl Processor {
             accelerator,
             unfinished: Unfinished::Instruction,
             woken: false,
+            exits_reported: 0,
         }
     }
 
@@ -117,11 +120,20 @@ impl Processor {
             return Ok(self.report_access());
         }
         loop {
-            if let Some(exit) = self.poll(limit) {
+            if let Some(exit) = self.vm_exit().or_else(|| self.poll(limit)) {
                 return Ok(exit);
+            }
+            if self.state.vmx.injection.is_some() {
+                if self.inject() == Step::Pending {
+                    return Ok(self.report_access());
+                }
+                continue;
             }
             if self.take_signals()? == Step::Pending {
                 return Ok(self.report_access());
+            }
+            if let Some(exit) = self.vm_exit() {
+                return Ok(exit);
             }
             let exit = match self.state.activity {
                 Activity::Active => self.execute(limit),
@@ -176,7 +188,7 @@ impl Processor {
     }
 
     /// The output of the first serial port that has some, unless another processor's exit carries output.
-    fn output(&mut self) -> Option<Exit> {
+    pub(crate) fn output(&mut self) -> Option<Exit> {
         let shared = Arc::clone(&self.surroundings.shared);
         let processor = self.surroundings.index;
         if shared.output_bytes() == 0 || !shared.begin_output(processor) {
@@ -469,7 +481,8 @@ impl Processor {
         Arc::clone(&self.public_counts)
     }
 
-    fn publish_counts(&mut self) {
+    pub(crate) fn publish_counts(&mut self) {
+        self.counts.vmx.clone_from(&self.state.vmx.transitions);
         self.counts.instructions = self.state.instructions;
         self.counts.tlb_refills = self.tlb.refills;
         self.counts.tlb_flushes = self.tlb.flushes;

@@ -10,8 +10,11 @@ use crate::host::InsideGuest;
 use crate::processor::Processor;
 use crate::registers::{self, CR8, RegisterValue};
 use crate::shared::Shared;
+use crate::vmx::{VmxInstruction, VmxOutcome};
+use gasang_cpu::Transition;
 use gasang_translate::{BlockListing, Executions, Measurements};
 use std::any::Any;
+use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
@@ -108,7 +111,7 @@ impl Vcpu {
     }
 
     /// Counters by name; while the processor runs, those of a moment ago.
-    pub fn statistics(&self) -> Vec<(&'static str, u64)> {
+    pub fn statistics(&self) -> Vec<(Cow<'static, str>, u64)> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner).list()
     }
 
@@ -165,6 +168,33 @@ impl Vcpu {
         })
     }
 
+    /// Execute a VMX instruction, as a hypervisor outside. After a VM entry `run` executes the guest.
+    ///
+    /// # Errors
+    /// An exception, a VMX abort; another thread inside, or the guest has not left.
+    pub fn vmx(&self, instruction: VmxInstruction) -> Result<VmxOutcome, Error> {
+        self.use_processor(|processor| processor.execute_vmx(instruction))
+    }
+
+    /// Note VM entries and VM exits from now on, or no longer.
+    ///
+    /// # Errors
+    /// If another thread is inside.
+    pub fn watch_vmx(&self, on: bool) -> Result<(), Error> {
+        self.use_processor(|processor| {
+            processor.watch_vmx(on);
+            Ok(())
+        })
+    }
+
+    /// The VM entries and VM exits since the last call, if they are watched, and how many others were lost.
+    ///
+    /// # Errors
+    /// If another thread is inside.
+    pub fn vmx_transitions(&self) -> Result<(Vec<Transition>, u64), Error> {
+        self.use_processor(|processor| Ok(processor.vmx_transitions()))
+    }
+
     fn lock(&self) -> Result<MutexGuard<'_, Processor>, Error> {
         self.shared.check()?;
         match self.processor.try_lock() {
@@ -207,6 +237,7 @@ mod tests {
             trace_blocks: false,
             count_blocks: false,
             log_code: false,
+            vm_exits: false,
         };
         let vm = Vm::new(&options).unwrap();
         let vcpu = vm.vcpu(0).unwrap();

@@ -41,6 +41,8 @@ pub struct VmOptions {
     pub count_blocks: bool,
     /// Note where the code of each block is.
     pub log_code: bool,
+    /// A VM exit ends a run: the hypervisor is outside.
+    pub vm_exits: bool,
 }
 
 /// A virtual machine.
@@ -76,7 +78,8 @@ impl Vm {
             if let Some(log) = &code_log {
                 accelerator.log_code(log);
             }
-            let processor = Processor::new(index, Arc::clone(&shared), accelerator);
+            let mut processor = Processor::new(index, Arc::clone(&shared), accelerator);
+            processor.state.vmx.stops_at_exits = options.vm_exits;
             Ok(Arc::new(Vcpu::new(index, Arc::clone(&shared), processor)))
         };
         let vcpus = (0..options.vcpus).map(vcpu).collect::<Result<_, Error>>()?;

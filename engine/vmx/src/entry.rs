@@ -5,6 +5,7 @@ use crate::checks::{self, Check, Facts, Group};
 use crate::exit::return_to_host;
 use crate::guest_state::{load_guest, preemption_deadline, secondary_controls};
 use crate::instructions::{Outcome, check_operation, fail};
+use crate::journal;
 use crate::msr_lists::{self, Area};
 use crate::translations;
 use gasang_cpu::{Core, Interceptions, Interruption, Operation, Trap, VcpuState, Vmcs};
@@ -90,6 +91,7 @@ fn load(core: &mut Core<'_>, pdptes: [u64; 4], launch: bool) -> Result<Entered, 
     core.state.vmx.vmcs.launched |= launch;
     begin(core);
     translations::select_space(core);
+    journal::entered(core);
     Ok(Entered::Guest)
 }
 

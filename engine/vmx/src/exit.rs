@@ -3,7 +3,7 @@
 use crate::guest_state::{preemption_rest, save_guest};
 use crate::host_state::load_host;
 use crate::msr_lists::{self, Area};
-use crate::{pdptes, translations, vmcs_region};
+use crate::{journal, pdptes, translations, vmcs_region};
 use gasang_cpu::{Activity, Core, Interceptions, Interruption, Operation, Trap, VmExit, Vmcs};
 use gasang_x86::control::{cr0, cr4};
 use gasang_x86::vmx::controls::{ept_violation, exit, interruption, pin};
@@ -165,6 +165,7 @@ fn save_preemption_timer(core: &mut Core<'_>) {
 /// # Errors
 /// `Shutdown` for a VMX abort.
 pub(crate) fn return_to_host(core: &mut Core<'_>) -> Result<(), Trap> {
+    journal::left(core);
     let vmx = &mut core.state.vmx;
     vmx.operation = Operation::Root;
     vmx.interceptions = Interceptions::default();

@@ -11,6 +11,7 @@ mod guest_state;
 mod host_state;
 pub mod instructions;
 pub mod intercept;
+mod journal;
 mod msr_lists;
 mod pdptes;
 mod translations;

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from itertools import zip_longest
 from typing import Protocol
 
-from gasang.backends.streams import writer
+from gasang.cli.trace import Trace
 
-_POLL_SECONDS = 0.2
 _LEFT_WIDTH = 60
 
 Line = tuple[int, bytes, str]
@@ -36,34 +33,12 @@ class Source(Protocol):
         """The blocks translated since the last call."""
 
 
-class BlockTrace:
+class BlockTrace(Trace[Source]):
     """Writes blocks to a descriptor as they are translated."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._write = writer(descriptor)
-
-    @contextmanager
-    def following(self, machine: Source, cpus: int = 1) -> Iterator[None]:
-        """Show what `machine` translates during the block, to the last."""
-        done = threading.Event()
-        thread = threading.Thread(target=self._follow, args=(machine, cpus, done), daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
-
-    def _follow(self, machine: Source, cpus: int, done: threading.Event) -> None:
-        try:
-            last = False
-            while not last:
-                last = done.wait(_POLL_SECONDS)
-                for cpu in range(cpus):
-                    for block in machine.translated_blocks(cpu):
-                        self._write(listing(block).encode())
-        except OSError:
-            pass  # nobody reads the trace any more; the guest runs on
+    def texts(self, machine: Source, cpu: int) -> Iterator[str]:
+        """The listings of the processor's blocks."""
+        return (listing(block) for block in machine.translated_blocks(cpu))
 
 
 def listing(block: Block) -> str:

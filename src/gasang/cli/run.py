@@ -18,6 +18,7 @@ from gasang.cli.arguments import UsageError
 from gasang.cli.block_trace import BlockTrace
 from gasang.cli.report import say
 from gasang.cli.session import Session
+from gasang.cli.vmx_trace import VmxTrace
 from gasang.config import ACCELERATORS, MachineConfig
 from gasang.guest import APPEND, default_guest, default_initrd
 from gasang.machine import Machine, TimedOut
@@ -43,6 +44,8 @@ exit codes: the command's, or the console shell's, own; 124 timeout; 125 an erro
 (v << 1) | 1 after the guest wrote v to isa-debug-exit
 """
 
+
+_TRACES: dict[str, type[BlockTrace] | type[VmxTrace]] = {"blocks": BlockTrace, "vmx": VmxTrace}
 
 _KEYS = " (Ctrl-A x stops the machine, Ctrl-A h shows help)"
 
@@ -95,7 +98,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--state-hash", action="store_true", help="say a hash of the machine's last state at the end"
     )
     parser.add_argument(
-        "--trace", choices=["blocks"], help="show guest code beside the host code that it became"
+        "--trace",
+        choices=list(_TRACES),
+        help="blocks: guest code beside the host code that it became; vmx: VM entries and VM exits",
     )
     parser.add_argument("--trace-file", metavar="FILE", help="where the trace goes (default: stderr)")
     profiling.add_options(parser)
@@ -139,8 +144,8 @@ def _check(options: argparse.Namespace) -> None:
     if options.timeout is not None and not options.timeout > 0:
         raise UsageError(f"--timeout {options.timeout:g}: give a number of seconds above 0")
     if options.trace_file and not options.trace:
-        raise UsageError("--trace-file needs --trace blocks")
-    if options.trace and options.accel == "interp":
+        raise UsageError("--trace-file needs --trace blocks or --trace vmx")
+    if options.trace == "blocks" and options.accel == "interp":
         raise UsageError("--trace blocks needs the translator: leave out --accel interp")
 
 
@@ -155,7 +160,8 @@ def _configuration(options: argparse.Namespace) -> MachineConfig:
         cpus=options.cpus,
         cpu=options.cpu,
         accel=options.accel,
-        trace_blocks=options.trace is not None,
+        trace_blocks=options.trace == "blocks",
+        trace_vmx=options.trace == "vmx",
         profile=options.profile is not None,
         count_blocks=options.count_blocks,
         perf_map=options.perf_map,
@@ -218,20 +224,22 @@ def _accelerator_line(asked: str, config: MachineConfig) -> str:
 
 
 @contextmanager
-def _trace(options: argparse.Namespace) -> Iterator[BlockTrace | None]:
-    """Where translated blocks are shown, if they are. Raises `UsageError` for a file that cannot be made."""
+def _trace(options: argparse.Namespace) -> Iterator[BlockTrace | VmxTrace | None]:
+    """Where blocks or VMX transitions are shown, if they are. Raises `UsageError` for a file that cannot be
+    made."""
     if options.trace is None:
         yield None
         return
+    trace = _TRACES[options.trace]
     if options.trace_file is None:
-        yield BlockTrace(2)
+        yield trace(2)
         return
     try:
         descriptor = os.open(options.trace_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     except OSError as error:
         raise UsageError(f"--trace-file {options.trace_file}: {error.strerror}") from error
     try:
-        yield BlockTrace(descriptor)
+        yield trace(descriptor)
     finally:
         os.close(descriptor)
 

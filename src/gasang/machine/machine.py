@@ -29,7 +29,7 @@ from gasang.profile import PerfMap, Profile, Symbols, profile
 from gasang.units import format_size, parse_size
 
 if TYPE_CHECKING:
-    from gasang._engine import DescriptorTable, Segment, TranslatedBlock
+    from gasang._engine import DescriptorTable, Segment, TranslatedBlock, VmxTransition
     from gasang.guest.agent import Agent
 
 _SAMPLES_A_SECOND = 997
@@ -91,6 +91,7 @@ class Machine:
         cpu: str = "max",
         accel: Accelerator = "auto",
         trace_blocks: bool = False,
+        trace_vmx: bool = False,
         profile: bool = False,
         count_blocks: bool = False,
         perf_map: bool = False,
@@ -115,6 +116,7 @@ class Machine:
                 cpu=cpu,
                 accel=accel,
                 trace_blocks=trace_blocks,
+                trace_vmx=trace_vmx,
                 profile=profile,
                 count_blocks=count_blocks,
                 perf_map=perf_map,
@@ -256,6 +258,12 @@ class Machine:
         """The blocks translated since the last call, if the machine was made with `trace_blocks`."""
         with self._loop.paused():
             return self._pc.vcpus[cpu].translated_blocks()
+
+    def vmx_transitions(self, cpu: int = 0) -> tuple[list[VmxTransition], int]:
+        """The VM entries and VM exits of a guest that is a hypervisor since the last call, and how many more
+        there were than could be kept, if the machine was made with `trace_vmx`."""
+        with self._loop.paused():
+            return self._pc.vcpus[cpu].vmx_transitions()
 
     def _set_profile(self, hertz: int | None) -> None:
         try:

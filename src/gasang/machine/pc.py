@@ -49,6 +49,9 @@ class Pc:
     ) -> None:
         self.vm = vm
         self.vcpus = [self.vm.vcpu(index) for index in range(config.cpus)]
+        if config.trace_vmx:
+            for vcpu in self.vcpus:
+                vcpu.watch_vmx(True)
         self.memory_map = memory_map(config.memory)
         self.tables = acpi_tables(config.cpus)
         self.power = PowerManagement(

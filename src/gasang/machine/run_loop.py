@@ -17,6 +17,7 @@ from gasang._engine import (
     SerialOutput,
     Shutdown,
     Vcpu,
+    VmExit,
 )
 from gasang.bus import Bus
 from gasang.machine.ending import Ending
@@ -120,6 +121,8 @@ class RunLoop:
                 self._ending.end(HaltedForever())
             case Shutdown():
                 self._ending.end(TripleFault())
+            case VmExit():
+                raise AssertionError("the hypervisor of a Machine is its guest")
             case _:
                 assert_never(exit)
         return None

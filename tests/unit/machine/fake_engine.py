@@ -45,6 +45,12 @@ class SerialOutput:
 
 
 @dataclass(frozen=True)
+class VmExit:
+    reason: int
+    qualification: int
+
+
+@dataclass(frozen=True)
 class Halted:
     pass
 

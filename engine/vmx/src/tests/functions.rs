@@ -24,7 +24,7 @@ fn guest() -> Machine {
 }
 
 fn call(machine: &mut Machine) -> Result<(), Trap> {
-    machine.with(|core, capabilities| vmfunc(core, capabilities))
+    machine.with(vmfunc)
 }
 
 #[test]

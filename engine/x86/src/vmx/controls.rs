@@ -1,13 +1,16 @@
 //! Bits of the VMCS's control and state fields and of what an EPT violation tells (SDM vol. 3, 25.4, 25.6-25.9, 29.3).
 
+/// A bit, its constant's name, and what the manual calls it.
+pub type Bit<T> = (T, &'static str, &'static str);
+
 /// One module for a word of controls: a constant for each bit and their names.
 macro_rules! bits {
     ($(#[$documentation:meta])* $module:ident: $width:ty { $($constant:ident $bit:literal $name:literal;)* }) => {
         $(#[$documentation])*
         pub mod $module {
             $(#[doc = $name] pub const $constant: $width = 1 << $bit;)*
-            /// Every bit and its name.
-            pub const NAMES: &[($width, &str)] = &[$(($constant, $name),)*];
+            /// Every bit and its names.
+            pub const NAMES: &[super::Bit<$width>] = &[$(($constant, stringify!($constant), $name),)*];
         }
     };
 }
@@ -324,7 +327,7 @@ mod tests {
     #[test]
     fn no_bit_has_two_names() {
         for names in [pin::NAMES, primary::NAMES, secondary::NAMES, exit::NAMES, entry::NAMES] {
-            let all = names.iter().fold(0u32, |all, (bit, _)| all | bit);
+            let all = names.iter().fold(0u32, |all, (bit, ..)| all | bit);
             assert_eq!(all.count_ones() as usize, names.len());
         }
     }

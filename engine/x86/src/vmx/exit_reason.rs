@@ -27,6 +27,11 @@ macro_rules! reasons {
                 match number { $($number => Some(ExitReason::$reason),)* _ => None }
             }
 
+            /// Its name in this enumeration.
+            pub const fn identifier(self) -> &'static str {
+                match self { $(ExitReason::$reason => stringify!($reason),)* }
+            }
+
             /// What it is called.
             pub const fn name(self) -> &'static str {
                 match self { $(ExitReason::$reason => $name,)* }

@@ -16,6 +16,11 @@ macro_rules! errors {
                 match number { $($number => Some(InstructionError::$error),)* _ => None }
             }
 
+            /// Its name in this enumeration.
+            pub const fn identifier(self) -> &'static str {
+                match self { $(InstructionError::$error => stringify!($error),)* }
+            }
+
             /// What went wrong.
             pub const fn name(self) -> &'static str {
                 match self { $(InstructionError::$error => $name,)* }
