@@ -45,12 +45,12 @@ def command(peer: str, guest: Guest, model: Model | None = None) -> list[str]:
 
 
 @contextmanager
-def guest_of(kernel: Path, initrd: bytes, append: str) -> Iterator[Guest]:
+def guest_of(kernel: Path, initrd: bytes, append: str, memory: int = Guest.memory) -> Iterator[Guest]:
     """A guest whose initial RAM disk is a file while the block lasts."""
     with tempfile.NamedTemporaryFile(prefix="gasang-bench-", suffix=".cpio") as file:
         file.write(initrd)
         file.flush()
-        yield Guest(kernel, Path(file.name), append)
+        yield Guest(kernel, Path(file.name), append, memory)
 
 
 def _gasang(guest: Guest) -> list[str]:

@@ -51,3 +51,6 @@ BOOT: dict[str, Bar] = {"pc": Bar(qemu=2.0), "pc-max": NOT_SLOWER, "microvm": Ba
 PARALLEL = Bar(qemu=1.0)
 PARALLEL_SCALING = 1.8
 """How many times faster two processors do two processes' work than one does, at least."""
+
+NESTED = 2.0
+"""How long a boot in a guest may take, in boots of the guest itself."""

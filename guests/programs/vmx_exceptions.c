@@ -172,6 +172,29 @@ static void vectoring(void)
     check_equal("the address", get(EXIT_QUALIFICATION) >> 12, ABSENT >> 12);
 }
 
+/*
+ * The second of two faults that make a double fault is intercepted as itself: so a hypervisor with page tables of its
+ * own learns of what its guest's exceptions meet.
+ */
+static void before_a_double_fault(void)
+{
+    set(EXCEPTION_BITMAP, 1 << NP);
+    set_gate(GP, stub_of(GP), KERNEL_CODE, INTERRUPT_GATE & ~PRESENT);
+    check_exception("#GP through an absent gate: no double fault yet", try(CODE("mov eax, 0x1230\n mov ds, eax")),
+                    FAULT_WITH_CODE(NP), GATE(GP) | 1);
+    check_vectoring("was delivered", FAULT_WITH_CODE(GP), 0x1230);
+    set_gate(GP, stub_of(GP), KERNEL_CODE, INTERRUPT_GATE);
+
+    set(EXCEPTION_BITMAP, 1 << PF);
+    set(PAGE_FAULT_ERROR_CODE_MASK, PF_W);
+    set(PAGE_FAULT_ERROR_CODE_MATCH, PF_W);
+    check_exception("#PF with a stack that is not there",
+                    try(CODE("mov rsp, 0x400000000800\n mov al, [rsp]")), FAULT_WITH_CODE(PF), PF_W);
+    check_vectoring("was delivered", FAULT_WITH_CODE(PF), 0);
+    set(PAGE_FAULT_ERROR_CODE_MASK, 0);
+    set(PAGE_FAULT_ERROR_CODE_MATCH, 0);
+}
+
 static void double_fault(void)
 {
     /*
@@ -204,6 +227,7 @@ void run(void)
     page_fault_masks();
     debug_exceptions();
     vectoring();
+    before_a_double_fault();
     double_fault();
     check_equal("VMXOFF", vmxoff(), SUCCEED);
 }

@@ -145,6 +145,10 @@ static void refused(void)
     inject(TYPE_EXTERNAL_INTERRUPT | OF_RING_0);
     check_exit("an external interrupt beyond the IDT", fault | GP, GATE(OF_RING_0) | 1,
                TYPE_EXTERNAL_INTERRUPT | OF_RING_0);
+    begin_at(&guest, code);
+    set(VM_ENTRY_EXCEPTION_ERROR_CODE, 0);
+    inject(fault | PF);
+    check_exit("#PF beyond the IDT: no double fault yet", fault | GP, GATE(PF) | 1, fault | PF);
     set(GUEST_IDTR_LIMIT, sizeof idt - 1);
     set(EXCEPTION_BITMAP, 0);
 }

@@ -66,7 +66,8 @@ pub(crate) fn combine(first: u8, second: Exception) -> Option<Exception> {
 
 impl Core<'_> {
     /// Deliver an exception; `state.rip` is what the frame saves. Faults met on the way are delivered in its place, as
-    /// #DF if the two do not go together.
+    /// #DF if the two do not go together. Whether they are intercepted is asked before that: a hypervisor with page
+    /// tables of its own sees the page fault that its guest's exception meets, not a double fault.
     ///
     /// # Errors
     /// `Shutdown` for a triple fault (the activity is then `Shutdown`), `Pending`.
@@ -80,9 +81,9 @@ impl Core<'_> {
             self.record_payload(&current);
             match self.deliver_event(&self.exception_event(&current)) {
                 Err(Trap::Exception(met)) => {
+                    self.intercept_exception(&met)?;
                     let next = combine(current.vector, met);
-                    let intercepted = next == Some(met) && self.intercepts(&met);
-                    if met.vector == vector::PF && !intercepted {
+                    if met.vector == vector::PF {
                         self.state.cr2 = met.payload;
                     }
                     let Some(next) = next else { return Err(self.triple_fault()) };

@@ -117,6 +117,10 @@ impl Core<'_> {
             Err(Trap::Exception(met)) => met,
             other => return other,
         };
+        self.intercept_exception(&met)?;
+        if met.vector == vector::PF {
+            self.state.cr2 = met.payload;
+        }
         let faulting =
             exception && (is_contributory(number) || is_page_fault(number) || number == vector::DF);
         let next = if faulting { combine(number, met) } else { Some(met) };

@@ -1,5 +1,6 @@
 """The default guest, and the packages that guests are made of."""
 
+from gasang.guest.closure import fetch_files, fetch_modules
 from gasang.guest.default import (
     APPEND,
     CLOUD_KERNEL,
@@ -19,7 +20,9 @@ __all__ = [
     "default_guest",
     "default_initrd",
     "dependencies",
+    "fetch_files",
     "fetch_kernel",
+    "fetch_modules",
     "fetch_package",
     "fetch_with_dependencies",
 ]

@@ -57,12 +57,18 @@ def read_package(path: Path) -> Iterator[Entry]:
         with path.open("rb") as package:
             opener = _find_data(package, path)
             with opener(package) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
-                for member in archive:
-                    entry = _entry(archive, member)
-                    if entry is not None:
-                        yield entry
+                yield from _entries(archive)
     except (OSError, EOFError, ValueError, tarfile.TarError, lzma.LZMAError, zstandard.ZstdError) as error:
         raise DownloadError(f"{path.name} is not a whole Debian package: {error}") from error
+
+
+def read_tar(path: Path) -> Iterator[Entry]:
+    """The directories, files and symbolic links of a tar that is in no package, as `read_package`."""
+    try:
+        with tarfile.open(path, "r:") as archive:
+            yield from _entries(archive)
+    except (OSError, EOFError, tarfile.TarError) as error:
+        raise DownloadError(f"{path.name} is not a whole archive: {error}") from error
 
 
 def read_member(path: Path, wanted: Callable[[str], bool]) -> tuple[str, bytes]:
@@ -92,6 +98,13 @@ def _find_data(package: IO[bytes], path: Path) -> Callable[[IO[bytes]], IO[bytes
         size = int(header[48:58])
         package.seek(size + size % 2, 1)
     raise DownloadError(f"{path.name} is not a whole Debian package: it has no data")
+
+
+def _entries(archive: tarfile.TarFile) -> Iterator[Entry]:
+    for member in archive:
+        entry = _entry(archive, member)
+        if entry is not None:
+            yield entry
 
 
 def _entry(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Entry | None:

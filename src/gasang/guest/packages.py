@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -60,15 +60,24 @@ def fetch_with_dependencies(
 
 def download(name: str, directory: Path, progress: Progress | None = None) -> Path:
     """Fetch the package `name` into `directory`, past the cache. Raises `DownloadError`."""
-    if progress:
-        progress(f"fetching the package {name}")
+    return download_all([name], directory, progress)[0]
 
-    def fetch(settings: tuple[str, ...]) -> Path:
-        _apt("apt-get", settings, "--quiet", "download", name, directory=directory)
-        files = list(directory.glob("*.deb"))
-        if not files:
-            raise DownloadError(f"the package {name} was not fetched: apt-get wrote no file")
-        return files[0]
+
+def download_all(names: Sequence[str], directory: Path, progress: Progress | None = None) -> list[Path]:
+    """Fetch packages into `directory`, an empty one, past the cache: their files, in the order of `names`.
+
+    The package client starts once for all of them. Raises `DownloadError`.
+    """
+    if progress:
+        progress(f"fetching the package {', '.join(names)}")
+
+    def fetch(settings: tuple[str, ...]) -> list[Path]:
+        _apt("apt-get", settings, "--quiet", "download", *names, directory=directory)
+        files = {re.split(r"_|\.deb$", file.name)[0]: file for file in directory.glob("*.deb")}
+        for name in names:
+            if name not in files:
+                raise DownloadError(f"the package {name} was not fetched: apt-get wrote no file")
+        return [files[name] for name in names]
 
     return _with_index(fetch, progress)
 

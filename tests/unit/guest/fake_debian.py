@@ -65,8 +65,20 @@ class PackageClient:
         self.serve()
 
     def serve(self):
-        """Downloads work."""
-        self.script("apt-get", f'cp "{self.archive}/$name.deb" ./"$name"_1_amd64.deb')
+        """Downloads work, of several packages too."""
+        self.script(
+            "apt-get",
+            f"""
+            while [ $# -gt 1 ] && [ "$1" != download ]; do shift; done
+            [ "$1" = download ] || exit 1
+            shift
+            for name; do cp "{self.archive}/$name.deb" ./"$name"_1_amd64.deb || exit; done
+            """,
+        )
+
+    def add(self, name, members):
+        """A package of this name."""
+        (self.archive / f"{name}.deb").write_bytes(make_package(members))
 
     def script(self, program, body):
         path = self.bin / program

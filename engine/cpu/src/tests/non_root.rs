@@ -63,6 +63,22 @@ fn a_fault_of_a_software_interrupt_tells_the_interrupt() {
 }
 
 #[test]
+fn what_a_fault_meets_is_intercepted_before_it_makes_a_double_fault() {
+    let mut machine = Machine::long();
+    machine.poke(IDT + 14 * 16, 8, 0);
+    enter(&mut machine, 1 << 13);
+    let delivered = machine.core().deliver_exception(Exception::page_fault(0x5000, 2));
+    let met = exit(&mut machine, delivered);
+    assert_eq!(met.interruption.unwrap().information, 0x8000_0b0d);
+    assert_eq!(met.idt_vectoring.unwrap().information, 0x8000_0b0e);
+    let page_fault = Interruption { information: 0x8000_0b0e, error_code: 2, instruction_length: 0 };
+    let injected = machine.core().inject(page_fault);
+    let met = exit(&mut machine, injected);
+    assert_eq!(met.interruption.unwrap().information, 0x8000_0b0d);
+    assert_eq!(met.idt_vectoring.unwrap().information, 0x8000_0b0e);
+}
+
+#[test]
 fn int_n_is_not_an_exception() {
     let mut machine = Machine::long();
     enter(&mut machine, u32::MAX);
