@@ -55,6 +55,11 @@ pub(crate) struct EptWalk {
 }
 
 impl EptWalk {
+    /// A walk made before, which has no flags left to set.
+    pub fn remembered(physical: u64, permissions: u64, convertible: bool, dirty: bool) -> EptWalk {
+        EptWalk { physical, permissions, convertible, dirty, used: [(0, 0); 4], levels: 0 }
+    }
+
     /// The entries used: host address, what was read, and what it becomes: with the accessed flag and, in the last, for a
     /// write, with the dirty flag.
     fn marked(&self, write: bool) -> impl Iterator<Item = (u64, u64, u64)> + '_ {
@@ -73,6 +78,11 @@ impl Ept {
             accessed_and_dirty: pointer & ept_pointer::ACCESSED_AND_DIRTY != 0,
             permissions: ept::PERMISSIONS | if mode_based { ept::USER_EXECUTE } else { 0 },
         }
+    }
+
+    /// A number that tells apart tables through which walks find different things.
+    pub fn identity(self) -> u64 {
+        self.root | u64::from(self.accessed_and_dirty) | u64::from(self.permissions != ept::PERMISSIONS) << 1
     }
 
     /// Follow the entries for `address`; whether they permit an access is the caller's question.

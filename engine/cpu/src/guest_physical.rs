@@ -29,6 +29,7 @@ impl Core<'_> {
     /// The VM exit for a guest-physical address that EPT does not let through (SDM vol. 3, 28.2.1, 29.3.3), or the
     /// virtualization exception in its place.
     pub(crate) fn ept_exit(&mut self, address: u64, fault: EptFault, about: u64, linear: u64) -> Trap {
+        self.tlb.ept_walks.forget(address);
         let exit = match fault {
             EptFault::Misconfiguration => VmExit::new(ExitReason::EptMisconfiguration),
             EptFault::LogFull => return self.state.exit(VmExit::new(ExitReason::PageModificationLogFull)),
@@ -73,6 +74,13 @@ impl Core<'_> {
         wanted: u64,
         mark: bool,
     ) -> Result<EptWalk, EptFault> {
+        let write = wanted & ept::WRITE != 0;
+        if let Some(found) = self.tlb.ept_walks.find(tables.identity(), address)
+            && found.permissions & wanted == wanted
+            && (found.dirty || !write)
+        {
+            return Ok(found);
+        }
         loop {
             let found = tables.walk(self.memory, address)?;
             if found.permissions & wanted != wanted {
@@ -81,7 +89,6 @@ impl Core<'_> {
                     convertible: found.convertible,
                 });
             }
-            let write = wanted & ept::WRITE != 0;
             if mark && self.log_is_full() && tables.marks(&found, write) {
                 return Err(EptFault::LogFull);
             }
@@ -96,6 +103,11 @@ impl Core<'_> {
             if marked {
                 if mark && write && !found.dirty {
                     self.log_modification(address);
+                }
+                // What is not writable is not remembered: marking an entry of the guest's there must ask anew.
+                let writable = found.permissions & ept::WRITE != 0;
+                if writable && (mark || !tables.accessed_and_dirty) {
+                    self.tlb.ept_walks.insert(tables.identity(), address, &found, found.dirty || write);
                 }
                 return Ok(found);
             }

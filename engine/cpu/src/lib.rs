@@ -11,6 +11,7 @@ mod delivery_in_guest;
 mod descriptor_tables;
 mod descriptors;
 mod ept;
+mod ept_cache;
 mod exception;
 mod extended;
 mod far;

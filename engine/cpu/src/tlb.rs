@@ -6,6 +6,7 @@
 
 mod regions;
 
+use crate::ept_cache::EptCache;
 use gasang_memory::PAGE_SIZE;
 pub use regions::Missed;
 use regions::Regions;
@@ -489,6 +490,8 @@ pub struct Tlb {
     uses: u64,
     /// There may be global translations of addresses in the lower half.
     low_globals: bool,
+    /// What walks of EPT found.
+    pub(crate) ept_walks: EptCache,
     /// Walks that filled an entry, since creation.
     pub refills: u64,
     /// Contexts cleared, since creation.
@@ -512,6 +515,7 @@ impl Tlb {
             entries,
             uses: 0,
             low_globals: false,
+            ept_walks: EptCache::default(),
             refills: 0,
             flushes: 0,
             page_flushes: 0,
@@ -608,6 +612,7 @@ impl Tlb {
     /// Forget everything, global translations included.
     pub fn flush_all(&mut self) {
         self.flushes += 1;
+        self.ept_walks.clear();
         self.spaces.iter_mut().flat_map(|space| &mut space.contexts).for_each(TlbContext::clear);
     }
 
@@ -629,6 +634,7 @@ impl Tlb {
     /// Forget all translations of some owners: INVEPT, INVVPID, and transitions without VPIDs.
     pub fn flush_owners(&mut self, of: impl Fn(Owner) -> bool) {
         self.flushes += 1;
+        self.ept_walks.clear();
         for space in self.spaces.iter_mut().filter(|space| of(space.owner)) {
             space.contexts.iter_mut().for_each(TlbContext::clear);
         }

@@ -291,3 +291,28 @@ fn a_violation_that_is_not_convertible_is_a_vm_exit() {
         violation(&mut machine);
     }
 }
+
+#[test]
+fn a_walk_is_remembered_until_it_is_invalidated() {
+    let mut machine = guest();
+    machine.map(PAGE + 0x1000, FRAME, OPEN);
+    machine.poke(FRAME + 0x5007, 1, 0x77);
+    machine.tlb.flush_all();
+    assert_eq!(machine.read(PAGE + 7), Ok(0));
+    machine.poke(LEAVES, 8, FRAME + 0x5000 | SMALL);
+    assert_eq!(machine.read(PAGE + 0x1007), Ok(0), "by another linear address");
+    machine.tlb.flush_owners(|_| true);
+    assert_eq!(machine.read(PAGE + 0x1007), Ok(0x77));
+}
+
+#[test]
+fn a_write_to_a_page_that_was_read_marks_it_as_dirty() {
+    let mut machine = guest();
+    point_to_tables(&mut machine, ept_pointer::ACCESSED_AND_DIRTY);
+    machine.tlb.flush_all();
+    machine.map(PAGE + 0x1000, FRAME, OPEN);
+    machine.read(PAGE).unwrap();
+    assert_eq!(machine.peek(LEAVES, 8) & ept::DIRTY, 0);
+    machine.write(PAGE + 0x1000).unwrap();
+    assert_ne!(machine.peek(LEAVES, 8) & ept::DIRTY, 0);
+}
