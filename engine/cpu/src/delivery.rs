@@ -42,17 +42,17 @@ impl Event {
 }
 
 /// How two faults combine (SDM vol. 3, table 6-5).
-pub(crate) fn is_contributory(number: u8) -> bool {
+fn is_contributory(number: u8) -> bool {
     matches!(number, vector::DE | vector::TS | vector::NP | vector::SS | vector::GP)
 }
 
 /// Whether a fault counts as a page fault when it combines with another.
-pub(crate) fn is_page_fault(number: u8) -> bool {
+fn is_page_fault(number: u8) -> bool {
     matches!(number, vector::PF | vector::VE)
 }
 
 /// What is delivered when `second` was met while delivering `first`; None for a triple fault.
-pub(crate) fn combine(first: u8, second: Exception) -> Option<Exception> {
+fn combine(first: u8, second: Exception) -> Option<Exception> {
     let contributory = is_contributory(second.vector);
     let serious = contributory || is_page_fault(second.vector);
     if first == vector::DF && serious {
@@ -80,22 +80,28 @@ impl Core<'_> {
             self.intercept_exception(&current)?;
             self.record_payload(&current);
             match self.deliver_event(&self.exception_event(&current)) {
-                Err(Trap::Exception(met)) => {
-                    self.intercept_exception(&met)?;
-                    let next = combine(current.vector, met);
-                    if met.vector == vector::PF {
-                        self.state.cr2 = met.payload;
-                    }
-                    let Some(next) = next else { return Err(self.triple_fault()) };
-                    if next != met {
-                        // What results in a double fault is not told as what was being delivered.
-                        self.state.vmx.delivering = None;
-                    }
-                    current = next;
-                }
+                Err(Trap::Exception(met)) => current = self.after_fault(Some(current.vector), met)?,
                 other => return other,
             }
         }
+    }
+
+    /// What to deliver when `met` was met while delivering the exception `first`, or another event if that is None.
+    ///
+    /// # Errors
+    /// `VmExit` if `met` is intercepted or the two make a triple fault, which elsewhere is `Shutdown`.
+    pub(crate) fn after_fault(&mut self, first: Option<u8>, met: Exception) -> Result<Exception, Trap> {
+        self.intercept_exception(&met)?;
+        if met.vector == vector::PF {
+            self.state.cr2 = met.payload;
+        }
+        let next = first.map_or(Some(met), |first| combine(first, met));
+        let Some(next) = next else { return Err(self.triple_fault()) };
+        if next != met {
+            // What results in a double fault is not told as what was being delivered.
+            self.state.vmx.delivering = None;
+        }
+        Ok(next)
     }
 
     /// CR2 and DR6 as the exception leaves them.
@@ -181,7 +187,7 @@ impl Core<'_> {
     /// INT n in VM86 mode: to the program's own table, if the TSS says so under CR4.VME; to the gate, if IOPL lets it.
     fn redirected_interrupt(&mut self, vector: u8, next: u64) -> Result<(), Trap> {
         let event = self.trap_event(vector, interruption::SOFTWARE_INTERRUPT, next);
-        if self.state.cr4 & cr4::VME != 0 && !self.redirection_bit(vector)? {
+        if self.redirected(vector)? {
             return self.deliver_in_virtual_8086(&event);
         }
         if self.state.iopl() < 3 {
@@ -424,8 +430,13 @@ impl Core<'_> {
         Ok(())
     }
 
+    /// Whether INT n in VM86 mode leads to the program's own table: under CR4.VME, if the TSS says so.
+    pub(crate) fn redirected(&mut self, vector: u8) -> Result<bool, Trap> {
+        Ok(self.state.cr4 & cr4::VME != 0 && !self.redirection_bit(vector)?)
+    }
+
     /// The bit for `vector` in the TSS's interrupt redirection bitmap, below its I/O permission bitmap.
-    pub(crate) fn redirection_bit(&mut self, vector: u8) -> Result<bool, Trap> {
+    fn redirection_bit(&mut self, vector: u8) -> Result<bool, Trap> {
         let tss = self.state.tr;
         let bitmap = self.read_system(tss.base.wrapping_add(102), 2)?;
         let byte = bitmap.wrapping_sub(32).wrapping_add(u64::from(vector / 8));

@@ -1,12 +1,10 @@
 //! Delivery in VMX non-root operation: what is intercepted, and what VM entries inject (SDM vol. 3, 26.2, 27.6.1, 28.2).
 
 use crate::core::Core;
-use crate::delivery::{Event, combine, is_contributory, is_page_fault};
+use crate::delivery::Event;
 use crate::exception::{Exception, Trap};
 use crate::state::Activity;
 use crate::vmx::{Interruption, VmExit};
-use gasang_x86::control::cr4;
-use gasang_x86::exception as vector;
 use gasang_x86::vmx::ExitReason;
 use gasang_x86::vmx::controls::{interruption, pin};
 
@@ -89,8 +87,14 @@ impl Core<'_> {
             rip: if software { next } else { self.state.rip },
             flags: self.state.rflags,
         };
-        let exception = kind == interruption::HARDWARE_EXCEPTION;
-        let delivered = self.after_injection(number, exception, |core| core.deliver_injected(&event));
+        let delivered = match self.deliver_injected(&event) {
+            Err(Trap::Exception(met)) => {
+                let exception = kind == interruption::HARDWARE_EXCEPTION;
+                self.after_fault(exception.then_some(number), met)
+                    .and_then(|next| self.deliver_exception(next))
+            }
+            other => other,
+        };
         if kind == interruption::NMI {
             self.block_nmis(&delivered);
         }
@@ -100,35 +104,10 @@ impl Core<'_> {
     /// INT n in VM86 mode can lead to the program's own table.
     fn deliver_injected(&mut self, event: &Event) -> Result<(), Trap> {
         let redirectable = event.kind == interruption::SOFTWARE_INTERRUPT && self.state.virtual_8086();
-        if redirectable && self.state.cr4 & cr4::VME != 0 && !self.redirection_bit(event.vector)? {
+        if redirectable && self.redirected(event.vector)? {
             return self.deliver_in_virtual_8086(event);
         }
         self.deliver_event(event)
-    }
-
-    /// Deliver what delivering an injected event met.
-    fn after_injection(
-        &mut self,
-        number: u8,
-        exception: bool,
-        deliver: impl FnOnce(&mut Self) -> Result<(), Trap>,
-    ) -> Result<(), Trap> {
-        let met = match deliver(self) {
-            Err(Trap::Exception(met)) => met,
-            other => return other,
-        };
-        self.intercept_exception(&met)?;
-        if met.vector == vector::PF {
-            self.state.cr2 = met.payload;
-        }
-        let faulting =
-            exception && (is_contributory(number) || is_page_fault(number) || number == vector::DF);
-        let next = if faulting { combine(number, met) } else { Some(met) };
-        let Some(next) = next else { return Err(self.triple_fault()) };
-        if next != met {
-            self.state.vmx.delivering = None;
-        }
-        self.deliver_exception(next)
     }
 
     /// An NMI was delivered, or was about to be when it caused a VM exit: the next waits for IRET (SDM vol. 3, 28.1).
