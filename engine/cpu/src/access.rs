@@ -228,8 +228,9 @@ impl Core<'_> {
         }
     }
 
+    /// RAM is about to change, or marks in its paging structures just did: translated code there is told of.
     #[inline]
-    fn before_write(&mut self, host: u64, length: u64) {
+    pub(crate) fn before_write(&mut self, host: u64, length: u64) {
         if self.memory.flags(host).load(Ordering::Acquire) & PAGE_HAS_CODE != 0 {
             self.platform.code_written(host, length);
         }

@@ -41,8 +41,8 @@ const CR4_LOADING: u64 = cr4::PSE | cr4::PAE | cr4::PGE | cr4::SMEP;
 const CR0_LOADING: u64 = cr0::CD | cr0::NW | cr0::PG;
 const CR0_FLUSHING: u64 = cr0::PE | cr0::PG | cr0::WP;
 
-/// The page-directory-pointer entry's reserved bits.
-const PDPTE_RESERVED: u64 = 0x1e6 | !((1 << PHYSICAL_ADDRESS_BITS) - 1);
+/// Bits of a present page-directory-pointer entry of PAE paging that must be 0 (SDM vol. 3, table 4-8).
+pub const PDPTE_RESERVED: u64 = 0x1e6 | !((1 << PHYSICAL_ADDRESS_BITS) - 1);
 
 /// The bits of CR4 that a model has.
 pub fn cr4_allowed(model: &CpuModel) -> u64 {

@@ -1,12 +1,10 @@
 //! Extended page tables: from a guest's physical addresses to the processor's (SDM vol. 3, 29.3).
 
-use crate::paging::PHYSICAL_ADDRESS_BITS;
+use crate::paging::RESERVED_ADDRESS;
 use gasang_memory::GuestMemory;
 use gasang_x86::paging::ADDRESS;
 use gasang_x86::vmx::controls::{ept, ept_pointer};
 
-/// Physical-address bits that no address has.
-const RESERVED_ADDRESS: u64 = ADDRESS & !((1 << PHYSICAL_ADDRESS_BITS) - 1);
 /// Bits 6:3 of an entry that leads to another table.
 const RESERVED_IN_TABLE: u64 = 0xf << 3;
 

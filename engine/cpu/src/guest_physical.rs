@@ -99,7 +99,7 @@ impl Core<'_> {
                 count += 1;
             };
             let marked = !mark || tables.mark(self.memory, &found, write, told);
-            written[..count].iter().for_each(|&host| self.entry_written(host, 8));
+            written[..count].iter().for_each(|&host| self.before_write(host, 8));
             if marked {
                 if mark && write && !found.dirty {
                     self.log_modification(address);

@@ -46,8 +46,8 @@ impl Core<'_> {
 
 impl VcpuState {
     /// INIT: as RESET, but for what survives it (SDM vol. 3, table 10-1): x87 and SIMD state, MSRs, the time-stamp
-    /// counter, VMX (INIT is blocked in VMX operation), CR0's CD and NW. An application processor then waits for a SIPI: the caller sets the activity, and
-    /// flushes the TLB.
+    /// counter, VMX (INIT is blocked in VMX operation), CR0's CD and NW. An application processor then waits for a
+    /// SIPI: the caller sets the activity, and flushes the TLB.
     pub fn init(&mut self) {
         let reset = VcpuState::reset();
         let cache_control = cr0::CD | cr0::NW;

@@ -18,7 +18,8 @@ use std::sync::atomic::Ordering;
 /// MAXPHYADDR of the modelled processor (CPUID 0x80000008).
 pub const PHYSICAL_ADDRESS_BITS: u32 = 46;
 
-const RESERVED_ADDRESS: u64 = ADDRESS & !((1 << PHYSICAL_ADDRESS_BITS) - 1);
+/// Bits of an entry's address beyond any physical address.
+pub(crate) const RESERVED_ADDRESS: u64 = ADDRESS & !((1 << PHYSICAL_ADDRESS_BITS) - 1);
 
 /// What an access does with memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -301,14 +302,7 @@ impl Core<'_> {
     /// Tell of marks set in pages that hold translated code.
     fn tell_marks(&mut self, walk: &Walk) {
         for used in &walk.used[..walk.levels] {
-            self.entry_written(used.host, walk.entry_size);
-        }
-    }
-
-    /// An entry of a paging structure was marked.
-    pub(crate) fn entry_written(&mut self, host: u64, size: usize) {
-        if self.memory.flags(host).load(Ordering::Acquire) & PAGE_HAS_CODE != 0 {
-            self.platform.code_written(host, size as u64);
+            self.before_write(used.host, walk.entry_size as u64);
         }
     }
 

@@ -1,11 +1,8 @@
 //! The page-directory-pointer-table entries of PAE paging (SDM vol. 3, 4.4.1).
 
-use crate::capabilities::Capabilities;
+use gasang_cpu::PDPTE_RESERVED;
 use gasang_memory::GuestMemory;
 use gasang_x86::paging;
-
-/// Bits of a present entry that must be 0.
-const RESERVED: u64 = 0x1e6 | Capabilities::BEYOND_PHYSICAL;
 
 /// The four entries that CR3 points to; None if they are not in RAM.
 pub(crate) fn read(memory: &GuestMemory, cr3: u64) -> Option<[u64; 4]> {
@@ -20,5 +17,5 @@ pub(crate) fn read(memory: &GuestMemory, cr3: u64) -> Option<[u64; 4]> {
 
 /// Whether no present entry has a reserved bit.
 pub(crate) fn valid(entries: &[u64; 4]) -> bool {
-    entries.iter().all(|entry| entry & paging::PRESENT == 0 || entry & RESERVED == 0)
+    entries.iter().all(|entry| entry & paging::PRESENT == 0 || entry & PDPTE_RESERVED == 0)
 }
