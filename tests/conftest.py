@@ -1,4 +1,7 @@
-"""For all tests: those that take a minute or more run only if asked for."""
+"""For all tests: those that take a minute or more run only if asked for; programs for guests."""
+
+import shutil
+import subprocess
 
 import pytest
 
@@ -17,3 +20,18 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
+
+
+@pytest.fixture(scope="session")
+def compile_for_linux(tmp_path_factory):
+    """Compiles a C file to a program for any Linux, and gives its bytes."""
+
+    def compile(source):
+        if shutil.which("gcc") is None:
+            pytest.skip("gcc is not installed")
+        program = tmp_path_factory.mktemp(source.stem) / source.stem
+        warnings = ("-Wall", "-Wextra", "-Werror")
+        subprocess.run(("gcc", "-O1", *warnings, "-static", "-pthread", "-o", program, source), check=True)
+        return program.read_bytes()
+
+    return compile

@@ -1,7 +1,5 @@
 """Linux on several processors: all come up, and survive what stresses them."""
 
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -21,16 +19,9 @@ def machine(request):
 
 
 @pytest.fixture(scope="session")
-def stress(tmp_path_factory):
+def stress(compile_for_linux):
     """The program that stresses processors, for any Linux."""
-    if shutil.which("gcc") is None:
-        pytest.skip("gcc is not installed")
-    program = tmp_path_factory.mktemp("stress") / "stress"
-    subprocess.run(
-        ("gcc", "-O1", "-Wall", "-Wextra", "-Werror", "-static", "-pthread", "-o", program, STRESS),
-        check=True,
-    )
-    return program.read_bytes()
+    return compile_for_linux(STRESS)
 
 
 @pytest.fixture(scope="session")

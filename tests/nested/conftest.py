@@ -1,7 +1,5 @@
 """Hypervisors as Debian packages them, in initial RAM disks: nothing of them is the host's or ours."""
 
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,16 +15,9 @@ CLIENT = Path(__file__).with_name("kvm_client.c")
 
 
 @pytest.fixture(scope="session")
-def client(tmp_path_factory):
+def client(compile_for_linux):
     """The program that makes virtual machines by /dev/kvm and runs each to an exit."""
-    if shutil.which("gcc") is None:
-        pytest.skip("gcc is not installed")
-    program = tmp_path_factory.mktemp("client") / "kvm_client"
-    subprocess.run(
-        ("gcc", "-O1", "-Wall", "-Wextra", "-Werror", "-static", "-pthread", "-o", program, CLIENT),
-        check=True,
-    )
-    return program.read_bytes()
+    return compile_for_linux(CLIENT)
 
 
 @pytest.fixture
