@@ -1,10 +1,14 @@
 /*
  * EPT violations of accesses that are more than one: across pages, repeated, read-modify-write, by stacks and
- * descriptor tables, and while events are delivered; and #PF before them (SDM vol. 3, 28.2.4, 29.3.3).
+ * descriptor tables, and while events are delivered; #PF before them; and what they tell of the guest's own rights (SDM
+ * vol. 3, 28.2.4, 29.3.3, table 28-7).
  */
 #include "vmx.h"
 
-enum { IS_READ = 1, IS_WRITE = 2, OF_LINEAR = 0x100, VECTOR = 0x91 };
+enum {
+    IS_READ = 1, IS_WRITE = 2, OF_LINEAR = 0x100, OF_USER_PAGE = 0x200, OF_WRITABLE_PAGE = 0x400, OF_NO_CODE = 0x800,
+    VECTOR = 0x91,
+};
 static const u64 linear = TEST_AREA + 0x9000;
 
 static u64 eptp, pages[2];
@@ -163,6 +167,39 @@ static void page_faults_first(void)
     check_violation("then EPT's", IS_WRITE, linear);
 }
 
+/* What a violation tells of the rights that the guest's own paging gives. */
+static void advanced_information(void)
+{
+    if (!ept_capable(CAPABLE_ADVANCED_INFORMATION)) {
+        skip("advanced information of EPT violations");
+        return;
+    }
+    const u64 told = OF_USER_PAGE | OF_WRITABLE_PAGE | OF_NO_CODE;
+    const struct {
+        const char *name;
+        u64 flags, information;
+    } pages_of_guest[] = {
+        {"a user page that is writable", P | W | U, OF_USER_PAGE | OF_WRITABLE_PAGE},
+        {"a user page", P | U, OF_USER_PAGE},
+        {"a supervisor page", P, 0},
+        {"a supervisor page that is writable", P | W, OF_WRITABLE_PAGE},
+        {"a page that is not for code", P | NX, OF_NO_CODE},
+    };
+    have(0, 0);
+    for (unsigned index = 0; index < sizeof pages_of_guest / sizeof *pages_of_guest; index++) {
+        map(linear, pages[0], pages_of_guest[index].flags);
+        begin(CODE("mov rcx, [rax]"), linear);
+        check_violation(pages_of_guest[index].name, IS_READ, linear);
+        check_equal("what it is", get(EXIT_QUALIFICATION) & told, pages_of_guest[index].information);
+    }
+    map(linear, pages[0], P | W | U);
+    *entry_of(linear, 3) &= ~U;
+    begin(CODE("mov rcx, [rax]"), linear);
+    check_violation("a page in a supervisor's table", IS_READ, linear);
+    check_equal("what it is", get(EXIT_QUALIFICATION) & told, OF_WRITABLE_PAGE);
+    *entry_of(linear, 3) |= U;
+}
+
 void run(void)
 {
     vmx_begin();
@@ -184,5 +221,6 @@ void run(void)
     read_modify_write();
     deliveries();
     page_faults_first();
+    advanced_information();
     check_equal("VMXOFF", vmxoff(), SUCCEED);
 }

@@ -179,6 +179,7 @@ enum { EPT_POINTER_ACCESSED_DIRTY = 0x40 };
 #define CAPABLE_EXECUTE_ONLY (1ull << 0)
 #define CAPABLE_1G (1ull << 17)
 #define CAPABLE_ACCESSED_DIRTY (1ull << 21)
+#define CAPABLE_ADVANCED_INFORMATION (1ull << 22)
 bool ept_capable(u64 what);
 
 /* An EPT pointer: 4 GiB mapped to themselves by 2-MByte pages, with all rights. */

@@ -130,6 +130,18 @@ impl Walk {
         })
     }
 
+    /// What an EPT violation at its page tells of it: the guest's own rights, as advanced exit information has them (SDM
+    /// vol. 3, table 28-7).
+    fn told(&self) -> u64 {
+        let bits = [
+            (self.user, ept_violation::USER_LINEAR),
+            (self.writable, ept_violation::WRITABLE_LINEAR),
+            (self.execute_disable, ept_violation::EXECUTE_DISABLE_LINEAR),
+        ];
+        let rights = bits.iter().filter(|(is_so, _)| *is_so);
+        rights.fold(ept_violation::TRANSLATION_OF_LINEAR, |all, (_, bit)| all | bit)
+    }
+
     /// The entry that is to be marked where EPT permits no write.
     fn unmarkable(&self, write: bool) -> Option<Missing> {
         let refused = |used: &Used| used.permissions & ept::WRITE == 0;
@@ -399,9 +411,8 @@ impl Core<'_> {
             Access::Read | Access::Write => ept_access(access),
         };
         let found = self.through_ept(tables, address, wanted, mark).map_err(|fault| {
-            let wanted = ept_access(access);
-            let about = ept_violation::LINEAR_ADDRESS_VALID | ept_violation::TRANSLATION_OF_LINEAR;
-            self.ept_exit(address, fault, wanted | about, linear)
+            let about = ept_access(access) | ept_violation::LINEAR_ADDRESS_VALID | walk.told();
+            self.ept_exit(address, fault, about, linear)
         })?;
         Ok(Page { physical: found.physical, permissions: found.permissions, dirty: found.dirty })
     }

@@ -87,6 +87,7 @@ const EPT_VPID: u64 = ept::EXECUTE_ONLY
     | ept::PAGES_1G
     | ept::INVEPT
     | ept::ACCESSED_AND_DIRTY
+    | ept::ADVANCED_INFORMATION
     | ept::INVEPT_SINGLE_CONTEXT
     | ept::INVEPT_ALL_CONTEXT
     | ept::INVVPID

@@ -45,7 +45,9 @@ fn violation(machine: &mut Machine) -> (u64, u64, u64) {
     (exit.qualification, exit.guest_linear, exit.guest_physical)
 }
 
-const OF_THE_PAGE: u64 = about::LINEAR_ADDRESS_VALID | about::TRANSLATION_OF_LINEAR;
+/// A violation at an open page's own address.
+const OF_THE_PAGE: u64 =
+    about::LINEAR_ADDRESS_VALID | about::TRANSLATION_OF_LINEAR | about::USER_LINEAR | about::WRITABLE_LINEAR;
 
 #[test]
 fn guest_physical_addresses_lead_where_ept_says() {
@@ -82,6 +84,34 @@ fn an_access_that_ept_does_not_permit_is_a_violation() {
             assert_eq!(violation(&mut machine), told);
         }
     }
+}
+
+#[test]
+fn a_violation_tells_what_the_guest_permits() {
+    let user = about::USER_LINEAR;
+    let writable = about::WRITABLE_LINEAR;
+    for (flags, told) in [
+        (OPEN & !entry::WRITABLE, user),
+        (OPEN & !entry::USER, writable),
+        (OPEN | entry::EXECUTE_DISABLE, user | writable | about::EXECUTE_DISABLE_LINEAR),
+    ] {
+        let mut machine = guest();
+        machine.map(PAGE, FRAME, flags);
+        machine.poke(LEAVES, 8, 0);
+        assert_eq!(machine.read(PAGE), Err(Trap::VmExit));
+        let of_the_page = about::LINEAR_ADDRESS_VALID | about::TRANSLATION_OF_LINEAR;
+        assert_eq!(violation(&mut machine).0, about::READ | of_the_page | told);
+    }
+}
+
+#[test]
+fn without_paging_all_is_writable_and_the_users() {
+    let mut machine = guest();
+    machine.state.cr0 &= !cr0::PG;
+    machine.state.efer &= !efer::LMA;
+    machine.poke(LEAVES, 8, 0);
+    assert_eq!(machine.read(FRAME), Err(Trap::VmExit));
+    assert_eq!(violation(&mut machine).0, about::READ | OF_THE_PAGE);
 }
 
 #[test]
@@ -240,7 +270,8 @@ fn executing_is_permitted_by_the_mode_of_the_address() {
             let told = if user { about::EXECUTABLE } else { about::USER_EXECUTABLE };
             let (qualification, ..) = violation(&mut machine);
             let rights = about::READABLE | about::WRITABLE | told;
-            assert_eq!(qualification, about::FETCH | rights | OF_THE_PAGE);
+            let of_the_page = OF_THE_PAGE & if user { !0 } else { !about::USER_LINEAR };
+            assert_eq!(qualification, about::FETCH | rights | of_the_page);
         }
     }
 }
