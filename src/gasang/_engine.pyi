@@ -305,7 +305,8 @@ class Vcpu:
         """The blocks translated since the last call, when the Vm was made with `trace_blocks=True`."""
 
     def set_profile(self, hertz: int | None) -> None:
-        """Measure from now on, from nothing, with `hertz` samples a second; or, with None, no longer.
+        """Measure from now on, from nothing, with `hertz` samples a second, 10,000 at most; or, with None, no
+        longer.
 
         Raises `EngineError` if another thread is inside `run`, or the host refuses what sampling needs: a
         timer, and its highest real-time signal.

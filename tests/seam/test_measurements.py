@@ -58,7 +58,7 @@ def test_samples_in_a_loop_are_where_it_is(boot):
     assert all(ENTRY <= address <= ENTRY + 6 for address, _, _ in inside)
 
 
-@pytest.mark.parametrize("hertz", [-1, 100_001])
+@pytest.mark.parametrize("hertz", [-1, 10_001])
 def test_a_rate_out_of_range_is_refused(boot, hertz):
     with pytest.raises(EngineError, match="hertz must be from 0 to"):
         boot("hlt").vcpu.set_profile(hertz)

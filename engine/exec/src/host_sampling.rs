@@ -300,7 +300,7 @@ mod tests {
 
     #[test]
     fn samples_without_room_are_counted_as_lost() {
-        let mut sampler = Sampler::new(100_000).unwrap();
+        let mut sampler = Sampler::new(10_000).unwrap();
         sampler.attach().unwrap();
         sampler.doing(0, 0);
         let table = &SAMPLES[sampler.table];

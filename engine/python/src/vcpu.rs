@@ -9,6 +9,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use std::sync::Arc;
 
+/// Samples a second at most. A timer that expires while its signal is handled lets the thread do nothing else, and with
+/// some hosts' timers 100,000 are that many.
+const MOST_HERTZ: u64 = 10_000;
+
 /// A virtual processor. One thread runs it; `kick` may come from any thread.
 #[pyclass(frozen, module = "gasang._engine")]
 pub struct Vcpu {
@@ -77,7 +81,7 @@ impl Vcpu {
     }
 
     fn set_profile(&self, hertz: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
-        let hertz = hertz.map(|hertz| unsigned(hertz, "hertz", 100_000)).transpose()?;
+        let hertz = hertz.map(|hertz| unsigned(hertz, "hertz", MOST_HERTZ)).transpose()?;
         self.inner.set_profile(hertz.map(|hertz| hertz as u32)).map_err(engine_error)
     }
 
