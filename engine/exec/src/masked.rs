@@ -29,6 +29,8 @@ pub(crate) struct Mask {
     lanes: usize,
     /// The chosen elements lie side by side (compress, expand).
     packed: bool,
+    /// The elements left out must be accessible all the same.
+    all_accessible: bool,
 }
 
 /// The mask of an instruction's memory operand, if it has one.
@@ -37,7 +39,7 @@ pub(crate) fn mask_of(instruction: &Instruction) -> Option<Mask> {
         return None;
     }
     let size = instruction.memory_size();
-    let element = size.element_size().max(1);
+    let element = element_size(instruction);
     let by_vector = matches!(
         instruction.mnemonic(),
         Mnemonic::Vmaskmovps | Mnemonic::Vmaskmovpd | Mnemonic::Vpmaskmovd | Mnemonic::Vpmaskmovq
@@ -45,9 +47,16 @@ pub(crate) fn mask_of(instruction: &Instruction) -> Option<Mask> {
     if by_vector {
         // Both the store (memory, mask, data) and the load (data, mask, memory) have it in the middle.
         let source = Source::Vector(instruction.op1_register().number());
-        return Some(Mask { source, element, lanes: size.size() / element, packed: false });
+        return Some(Mask {
+            source,
+            element,
+            lanes: size.size() / element,
+            packed: false,
+            all_accessible: false,
+        });
     }
-    if instruction.encoding() != EncodingKind::EVEX || instruction.op_mask() == Register::None {
+    let masked = instruction.encoding() == EncodingKind::EVEX && instruction.op_mask() != Register::None;
+    if !masked || reads_all(instruction) {
         return None;
     }
     let widest = (0..instruction.op_count())
@@ -57,7 +66,7 @@ pub(crate) fn mask_of(instruction: &Instruction) -> Option<Mask> {
         .map(|register| register.size())
         .max()
         .unwrap_or(vector::WIDTH);
-    let lanes = if instruction.is_broadcast() { widest / element } else { size.size() / element };
+    let lanes = if is_broadcast(instruction) { widest / element } else { size.size() / element };
     let packed = matches!(
         instruction.mnemonic(),
         Mnemonic::Vcompressps
@@ -74,7 +83,64 @@ pub(crate) fn mask_of(instruction: &Instruction) -> Option<Mask> {
             | Mnemonic::Vpexpandq
     );
     let source = Source::Opmask(instruction.op_mask().number());
-    Some(Mask { source, element, lanes, packed })
+    Some(Mask { source, element, lanes, packed, all_accessible: is_extraction(instruction) })
+}
+
+/// Whether what is in memory goes to more lanes than it has elements.
+fn is_broadcast(instruction: &Instruction) -> bool {
+    use Mnemonic::*;
+    match instruction.mnemonic() {
+        Vbroadcastss | Vbroadcastsd | Vpbroadcastb | Vpbroadcastw | Vpbroadcastd | Vpbroadcastq => true,
+        Vbroadcastf32x2 | Vbroadcastf32x4 | Vbroadcastf32x8 | Vbroadcastf64x2 | Vbroadcastf64x4 => true,
+        Vbroadcasti32x2 | Vbroadcasti32x4 | Vbroadcasti32x8 | Vbroadcasti64x2 | Vbroadcasti64x4 => true,
+        _ => instruction.is_broadcast(),
+    }
+}
+
+/// Bytes of what one bit of the mask stands for.
+fn element_size(instruction: &Instruction) -> usize {
+    match instruction.mnemonic() {
+        // Each product is of parts of an element.
+        Mnemonic::Vpmuldq | Mnemonic::Vpmuludq => 8,
+        Mnemonic::Vpdpbusd | Mnemonic::Vpdpbusds | Mnemonic::Vpdpwssd | Mnemonic::Vpdpwssds => 4,
+        _ => instruction.memory_size().element_size().max(1),
+    }
+}
+
+/// Whether all of the memory operand is read, whatever the mask says of the result: where elements of the result do not
+/// come from the same elements of the operand (SDM vol. 2, 2.8, exception types E4NF, E5NF and E6NF).
+fn reads_all(instruction: &Instruction) -> bool {
+    use Mnemonic::*;
+    match instruction.mnemonic() {
+        Valignd | Valignq | Vpalignr | Vdbpsadbw | Vmovddup | Vmovshdup | Vmovsldup | Vpconflictd
+        | Vpconflictq => true,
+        Vgf2p8affineinvqb | Vgf2p8affineqb | Vpmaddubsw | Vpmaddwd | Vpmultishiftqb => true,
+        Vinsertf32x4 | Vinsertf32x8 | Vinsertf64x2 | Vinsertf64x4 => true,
+        Vinserti32x4 | Vinserti32x8 | Vinserti64x2 | Vinserti64x4 => true,
+        Vpackssdw | Vpacksswb | Vpackusdw | Vpackuswb => true,
+        Vpermb | Vpermw | Vpermd | Vpermq | Vpermps | Vpermpd | Vpermilps | Vpermilpd => true,
+        Vpermi2b | Vpermi2w | Vpermi2d | Vpermi2q | Vpermi2ps | Vpermi2pd => true,
+        Vpermt2b | Vpermt2w | Vpermt2d | Vpermt2q | Vpermt2ps | Vpermt2pd => true,
+        Vpshufb | Vpshufd | Vpshufhw | Vpshuflw | Vshufps | Vshufpd => true,
+        Vshuff32x4 | Vshuff64x2 | Vshufi32x4 | Vshufi64x2 => true,
+        Vpunpckhbw | Vpunpckhwd | Vpunpckhdq | Vpunpckhqdq | Vunpckhps | Vunpckhpd => true,
+        Vpunpcklbw | Vpunpcklwd | Vpunpckldq | Vpunpcklqdq | Vunpcklps | Vunpcklpd => true,
+        // The number of bits is in memory, not what is shifted.
+        Vpslld | Vpsllq | Vpsllw | Vpsrad | Vpsraq | Vpsraw | Vpsrld | Vpsrlq | Vpsrlw => {
+            instruction.op2_kind() == OpKind::Memory
+        }
+        _ => false,
+    }
+}
+
+/// Whether it stores a part of a register: of exception type E6NF, but writing only what the mask chooses.
+fn is_extraction(instruction: &Instruction) -> bool {
+    use Mnemonic::*;
+    let (floating, integer) = (
+        matches!(instruction.mnemonic(), Vextractf32x4 | Vextractf32x8 | Vextractf64x2 | Vextractf64x4),
+        matches!(instruction.mnemonic(), Vextracti32x4 | Vextracti32x8 | Vextracti64x2 | Vextracti64x4),
+    );
+    floating || integer
 }
 
 impl Mask {
@@ -94,10 +160,9 @@ impl Mask {
         let chosen = |index: &usize| {
             if self.packed {
                 *index < count
-            } else if self.lanes > in_memory {
-                count != 0
             } else {
-                lane_chosen.get(*index).copied().unwrap_or(false)
+                // What is broadcast is in several lanes.
+                lane_chosen.iter().skip(*index).step_by(in_memory).any(|&chosen| chosen)
             }
         };
         (0..in_memory).filter(chosen).collect()
@@ -119,11 +184,19 @@ impl Mask {
         let access = if plan.memory == Use::Read { Access::Read } else { Access::Write };
         let privilege = core.privilege();
         let mut places = Vec::new();
-        for index in self.chosen(core, plan.size / self.element) {
+        let in_memory = plan.size / self.element;
+        let chosen = self.chosen(core, in_memory);
+        for index in 0..in_memory {
+            let is_chosen = chosen.contains(&index);
+            if !is_chosen && !self.all_accessible {
+                continue;
+            }
             let offset = start.wrapping_add((index * self.element) as u64) & memory.mask;
             let linear = element_address(core, memory.segment, offset, self.element, access)?;
             core.probe(linear, access, privilege)?;
-            places.push((index * self.element, linear));
+            if is_chosen {
+                places.push((index * self.element, linear));
+            }
         }
         let mut buffer = Buffer::new(start);
         if access == Access::Read {

@@ -12,7 +12,9 @@ use iced_x86::{
     Code, CpuidFeature, EncodingKind, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess,
     OpKind, Register,
 };
+use std::arch::x86_64::__cpuid;
 use std::io;
+use std::sync::LazyLock;
 
 /// Executes an instruction; `state.rip` is still its own address.
 pub(crate) type Handler = fn(&mut Core<'_>, &Decoded) -> Result<Flow, Trap>;
@@ -261,6 +263,16 @@ fn waits(instruction: &Instruction, unit: Unit) -> bool {
     unit.has_x87() && !no_wait
 }
 
+/// AMD's processors do not ask alignment of SHA's instructions, others do as the manual says.
+static SHA_TAKES_UNALIGNED: LazyLock<bool> = LazyLock::new(|| {
+    let vendor = __cpuid(0);
+    [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).concat() == b"AuthenticAMD"
+});
+
+fn is_sha(instruction: &Instruction) -> bool {
+    instruction.cpuid_features().contains(&CpuidFeature::SHA)
+}
+
 /// Legacy SSE instructions want their 16-byte operands aligned, but for those made for unaligned ones; of the VEX and
 /// EVEX forms only those that say so (SDM vol. 1, 10.4.1.1, 14.9).
 fn needs_alignment(instruction: &Instruction, unit: Unit, size: usize) -> bool {
@@ -290,9 +302,7 @@ fn needs_alignment(instruction: &Instruction, unit: Unit, size: usize) -> bool {
             | Mnemonic::Pcmpistri
             | Mnemonic::Pcmpistrm
     );
-    // AMD's processors do not ask it of SHA; if the host's does, it says so when it executes the instruction.
-    let left_to_host = instruction.cpuid_features().contains(&CpuidFeature::SHA);
-    let made_for_unaligned = made_for_unaligned || left_to_host;
+    let made_for_unaligned = made_for_unaligned || is_sha(instruction) && *SHA_TAKES_UNALIGNED;
     says_aligned || matches!(unit, Unit::Sse | Unit::SseAndMmx) && size == 16 && !made_for_unaligned
 }
 

@@ -4,6 +4,7 @@ use crate::direct::operands::Place;
 use crate::direct::{Execution, Flow};
 use gasang_x86::{gpr, rflags};
 use std::arch::asm;
+use std::sync::LazyLock;
 
 /// Two operands and status flags as in `Packed`, to a result and status flags.
 type Operation = fn(u64, u64, u16) -> (u64, u16);
@@ -130,6 +131,21 @@ static SHIFTS: [BySize; 8] = [
     counted!("shl", ", cl"),
     counted!("sar", ", cl"),
 ];
+
+/// ROL and ROR have numbers up to this.
+const ROR: usize = 1;
+
+/// Whether ROL and ROR of a register by an immediate that is not 1 leave OF alone, as on processors of Intel's: the
+/// manual has it undefined, and those of AMD compute it, as all do in memory and by CL. The tiers do what the host does.
+static KEEPS_OVERFLOW: LazyLock<bool> = LazyLock::new(|| {
+    let overflow: u8;
+    // SAFETY: computes on registers only. 1 rotated right by two has its top bits unlike, which OF, clear before, is.
+    unsafe {
+        asm!("xor {value:e}, {value:e}", "inc {value:e}", "ror {value:e}, 2", "seto {overflow}",
+            value = out(reg) _, overflow = out(reg_byte) overflow, options(pure, nomem, nostack));
+    }
+    overflow == 0
+});
 
 /// By bits 4:3 of the opcode's second byte, or bits 4:3 of the ModRM byte of opcode 0F BA.
 static BIT_TESTS: [BySize; 4] = [
@@ -353,7 +369,14 @@ impl Execution<'_, '_> {
             return None;
         }
         let (target, value) = self.target(place, size)?;
+        let overflow = self.core.state.rflags & rflags::OF;
         let result = self.compute(&SHIFTS[number & 7], size, value, count);
+        let by_more = count & if size == 8 { 0x3f } else { 0x1f } != 1;
+        let in_register = matches!(place, Place::Register(_));
+        let by_immediate = matches!(opcode, 0xc0 | 0xc1);
+        if by_immediate && number & 7 <= ROR && by_more && in_register && *KEEPS_OVERFLOW {
+            self.core.state.rflags = self.core.state.rflags & !rflags::OF | overflow;
+        }
         self.set(target, size, result);
         Some(Flow::Next)
     }

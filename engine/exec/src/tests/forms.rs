@@ -3,7 +3,7 @@
 use super::machine::{CODE, DATA, Machine};
 use super::native::{DATA_SIZE, Native};
 use crate::plan::is_executed_by_host;
-use gasang_cpu::{Activity, ExtendedState, Feature, VcpuState};
+use gasang_cpu::{Activity, CpuModel, ExtendedState, Feature, VcpuState};
 use gasang_x86::control::xcr0;
 use gasang_x86::rflags;
 use iced_x86::{
@@ -11,6 +11,7 @@ use iced_x86::{
     OpCodeOperandKind, OpCodeTableKind, OpKind, Register,
 };
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 /// Encodings tried of each form.
 const TRIES: usize = 60;
@@ -60,7 +61,9 @@ pub fn encoding(form: &OpCodeInfo, random: &mut Random) -> Vec<u8> {
         _ => return bytes,
     };
     let w = if form.is_wig() { random.below(2) } else { u64::from(form.w() != 0) };
-    if form.encoding() == EncodingKind::VEX {
+    if form.encoding() == EncodingKind::EVEX {
+        bytes.extend(evex_prefix(form, map, w as u8, prefix, random));
+    } else if form.encoding() == EncodingKind::VEX {
         let registers = random.next() as u8 & 0xe0;
         let vvvv = random.next() as u8 & 0x78;
         let length = if form.is_lig() { random.below(2) as u8 } else { form.l() as u8 };
@@ -93,6 +96,18 @@ pub fn encoding(form: &OpCodeInfo, random: &mut Random) -> Vec<u8> {
     bytes.push(modrm);
     bytes.extend(random.next().to_le_bytes());
     bytes
+}
+
+/// Half of them without a mask, a quarter with zeroing, a quarter with a broadcast or a rounding of their own.
+fn evex_prefix(form: &OpCodeInfo, map: u8, w: u8, prefix: u8, random: &mut Random) -> [u8; 4] {
+    let registers = random.next() as u8 & 0xf0;
+    let vvvv = if random.below(2) == 0 { 0x78 } else { random.next() as u8 & 0x78 };
+    let high_vvvv = if vvvv == 0x78 { 8 } else { random.next() as u8 & 8 };
+    let length = if form.is_lig() { random.below(3) as u8 } else { form.l() as u8 };
+    let mask = if random.below(2) == 0 { 0 } else { random.next() as u8 & 7 };
+    let zeroing = if random.below(4) == 0 { 0x80 } else { 0 };
+    let broadcast = if random.below(4) == 0 { 0x10 } else { 0 };
+    [0x62, registers | map, w << 7 | vvvv | 4 | prefix, zeroing | length << 5 | broadcast | high_vvvv | mask]
 }
 
 /// Put the memory operand inside the data, if there is one and its address can be chosen.
@@ -144,8 +159,10 @@ fn random_state(machine: &mut Machine, instruction: &Instruction, random: &mut R
     let x87 = instruction.cpuid_features().iter().any(|feature| format!("{feature:?}").starts_with("FPU"));
     machine.state.extended = ExtendedState::initial();
     let image = &mut machine.state.extended.bytes;
+    let avx512 = ranges_of_avx512(&machine.model);
     for (index, byte) in image.iter_mut().enumerate() {
         let vectors = (160..416).contains(&index) || (576..832).contains(&index);
+        let vectors = vectors || avx512.iter().any(|range| range.contains(&index));
         if vectors || (32..160).contains(&index) && index % 16 < 10 {
             *byte = random.next() as u8;
         }
@@ -164,13 +181,35 @@ fn random_state(machine: &mut Machine, instruction: &Instruction, random: &mut R
     }
     image[2..4].copy_from_slice(&[0, if x87 { (random.next() as u8 & 7) << 3 } else { 0 }]);
     image[4] = if x87 { 0xff } else { 0 };
-    machine.state.extended.set_in_use(xcr0::X87 | xcr0::SSE | xcr0::AVX);
+    machine.state.extended.set_in_use(machine.state.xcr0);
+}
+
+/// Where an image has what AVX-512 adds, if the model has it: opmask registers and the upper parts of vector registers.
+fn ranges_of_avx512(model: &CpuModel) -> Vec<Range<usize>> {
+    let numbers = if model.has(Feature::Avx512f) { &[5, 6, 7][..] } else { &[] };
+    let components = numbers.iter().filter_map(|&number| model.component(number));
+    components.map(|component| component.offset..component.offset + component.size).collect()
 }
 
 /// What of the extended state must agree: not the last instruction's addresses, which only the guest's side has right.
-fn comparable(state: &VcpuState) -> Vec<u8> {
+fn comparable(state: &VcpuState, model: &CpuModel) -> Vec<u8> {
     let image = &state.extended.bytes;
-    [&image[0..5], &image[24..28], &image[32..416], &image[576..832]].concat()
+    let avx512 = ranges_of_avx512(model).into_iter().flat_map(|range| image[range].to_vec());
+    [&image[0..5], &image[24..28], &image[32..416], &image[576..832]]
+        .concat()
+        .into_iter()
+        .chain(avx512)
+        .collect()
+}
+
+/// Every feature that there can be here: AVX-512 too, which `max` leaves out.
+fn every_feature() -> CpuModel {
+    let with = |spec: String, name: &str| {
+        let more = format!("{spec},+{name}");
+        if CpuModel::parse(&more).is_ok() { more } else { spec }
+    };
+    let names = CpuModel::known_features().into_iter().filter(|name| name.starts_with("avx512"));
+    CpuModel::parse(&names.fold("max".to_owned(), with)).unwrap()
 }
 
 /// Execute one encoding on both sides; whether it could be compared.
@@ -192,7 +231,7 @@ fn compare(machine: &mut Machine, native: &mut Native, instruction: &Instruction
     assert_eq!(machine.state.gpr, expected.gpr, "{instruction} {bytes:02x?}");
     let status = |state: &VcpuState| state.rflags & rflags::STATUS;
     assert_eq!(status(&machine.state), status(&expected), "flags of {instruction} {bytes:02x?}");
-    let vectors_equal = comparable(&machine.state) == comparable(&expected);
+    let vectors_equal = comparable(&machine.state, &machine.model) == comparable(&expected, &machine.model);
     assert!(vectors_equal, "vectors of {instruction} {bytes:02x?}");
     machine.memory.read_physical(DATA, &mut data).unwrap();
     assert!(native.data() == data.as_slice(), "memory of {instruction} {bytes:02x?}");
@@ -202,13 +241,16 @@ fn compare(machine: &mut Machine, native: &mut Native, instruction: &Instruction
 #[test]
 fn the_host_and_t0_agree_on_random_encodings_of_every_form() {
     let mut machine = Machine::new();
+    machine.model = every_feature();
+    machine.state.xcr0 |= machine.model.xcr0_allowed() & xcr0::AVX512;
     let mut native = Native::new();
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let mut compared = 0;
     let mut never = BTreeSet::new();
     for code in Code::values().filter(|code| code.op_code().mode64() && code.op_code().is_instruction()) {
         let form = code.op_code();
-        if !matches!(form.encoding(), EncodingKind::Legacy | EncodingKind::VEX) || code == Code::Wait {
+        let encodings = [EncodingKind::Legacy, EncodingKind::VEX, EncodingKind::EVEX];
+        if !encodings.contains(&form.encoding()) || code == Code::Wait {
             continue;
         }
         let (mut decoded, mut done) = (false, 0);
@@ -235,6 +277,10 @@ fn the_host_and_t0_agree_on_random_encodings_of_every_form() {
         }
     }
     assert!(never.is_empty(), "never compared: {never:?}");
-    let expected = if machine.model.has(Feature::Avx2) { 1000 } else { 500 };
+    let expected = match &machine.model {
+        model if model.has(Feature::Avx512f) => 1500,
+        model if model.has(Feature::Avx2) => 1000,
+        _ => 500,
+    };
     assert!(compared > expected, "only {compared} forms were compared");
 }
