@@ -2,6 +2,7 @@
 
 use crate::case::{AVX_OFFSET, Case, DIED, EXTENDED_BYTES, Outcome};
 use crate::excluded;
+use crate::intel;
 use crate::layout::{DATA, DATA_BYTES, HIGH, LOW, PAGE};
 use crate::single::Test;
 use gasang_x86::{exception, gpr, rflags};
@@ -26,7 +27,14 @@ pub fn difference(test: &Test, host: &Outcome, engine: &Outcome, tier: Tolerance
     if host.vector == DIED {
         return Some("the host's process died".to_string());
     }
+    let instruction = instruction(test);
     if host.vector != engine.vector {
+        let excused = intel::prefers_another_fault(host, engine)
+            || intel::stores_nothing(&instruction, host)
+            || intel::computes_before_it_stores(&instruction, host);
+        if excused {
+            return None;
+        }
         return Some(format!(
             "vector {} error {:#x} rip {:#x} on the host, {} error {:#x} rip {:#x} in the engine",
             host.vector,
@@ -38,18 +46,19 @@ pub fn difference(test: &Test, host: &Outcome, engine: &Outcome, tier: Tolerance
         ));
     }
     let page_fault = host.vector == u32::from(exception::PF);
-    let any_byte = page_fault && excluded::has_parts(&instruction(test));
+    let any_byte = page_fault && excluded::has_parts(&instruction);
     let compared = if any_byte { !(PAGE - 1) } else { !0 };
-    if page_fault && host.cr2 & compared != engine.cr2 & compared {
+    let any_fault = page_fault && intel::tells_another_fault(&instruction);
+    if page_fault && !any_fault && host.cr2 & compared != engine.cr2 & compared {
         return Some(different("cr2", host.cr2, engine.cr2));
     }
     let hidden = u32::from(page_fault && host.cr2 >= LAST_USER_PAGE);
-    if host.error_code | hidden != engine.error_code | hidden {
+    if !any_fault && host.error_code | hidden != engine.error_code | hidden {
         return Some(different("error code", host.error_code.into(), engine.error_code.into()));
     }
-    registers(host, engine)
+    registers(&instruction, host, engine)
         .or_else(|| flags(test, host, engine, tier))
-        .or_else(|| extended(host, engine))
+        .or_else(|| extended(&instruction, host, engine))
         .or_else(|| memory(test, host, engine, tier))
 }
 
@@ -57,9 +66,17 @@ fn different(what: &str, host: u64, engine: u64) -> String {
     format!("{what} {host:#x} on the host, {engine:#x} in the engine")
 }
 
-fn registers(host: &Outcome, engine: &Outcome) -> Option<String> {
+fn registers(instruction: &Instruction, host: &Outcome, engine: &Outcome) -> Option<String> {
     let (host, engine) = (&host.registers, &engine.registers);
-    let gprs = gpr::NAMES.iter().zip(host.gpr.iter().zip(&engine.gpr));
+    let compared = |values: &[u64; 16]| {
+        let mut compared = *values;
+        for register in [gpr::RCX, gpr::RSI, gpr::RDI] {
+            compared[register] &= intel::compared_of_strings(instruction);
+        }
+        compared
+    };
+    let (of_host, of_engine) = (compared(&host.gpr), compared(&engine.gpr));
+    let gprs = gpr::NAMES.iter().zip(of_host.iter().zip(&of_engine));
     let others = [
         ("rip", host.rip, engine.rip),
         ("fs base", host.fs_base, engine.fs_base),
@@ -78,6 +95,9 @@ fn flags(test: &Test, host: &Outcome, engine: &Outcome, tier: Tolerance) -> Opti
     let faulted = host.vector != u32::from(exception::BP);
     if faulted && tier.dead_flags {
         compared &= !test.dead_at_fault;
+    }
+    if faulted && intel::restores_flags(&instruction(test)) {
+        compared &= !rflags::STATUS;
     }
     if tier.undefined_flags {
         compared &= !test.undefined;
@@ -119,27 +139,30 @@ fn normalized(image: &[u8; EXTENDED_BYTES]) -> [u8; EXTENDED_BYTES] {
     normal
 }
 
-fn extended(host: &Outcome, engine: &Outcome) -> Option<String> {
+fn extended(instruction: &Instruction, host: &Outcome, engine: &Outcome) -> Option<String> {
+    let faulted = host.vector != u32::from(exception::BP);
     let (host, engine) = (normalized(&host.registers.extended), normalized(&engine.registers.extended));
     let hexadecimal = |bytes: &[u8]| bytes.iter().rev().map(|byte| format!("{byte:02x}")).collect::<String>();
     parts().into_iter().find_map(|(name, offset, length)| {
         let (host, engine) = (&host[offset..offset + length], &engine[offset..offset + length]);
-        (host != engine).then(|| {
+        let excused = faulted && intel::changes_at_fault(instruction, &name);
+        (host != engine && !excused).then(|| {
             format!("{name} {} on the host, {} in the engine", hexadecimal(host), hexadecimal(engine))
         })
     })
 }
 
 fn memory(test: &Test, host: &Outcome, engine: &Outcome, tier: Tolerance) -> Option<String> {
-    if host.memory == engine.memory {
+    let instruction = instruction(test);
+    let faulted = host.vector != u32::from(exception::BP);
+    if host.memory == engine.memory || faulted && intel::stores_in_parts(&instruction) {
         return None;
     }
-    let instruction = instruction(test);
     let ranges = excluded::memory_ranges(&instruction);
     let excused = |offset: usize| {
         let at = operand_offset(&test.case, &instruction);
         ranges.iter().any(|&(from, to)| (at + from..at + to).contains(&offset))
-            || tier.dead_stack
+            || (tier.dead_stack || *intel::IS_HOST)
                 && [LOW, HIGH].iter().any(|window| {
                     let address = window + DATA + offset as u64;
                     excluded::is_dead_stack(&instruction, host.vector, host.registers.gpr[gpr::RSP], address)

@@ -1,5 +1,6 @@
 //! What is not compared with the host processor, each with its reason.
 
+use crate::intel;
 use gasang_x86::{exception, rflags};
 use iced_x86::{Code, CpuidFeature, Instruction, Mnemonic, OpKind, RflagsBits};
 use std::arch::x86_64::__cpuid_count;
@@ -102,7 +103,11 @@ const UNDEFINED: [(&[Mnemonic], u64, &str); 6] = [
         rflags::OF | rflags::SF | rflags::AF | rflags::PF,
         "only CF is defined, ZF stays (SDM vol. 2, BT)",
     ),
-    (&[Mnemonic::Rcl, Mnemonic::Rcr], rflags::OF, "OF for counts other than 1 (SDM vol. 2, RCL)"),
+    (
+        &[Mnemonic::Rcl, Mnemonic::Rcr, Mnemonic::Rol, Mnemonic::Ror],
+        rflags::OF,
+        "OF for counts other than 1 (SDM vol. 2, RCL)",
+    ),
 ];
 
 /// The flags of `UNDEFINED` for an instruction.
@@ -167,11 +172,13 @@ pub fn has_memory(instruction: &Instruction) -> bool {
 
 /// Instructions that this host's alignment check treats in its own way: ENTER accesses in another order, MOVSXD with a
 /// 16-bit destination reads 32 bits, VMASKMOVDQU depends on its mask.
-pub fn alignment_is_odd(code: Code) -> bool {
-    matches!(code.mnemonic(), Mnemonic::Enter | Mnemonic::Vmaskmovdqu) || code == Code::Movsxd_r16_rm16
+pub fn alignment_is_odd(instruction: &Instruction) -> bool {
+    matches!(instruction.mnemonic(), Mnemonic::Enter | Mnemonic::Vmaskmovdqu)
+        || instruction.code() == Code::Movsxd_r16_rm16
+        || intel::ignores_alignment(instruction)
 }
 
-/// Bytes of the stack that T1 may have written though the instruction faulted: the return address of a call out of the
+/// Bytes of the stack that T1, and processors of Intel's, may have written though the instruction faulted: the return address of a call out of the
 /// address space, which lies below RSP and so holds nothing.
 pub fn is_dead_stack(instruction: &Instruction, vector: u32, rsp: u64, address: u64) -> bool {
     instruction.mnemonic() == Mnemonic::Call

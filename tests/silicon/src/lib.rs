@@ -11,6 +11,7 @@ pub mod forms;
 pub mod fuzz;
 pub mod guest;
 pub mod host;
+pub mod intel;
 pub mod layout;
 pub mod platform;
 pub mod random;

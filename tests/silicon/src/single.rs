@@ -69,7 +69,7 @@ struct Draft<'a> {
 /// A random case of a form; None if the encoding does not come out.
 pub fn case(form: &Form, random: &mut Random) -> Option<Test> {
     let mut registers = values::registers(random);
-    if excluded::alignment_is_odd(form.instruction.code()) {
+    if excluded::alignment_is_odd(&form.instruction) {
         registers.rflags &= !rflags::AC;
     }
     let low = matches!(form.shape, Shape::Memory(addressing) if addressing.is_low());
