@@ -1,7 +1,7 @@
 //! Control registers, and the instructions that invalidate translations (SDM vol. 3, 2.5, 4.10).
 
 use crate::core::Core;
-use crate::cpuid::{CpuModel, Feature};
+use crate::cpuid::Feature;
 use crate::exception::{Exception, Trap};
 use crate::paging::PHYSICAL_ADDRESS_BITS;
 use crate::state::VcpuState;
@@ -44,12 +44,9 @@ const CR0_FLUSHING: u64 = cr0::PE | cr0::PG | cr0::WP;
 /// Bits of a present page-directory-pointer entry of PAE paging that must be 0 (SDM vol. 3, table 4-8).
 pub const PDPTE_RESERVED: u64 = 0x1e6 | !((1 << PHYSICAL_ADDRESS_BITS) - 1);
 
-/// The bits of CR4 that a model has.
-pub fn cr4_allowed(model: &CpuModel) -> u64 {
-    CR4_BITS
-        .iter()
-        .filter(|(_, feature)| feature.is_none_or(|feature| model.has(feature)))
-        .fold(0, |bits, (bit, _)| bits | bit)
+/// The bits of CR4 that a model has whose features `has` tells.
+pub(crate) fn cr4_allowed(has: impl Fn(Feature) -> bool) -> u64 {
+    CR4_BITS.iter().filter(|(_, feature)| feature.is_none_or(&has)).fold(0, |bits, (bit, _)| bits | bit)
         & !CR4_NEVER
 }
 
@@ -167,7 +164,7 @@ impl Core<'_> {
     fn write_cr4(&mut self, value: u64) -> Result<(), Trap> {
         let old = self.state.cr4;
         let changed = old ^ value;
-        if value & !cr4_allowed(self.model) != 0 || self.state.long_mode() && value & cr4::PAE == 0 {
+        if value & !self.model.cr4_allowed() != 0 || self.state.long_mode() && value & cr4::PAE == 0 {
             return refuse();
         }
         if value & self.state.vmx.cr4_fixed() != self.state.vmx.cr4_fixed() {

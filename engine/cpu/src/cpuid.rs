@@ -12,6 +12,7 @@ pub use features::Feature;
 pub use layout::Component;
 pub(crate) use leaves::SIGNATURE;
 
+use crate::control_registers::cr4_allowed;
 use features::{Level, Provider, Row, TABLE, Word};
 use gasang_x86::control::xcr0;
 use layout::StateLayout;
@@ -26,6 +27,8 @@ pub struct CpuModel {
     /// One bit for each `Feature`.
     features: u128,
     layout: StateLayout,
+    /// The bits of CR4 that it has: VM entries ask for them.
+    cr4: u64,
 }
 
 fn row(feature: Feature) -> &'static Row {
@@ -36,25 +39,14 @@ fn bit(feature: Feature) -> u128 {
     1 << feature as u32
 }
 
-fn host_word(word: Word) -> u32 {
-    let leaf = |leaf: u32| {
-        let highest = __cpuid_count(leaf & 0x8000_0000, 0).eax;
-        if leaf <= highest { __cpuid_count(leaf, 0) } else { __cpuid_count(0x7fff_ffff, 0) }
-    };
-    match word {
-        Word::Leaf1Edx => leaf(1).edx,
-        Word::Leaf1Ecx => leaf(1).ecx,
-        Word::Leaf6Eax => leaf(6).eax,
-        Word::Leaf7Ebx => leaf(7).ebx,
-        Word::Leaf7Ecx => leaf(7).ecx,
-        Word::Leaf7Edx => leaf(7).edx,
-        Word::LeafDEax => __cpuid_count(0xd, 1).eax,
-        Word::Extended1Edx => leaf(0x8000_0001).edx,
-        Word::Extended1Ecx => leaf(0x8000_0001).ecx,
-        Word::Extended7Edx => leaf(0x8000_0007).edx,
-        // The engine's own matter, never the host's.
-        Word::KvmSignature | Word::Kvm1Eax => 0,
+/// EAX, EBX, ECX, EDX of a leaf of the host's; all 0 if it has none.
+fn host_leaf(leaf: u32, subleaf: u32) -> [u32; 4] {
+    let highest = __cpuid_count(leaf & 0x8000_0000, 0).eax;
+    if leaf > highest {
+        return [0; 4];
     }
+    let found = __cpuid_count(leaf, subleaf);
+    [found.eax, found.ebx, found.ecx, found.edx]
 }
 
 /// Whether the host's CPUID and operating system allow a feature that it must provide.
@@ -73,7 +65,7 @@ fn host_provides(row: &Row) -> bool {
     } else {
         true
     };
-    operating_system && host_word(row.word) >> row.bit & 1 != 0
+    operating_system && row.word.of(host_leaf) >> row.bit & 1 != 0
 }
 
 /// Drop features whose needs are not met, until all that remain stand.
@@ -148,7 +140,32 @@ impl CpuModel {
                 return Err(format!("'{part}' in CPU '{spec}' is neither +FEATURE nor -FEATURE"));
             }
         }
-        Ok(CpuModel { features, layout: StateLayout::of_host() })
+        Ok(CpuModel::of(features))
+    }
+
+    fn of(features: u128) -> CpuModel {
+        let cr4 = cr4_allowed(|feature| features & bit(feature) != 0);
+        CpuModel { features, layout: StateLayout::of_host(), cr4 }
+    }
+
+    /// The model without the features that `keeps` refuses, and what needs them. It is told of each feature, and whether
+    /// another processor has it: `leaf` gives EAX, EBX, ECX, EDX of a leaf and subleaf of that one's CPUID.
+    pub fn restricted(
+        &self,
+        leaf: impl Fn(u32, u32) -> [u32; 4],
+        keeps: impl Fn(Feature, bool) -> bool,
+    ) -> CpuModel {
+        let kept = TABLE
+            .iter()
+            .filter(|row| self.has(row.feature))
+            .filter(|row| keeps(row.feature, row.word.of(&leaf) >> row.bit & 1 != 0));
+        CpuModel::of(close(kept.fold(0, |set, row| set | bit(row.feature))))
+    }
+
+    /// The bits of CR4 that it has.
+    #[inline]
+    pub fn cr4_allowed(&self) -> u64 {
+        self.cr4
     }
 
     /// Names of the models.

@@ -39,7 +39,7 @@ mod vmx_journal;
 mod xsave;
 
 pub use crate::access::Privilege;
-pub use crate::control_registers::{PDPTE_RESERVED, cr4_allowed};
+pub use crate::control_registers::PDPTE_RESERVED;
 pub use crate::core::Core;
 pub use crate::cpuid::{CpuModel, Feature};
 pub use crate::exception::{Exception, Trap};

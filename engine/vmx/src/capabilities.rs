@@ -1,7 +1,7 @@
 //! What this processor offers of VMX: the capability MSRs (SDM vol. 3, appendix A), all from the constants below. A
 //! feature that is not built is not in them, so no VM entry can ask for it.
 
-use gasang_cpu::{CpuModel, Feature, PHYSICAL_ADDRESS_BITS, cr4_allowed};
+use gasang_cpu::{CpuModel, Feature, PHYSICAL_ADDRESS_BITS};
 use gasang_x86::control::{cr0, cr4, efer};
 use gasang_x86::msr;
 use gasang_x86::vmx::Field;
@@ -200,7 +200,7 @@ impl Capabilities {
             entry: Allowed::new(ENTRY_DEFAULT1, ENTRY_FLEXIBLE, ENTRY),
             vm_functions: EPTP_SWITCHING,
             ept_vpid: EPT_VPID,
-            cr4_fixed1: cr4_allowed(model),
+            cr4_fixed1: model.cr4_allowed(),
             efer: efer_bits
                 .iter()
                 .filter(|(feature, _)| model.has(*feature))

@@ -19,6 +19,27 @@ pub(super) enum Word {
     Kvm1Eax,
 }
 
+impl Word {
+    /// Its value where `leaf` gives EAX, EBX, ECX, EDX of a leaf and subleaf.
+    pub(super) fn of(self, leaf: impl Fn(u32, u32) -> [u32; 4]) -> u32 {
+        let (number, subleaf, register) = match self {
+            Word::Leaf1Edx => (1, 0, 3),
+            Word::Leaf1Ecx => (1, 0, 2),
+            Word::Leaf6Eax => (6, 0, 0),
+            Word::Leaf7Ebx => (7, 0, 1),
+            Word::Leaf7Ecx => (7, 0, 2),
+            Word::Leaf7Edx => (7, 0, 3),
+            Word::LeafDEax => (0xd, 1, 0),
+            Word::Extended1Edx => (0x8000_0001, 0, 3),
+            Word::Extended1Ecx => (0x8000_0001, 0, 2),
+            Word::Extended7Edx => (0x8000_0007, 0, 3),
+            // The engine's own matter, no other processor's.
+            Word::KvmSignature | Word::Kvm1Eax => return 0,
+        };
+        leaf(number, subleaf)[register]
+    }
+}
+
 /// Who makes a feature work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Provider {
