@@ -1,12 +1,13 @@
 //! The one virtual clock. It counts nanoseconds since the machine was created, and the processors' time-stamp counter
-//! before the guest's offset counts the same nanoseconds: the two can never drift apart.
+//! before the guest's offset counts the same time, in nanoseconds or, on a machine that the host's processor may run, in
+//! the host's ticks: the two can never drift apart.
 
 use crate::error::Error;
 use gasang_exec::host_time::{TimeStampCounter, read_time_stamp_counter};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Frequency of the guest's time-stamp counter.
+/// Nanoseconds in a second: the frequency of virtual time, and of the guest's time-stamp counter unless it is the host's.
 pub const TSC_HZ: u64 = 1_000_000_000;
 
 /// What makes virtual time pass.
@@ -40,6 +41,8 @@ pub(crate) struct Clock {
     /// Host: the counter at creation, and nanoseconds per tick as a fraction of 2^32.
     start: u64,
     scale: u64,
+    /// Frequency of the guest's time-stamp counter.
+    tsc_hz: u64,
     /// Instructions: retired, and skipped by HLT.
     retired: AtomicU64,
     skipped: AtomicU64,
@@ -53,14 +56,20 @@ fn host_counter() -> TimeStampCounter {
 
 impl Clock {
     pub(crate) fn new(kind: ClockKind) -> Clock {
-        let hertz = host_counter().hertz;
+        let hertz = host_counter().hertz.max(1);
         Clock {
             kind,
             start: read_time_stamp_counter(),
-            scale: ((u128::from(TSC_HZ) << 32) / u128::from(hertz.max(1))) as u64,
+            scale: ((u128::from(TSC_HZ) << 32) / u128::from(hertz)) as u64,
+            tsc_hz: TSC_HZ,
             retired: AtomicU64::new(0),
             skipped: AtomicU64::new(0),
         }
+    }
+
+    /// A clock of the host's time, with a time-stamp counter that counts the host's ticks.
+    pub(crate) fn with_counter_of_host() -> Clock {
+        Clock { tsc_hz: host_counter().hertz.max(1), ..Clock::new(ClockKind::Host) }
     }
 
     pub(crate) fn kind(&self) -> ClockKind {
@@ -82,9 +91,43 @@ impl Clock {
         }
     }
 
-    /// How `now` follows from the host's time-stamp counter: its value at creation, nanoseconds per tick times 2^32.
+    /// The guest's time-stamp counter before the guest's offset.
+    #[inline]
+    pub(crate) fn counter(&self) -> u64 {
+        if self.tsc_hz == TSC_HZ { self.now() } else { read_time_stamp_counter().saturating_sub(self.start) }
+    }
+
+    /// Frequency of the guest's time-stamp counter.
+    pub(crate) fn tsc_hz(&self) -> u64 {
+        self.tsc_hz
+    }
+
+    /// The host's counter when the guest's, before its offset, was 0.
+    pub(crate) fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// How the guest's counter follows from the host's: the host's at creation, ticks per tick times 2^32.
     pub(crate) fn scale(&self) -> Option<(u64, u64)> {
-        (self.kind == ClockKind::Host).then_some((self.start, self.scale))
+        let scale = if self.tsc_hz == TSC_HZ { self.scale } else { 1 << 32 };
+        (self.kind == ClockKind::Host).then_some((self.start, scale))
+    }
+
+    /// Nanoseconds since creation at a value of the guest's counter before its offset.
+    pub(crate) fn time_at(&self, counter: u64) -> u64 {
+        if self.tsc_hz == TSC_HZ {
+            return counter;
+        }
+        u64::try_from(u128::from(counter) * u128::from(self.scale) >> 32).unwrap_or(u64::MAX)
+    }
+
+    /// The same as guests of KVM's clock are told: ticks are shifted left by the second, multiplied with the first, and
+    /// shifted right by 32.
+    pub(crate) fn multiplier_and_shift(&self) -> (u32, u8) {
+        let nanoseconds = if self.tsc_hz == TSC_HZ { 1 << 32 } else { self.scale };
+        // Counters of less than 1 GHz need a larger factor than 32 bits have.
+        let shift = (nanoseconds >> 32).checked_ilog2().map_or(0, |bits| bits + 1);
+        ((nanoseconds >> shift) as u32, shift as u8)
     }
 
     /// So many instructions are retired. The host's clock does not care.
@@ -116,6 +159,18 @@ mod tests {
         assert_eq!(clock.now(), 1000);
         clock.set_retired(71);
         assert_eq!(clock.now(), 1001);
+    }
+
+    #[test]
+    fn time_follows_from_either_counter() {
+        assert_eq!(Clock::new(ClockKind::Host).multiplier_and_shift(), (1 << 31, 1));
+        assert_eq!(Clock::new(ClockKind::Host).time_at(1234), 1234);
+        let clock = Clock::with_counter_of_host();
+        let (before, counter, after) = (clock.now(), clock.counter(), clock.now());
+        assert!((before..=after).contains(&clock.time_at(counter)));
+        let (multiplier, shift) = clock.multiplier_and_shift();
+        let told = (u128::from(counter) << shift) * u128::from(multiplier) >> 32;
+        assert!((before.saturating_sub(1000)..=after).contains(&(told as u64)));
     }
 
     #[test]

@@ -18,9 +18,6 @@ const NANOSECONDS: u64 = 1_000_000_000;
 /// Offsets in the steal-time structure.
 const STEAL_VERSION: u64 = 8;
 const STEAL_PREEMPTED: u64 = 16;
-/// A counter that counts nanoseconds: time is (ticks << 1) * 2^31 / 2^32.
-const SHIFT: u8 = 1;
-const MULTIPLIER: u32 = 1 << 31;
 
 /// The registers of one processor, and what goes with them.
 #[derive(Debug)]
@@ -139,16 +136,17 @@ impl Paravirtual {
         write_versioned(shared, *wall_clock, 0, version, &parts);
     }
 
-    /// Virtual time by the guest's time-stamp counter: both count nanoseconds, so that this holds until the guest moves
-    /// its counter.
+    /// Virtual time by the guest's time-stamp counter: neither drifts from the other, so that this holds until the guest
+    /// moves its counter.
     pub(crate) fn tell_time(&mut self, shared: &Shared, tsc_offset: u64) {
         let Some(address) = enabled(self.registers.system_time) else { return };
         let flags = if shared.model.has(Feature::KvmClockStable) { TIME_STABLE } else { 0 };
         let mut body = [0; 24];
         body[..8].copy_from_slice(&tsc_offset.to_le_bytes());
         // At that count it was virtual time 0.
-        body[16..20].copy_from_slice(&MULTIPLIER.to_le_bytes());
-        body[20] = SHIFT;
+        let (multiplier, shift) = shared.clock.multiplier_and_shift();
+        body[16..20].copy_from_slice(&multiplier.to_le_bytes());
+        body[20] = shift;
         body[21] = flags;
         write_versioned(shared, address, 0, &mut self.registers.version, &[(8, &body)]);
     }

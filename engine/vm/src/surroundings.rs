@@ -2,7 +2,7 @@
 
 use crate::answers::{Access, Answers};
 use crate::attention::{CHIPSET, WAKE};
-use crate::clock::TSC_HZ;
+use crate::clock::Clock;
 use crate::entropy::Entropy;
 use crate::paravirtual::Paravirtual;
 use crate::shared::Shared;
@@ -35,10 +35,10 @@ fn general_protection(_: GeneralProtection) -> Trap {
 }
 
 /// The platform's time of a guest TSC value; 0 for what lies before the machine's creation.
-fn platform_time(tsc: u64, tsc_offset: u64) -> u64 {
+fn platform_time(clock: &Clock, tsc: u64, tsc_offset: u64) -> u64 {
     // The offset is a signed number in two's complement.
-    let time = i128::from(tsc) - i128::from(tsc_offset as i64);
-    u64::try_from(time.max(0)).unwrap_or(u64::MAX)
+    let counter = i128::from(tsc) - i128::from(tsc_offset as i64);
+    clock.time_at(u64::try_from(counter.max(0)).unwrap_or(u64::MAX))
 }
 
 impl Surroundings {
@@ -150,7 +150,8 @@ impl Platform for Surroundings {
         if let Some(written) = self.paravirtual.write(&self.shared, msr, value, tsc_offset) {
             return Some(written);
         }
-        let time = |tsc| platform_time(tsc, tsc_offset);
+        let shared = Arc::clone(&self.shared);
+        let time = |tsc| platform_time(&shared.clock, tsc, tsc_offset);
         let written = self.device(|chipset, now, vcpu| chipset.msr_write(now, vcpu, msr, value, &time))?;
         Some(written.map_err(general_protection))
     }
@@ -188,7 +189,7 @@ impl Platform for Surroundings {
     }
 
     fn time_stamp_counter(&mut self) -> u64 {
-        self.shared.clock.now()
+        self.shared.clock.counter()
     }
 
     fn time_stamp_scale(&self) -> Option<(u64, u64)> {
@@ -196,7 +197,11 @@ impl Platform for Surroundings {
     }
 
     fn identity(&self) -> Identity {
-        Identity { apic_id: self.index as u32, cpus: self.shared.attention.len() as u32, tsc_hz: TSC_HZ }
+        Identity {
+            apic_id: self.index as u32,
+            cpus: self.shared.attention.len() as u32,
+            tsc_hz: self.shared.clock.tsc_hz(),
+        }
     }
 
     fn random(&mut self) -> u64 {
@@ -249,13 +254,15 @@ impl Platform for Surroundings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::ClockKind;
 
     #[test]
     fn a_deadline_of_guest_tsc_becomes_virtual_time() {
-        assert_eq!(platform_time(1000, 0), 1000);
-        assert_eq!(platform_time(1000, 300), 700);
-        assert_eq!(platform_time(1000, 2000), 0, "a guest whose counter is ahead");
-        assert_eq!(platform_time(1000, 500u64.wrapping_neg()), 1500);
-        assert_eq!(platform_time(u64::MAX, 500u64.wrapping_neg()), u64::MAX);
+        let clock = Clock::new(ClockKind::Host);
+        assert_eq!(platform_time(&clock, 1000, 0), 1000);
+        assert_eq!(platform_time(&clock, 1000, 300), 700);
+        assert_eq!(platform_time(&clock, 1000, 2000), 0, "a guest whose counter is ahead");
+        assert_eq!(platform_time(&clock, 1000, 500u64.wrapping_neg()), 1500);
+        assert_eq!(platform_time(&clock, u64::MAX, 500u64.wrapping_neg()), u64::MAX);
     }
 }
