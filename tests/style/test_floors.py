@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-ENGINE = ("x86", "memory", "cpu", "vmx", "chipset", "exec", "translate", "vm", "python")
+ENGINE = ("x86", "memory", "cpu", "vmx", "chipset", "exec", "translate", "kvm", "vm", "python")
 USES = {
     "x86": set(),
     "memory": set(),
@@ -20,7 +20,8 @@ USES = {
     "chipset": set(),
     "exec": {"x86", "memory", "cpu", "vmx"},
     "translate": {"x86", "memory", "cpu", "vmx", "exec"},
-    "vm": {"x86", "memory", "cpu", "vmx", "chipset", "exec", "translate"},
+    "kvm": {"x86", "memory", "cpu"},
+    "vm": {"x86", "memory", "cpu", "vmx", "chipset", "exec", "translate", "kvm"},
     "python": {"vm"},
 }
 """The engine's floors: what each crate may use of the others (ARCHITECTURE.md)."""
@@ -31,6 +32,7 @@ UNSAFE = (
     "engine/exec/src/host_",
     "engine/exec/src/direct/arithmetic.rs",
     "engine/translate/src/",
+    "engine/kvm/src/",
 )
 """Where unsafe code may be: RAM, execution on the host, and the code cache."""
 

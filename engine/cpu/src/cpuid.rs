@@ -178,6 +178,13 @@ impl CpuModel {
         TABLE.iter().map(|row| row.name).collect()
     }
 
+    /// Names of the features that this model has and that the processor on which it runs must have too: levels are made
+    /// of these, the rest is what the engine has anyway.
+    pub fn features_of_processor(&self) -> Vec<&'static str> {
+        let of_processor = TABLE.iter().filter(|row| row.provider == Provider::Host && self.has(row.feature));
+        of_processor.map(|row| row.name).collect()
+    }
+
     /// Names of the features that this model has.
     pub fn features(&self) -> Vec<&'static str> {
         TABLE.iter().filter(|row| self.has(row.feature)).map(|row| row.name).collect()

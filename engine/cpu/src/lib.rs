@@ -46,7 +46,9 @@ pub use crate::exception::{Exception, Trap};
 
 pub use crate::paging::{Access, PHYSICAL_ADDRESS_BITS, Physical};
 pub use crate::platform::{Identity, Platform};
-pub use crate::state::{Activity, DescriptorTable, ExtendedState, SegmentRegister, Shadow, VcpuState};
+pub use crate::state::{
+    Activity, DescriptorTable, ExtendedState, MsrState, SegmentRegister, Shadow, VcpuState,
+};
 pub use crate::tlb::{Owner, Tlb, TlbContext, TlbEntry};
 pub use crate::virtual_apic::{ApicAccess, VirtualApic};
 pub use crate::vmx::{Interceptions, Interruption, Operation, VmExit, Vmcs, VmxState};

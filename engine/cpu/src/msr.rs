@@ -90,6 +90,14 @@ impl Core<'_> {
     /// #GP(0) at CPL > 0 and for an unknown register.
     pub fn rdmsr(&mut self, index: u32) -> Result<u64, Trap> {
         self.check_privileged()?;
+        self.read_msr(index)
+    }
+
+    /// What RDMSR reads at CPL 0.
+    ///
+    /// # Errors
+    /// #GP(0) for an unknown register.
+    pub fn read_msr(&mut self, index: u32) -> Result<u64, Trap> {
         if let Some(answer) = self.platform.msr_read(index) {
             return answer;
         }
@@ -136,6 +144,14 @@ impl Core<'_> {
     /// #GP(0) at CPL > 0, for an unknown register, and for a value it refuses.
     pub fn wrmsr(&mut self, index: u32, value: u64) -> Result<(), Trap> {
         self.check_privileged()?;
+        self.write_msr(index, value)
+    }
+
+    /// What WRMSR does at CPL 0.
+    ///
+    /// # Errors
+    /// #GP(0) for an unknown register, and for a value it refuses.
+    pub fn write_msr(&mut self, index: u32, value: u64) -> Result<(), Trap> {
         if let Some(answer) = self.platform.msr_write(index, value, self.state.msr.tsc_offset) {
             return answer;
         }

@@ -169,6 +169,25 @@ impl Interrupted {
     }
 }
 
+/// KVM cannot execute the guest any further: on a Vm made with `kvm_may_fail=True` translation goes on from here.
+#[pyclass(frozen, get_all, eq, hash, new = "from_fields", module = "gasang._engine")]
+#[derive(PartialEq, Eq, Hash)]
+pub struct KvmLost {
+    reason: String,
+}
+
+#[pymethods]
+impl KvmLost {
+    #[classattr]
+    fn __match_args__() -> (&'static str,) {
+        ("reason",)
+    }
+
+    fn __repr__(&self) -> String {
+        format!("KvmLost(reason={:?})", self.reason)
+    }
+}
+
 /// The type that all exits belong to: `PioRead | PioWrite | ...`.
 pub fn union(python: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     let others = [
@@ -180,6 +199,7 @@ pub fn union(python: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
         python.get_type::<Halted>(),
         python.get_type::<Shutdown>(),
         python.get_type::<Interrupted>(),
+        python.get_type::<KvmLost>(),
     ];
     let first = python.get_type::<PioRead>().into_any();
     others.into_iter().try_fold(first, |union, next| union.bitor(next))
@@ -199,5 +219,6 @@ pub fn to_python(python: Python<'_>, exit: Exit) -> PyResult<Bound<'_, PyAny>> {
         Exit::Halted => Halted {}.into_bound_py_any(python),
         Exit::Shutdown => Shutdown { reason: "triple fault".to_owned() }.into_bound_py_any(python),
         Exit::Interrupted => Interrupted {}.into_bound_py_any(python),
+        Exit::KvmLost { reason } => KvmLost { reason }.into_bound_py_any(python),
     }
 }

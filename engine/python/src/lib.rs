@@ -33,7 +33,7 @@ mod _engine {
     use super::EngineError;
     #[pymodule_export]
     use crate::exits::{
-        Halted, Interrupted, MmioRead, MmioWrite, PioRead, PioWrite, SerialOutput, Shutdown, VmExit,
+        Halted, Interrupted, KvmLost, MmioRead, MmioWrite, PioRead, PioWrite, SerialOutput, Shutdown, VmExit,
     };
     #[pymodule_export]
     use crate::measurements::Measurements;
@@ -42,7 +42,7 @@ mod _engine {
     #[pymodule_export]
     use crate::vcpu::{TranslatedBlock, Vcpu};
     #[pymodule_export]
-    use crate::vm::{Vm, cpu_features, cpu_models, host_capabilities};
+    use crate::vm::{Vm, cpu_features, cpu_models, host_capabilities, probe_kvm};
     #[pymodule_export]
     use crate::vmx::{
         VmxOutcome, VmxTransition, vm_entry_checks, vmcs_fields, vmx_capabilities, vmx_control_capabilities,

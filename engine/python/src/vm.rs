@@ -22,9 +22,11 @@ impl Vm {
     #[new]
     #[pyo3(
         signature = (*, memory, cpus=None, accel="bt", cpu="max", trace_blocks=false, log_code=false,
-            count_blocks=false, clock="host", wall_clock=None, seed=None, vm_exits=false),
+            count_blocks=false, clock="host", wall_clock=None, seed=None, vm_exits=false,
+            kvm_may_fail=false),
         text_signature = "(*, memory, cpus=1, accel='bt', cpu='max', trace_blocks=False, log_code=False, \
-            count_blocks=False, clock='host', wall_clock=0, seed=0, vm_exits=False)"
+            count_blocks=False, clock='host', wall_clock=0, seed=0, vm_exits=False, \
+            kvm_may_fail=False)"
     )]
     #[expect(clippy::too_many_arguments, reason = "Python names them")]
     fn new(
@@ -39,6 +41,7 @@ impl Vm {
         wall_clock: Option<&Bound<'_, PyAny>>,
         seed: Option<&Bound<'_, PyAny>>,
         vm_exits: bool,
+        kvm_may_fail: bool,
     ) -> PyResult<Vm> {
         let options = VmOptions {
             memory: unsigned(memory, "memory", u64::MAX)?,
@@ -52,6 +55,7 @@ impl Vm {
             log_code,
             count_blocks,
             vm_exits,
+            kvm_may_fail,
         };
         Ok(Vm { inner: gasang_vm::Vm::new(&options).map_err(engine_error)? })
     }
@@ -135,4 +139,10 @@ pub fn host_capabilities(python: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
         capabilities.set_item(name, present)?;
     }
     Ok(capabilities)
+}
+
+#[pyfunction]
+pub fn probe_kvm(python: Python<'_>) -> Vec<(&'static str, Option<String>)> {
+    let steps = python.detach(gasang_vm::probe_kvm);
+    steps.into_iter().map(|step| (step.name, step.failure)).collect()
 }

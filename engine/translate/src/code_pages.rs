@@ -126,12 +126,12 @@ impl CodePages {
     }
 
     /// The processor's thread runs translated code from now on: kicks reach it.
-    pub(crate) fn thread_begins(&self, processor: usize) {
+    pub fn thread_begins(&self, processor: usize) {
         self.processors[processor].kick.thread_begins();
     }
 
     /// Kicks no longer reach it.
-    pub(crate) fn thread_ends(&self, processor: usize) {
+    pub fn thread_ends(&self, processor: usize) {
         self.processors[processor].kick.thread_ends();
     }
 

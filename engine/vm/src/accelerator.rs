@@ -16,10 +16,12 @@ pub enum AcceleratorKind {
     Translator,
     /// T0 only: one instruction after the other.
     Interpreter,
+    /// The host's own virtualization, by /dev/kvm.
+    Kvm,
 }
 
 impl AcceleratorKind {
-    /// By the name that users give: "bt" or "interp".
+    /// By the name that users give: "bt", "interp" or "kvm".
     ///
     /// # Errors
     /// For any other name.
@@ -27,7 +29,8 @@ impl AcceleratorKind {
         match name {
             "bt" => Ok(AcceleratorKind::Translator),
             "interp" => Ok(AcceleratorKind::Interpreter),
-            _ => Err(Error::Argument(format!("unknown accelerator '{name}'; there are bt and interp"))),
+            "kvm" => Ok(AcceleratorKind::Kvm),
+            _ => Err(Error::Argument(format!("unknown accelerator '{name}'; there are bt, interp and kvm"))),
         }
     }
 }

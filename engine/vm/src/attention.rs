@@ -11,6 +11,9 @@ pub(crate) const CHIPSET: u32 = 1 << 1;
 /// Another processor wakes this one from HLT, now or when it gets there.
 pub(crate) const WAKE: u32 = 1 << 2;
 
+/// The machine leaves KVM.
+pub(crate) const LEAVE: u32 = 1 << 3;
+
 /// Requests that wait for one processor.
 #[derive(Debug, Default)]
 pub(crate) struct Attention {

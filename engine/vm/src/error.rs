@@ -51,6 +51,10 @@ pub enum Error {
         /// What this machine had instead.
         found: Option<u8>,
     },
+    /// Registers cannot be set while an access waits for its answer.
+    Unanswered,
+    /// KVM cannot go on with the guest; says why.
+    Kvm(String),
     /// A VMX instruction while the guest has not left VMX non-root operation.
     NonRoot,
     /// A VMX instruction raised an exception; says which.
@@ -62,7 +66,9 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Model(message) | Error::Argument(message) => formatter.write_str(message),
+            Error::Model(message) | Error::Argument(message) | Error::Kvm(message) => {
+                formatter.write_str(message)
+            }
             Error::Host { attempt, source } => write!(formatter, "{attempt}: {source}"),
             Error::ReplyMissing(exit) => {
                 write!(formatter, "the last exit, {exit:?}, waits for a reply: pass it to run")
@@ -73,6 +79,7 @@ impl fmt::Display for Error {
             Error::ReplyTooLarge { value, size } => {
                 write!(formatter, "reply {value:#x} does not fit in the {size} bytes that the guest reads")
             }
+            Error::Unanswered => formatter.write_str("the last exit waits for its answer: run first"),
             Error::Busy(index) => write!(formatter, "vCPU {index} is running in another thread"),
             Error::UnknownRegister(name) => write!(formatter, "no register is named '{name}'"),
             Error::RegisterValue { name, takes } => write!(formatter, "register {name} takes {takes}"),

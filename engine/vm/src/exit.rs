@@ -53,13 +53,18 @@ pub enum Exit {
     Halted,
     /// The processor is shut down after a triple fault.
     Shutdown,
+    /// KVM cannot execute the guest any further; translation goes on from here.
+    KvmLost {
+        /// Why, in words.
+        reason: String,
+    },
     /// A kick, or the end of the instruction budget.
     Interrupted,
 }
 
 impl Exit {
     /// How many kinds there are.
-    pub(crate) const KINDS: usize = 9;
+    pub(crate) const KINDS: usize = 10;
     /// Names of the kinds, as statistics show them.
     pub(crate) const NAMES: [&'static str; Self::KINDS] = [
         "exits_pio_read",
@@ -71,6 +76,7 @@ impl Exit {
         "exits_halted",
         "exits_shutdown",
         "exits_interrupted",
+        "exits_kvm_lost",
     ];
 
     /// The port, physical address, serial port or exit reason that it is about; else 0.
@@ -80,7 +86,7 @@ impl Exit {
             Exit::MmioRead { address, .. } | Exit::MmioWrite { address, .. } => address,
             Exit::SerialOutput { index, .. } => index as u64,
             Exit::VmExit { reason, .. } => u64::from(reason),
-            Exit::Halted | Exit::Shutdown | Exit::Interrupted => 0,
+            Exit::Halted | Exit::Shutdown | Exit::Interrupted | Exit::KvmLost { .. } => 0,
         }
     }
 
@@ -96,6 +102,7 @@ impl Exit {
             Exit::Halted => 6,
             Exit::Shutdown => 7,
             Exit::Interrupted => 8,
+            Exit::KvmLost { .. } => 9,
         }
     }
 }

@@ -11,7 +11,7 @@ const FAULTS: [Signal; 5] =
     [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGFPE, Signal::SIGILL, Signal::SIGTRAP];
 
 /// What makes translated code leave soon; its handler minds the stack.
-const KICK: Signal = Signal::SIGURG;
+pub(crate) const KICK: Signal = Signal::SIGURG;
 
 thread_local! {
     static ALTERNATE_STACK: RefCell<Option<AlternateStack>> = const { RefCell::new(None) };
@@ -26,7 +26,11 @@ pub(crate) struct InsideGuest {
 }
 
 impl InsideGuest {
-    pub(crate) fn enter() -> Result<InsideGuest, Error> {
+    /// Kicks wait too where KVM lets them in (`kicks_wait`).
+    ///
+    /// # Errors
+    /// What the host says.
+    pub(crate) fn enter(kicks_wait: bool) -> Result<InsideGuest, Error> {
         let host = |attempt: &str, source| Error::Host { attempt: attempt.to_owned(), source };
         ALTERNATE_STACK.with_borrow_mut(|stack| {
             if stack.is_none() {
@@ -37,7 +41,9 @@ impl InsideGuest {
         })?;
         let mut blocked = SigSet::all();
         FAULTS.iter().for_each(|&signal| blocked.remove(signal));
-        blocked.remove(KICK);
+        if !kicks_wait {
+            blocked.remove(KICK);
+        }
         let mask = blocked
             .thread_swap_mask(SigmaskHow::SIG_SETMASK)
             .map_err(|error| host("cannot block signals", error.into()))?;
@@ -91,7 +97,7 @@ mod tests {
     fn signals_wait_inside_the_guest_but_faults_do_not() {
         let before = SigSet::thread_get_mask().unwrap();
         {
-            let _inside = InsideGuest::enter().unwrap();
+            let _inside = InsideGuest::enter(false).unwrap();
             let mask = SigSet::thread_get_mask().unwrap();
             assert!(mask.contains(Signal::SIGINT) && mask.contains(Signal::SIGUSR1));
             assert!(!mask.contains(Signal::SIGURG));

@@ -1,6 +1,7 @@
 //! What of its surroundings makes a processor leave VMX non-root operation: INIT, start-up IPIs, NMIs and interrupts. What
 //! is due, and when, is `gasang_vmx`'s.
 
+use crate::error::Error;
 use crate::events::{Event, NMI};
 use crate::processor::{Processor, Unfinished};
 use gasang_cpu::{Activity, Trap, VmExit};
@@ -33,25 +34,28 @@ impl Processor {
     }
 
     /// Do what is due before the guest's next instruction. None if there is nothing.
-    pub(crate) fn act_in_non_root(&mut self) -> Option<Step> {
-        let (act, signal) = self.act_due()?;
+    ///
+    /// # Errors
+    /// None: on KVM, whose deliveries may fail, nobody is in non-root operation.
+    pub(crate) fn act_in_non_root(&mut self) -> Result<Option<Step>, Error> {
+        let Some((act, signal)) = self.act_due() else { return Ok(None) };
         if let Some(vector) = signal {
             self.events.delivered(Event { instructions: self.state.instructions, vector });
         }
         match act {
             Act::Exit(due) => {
-                let Trap::VmExit = self.state.exit(due) else { return None };
+                let Trap::VmExit = self.state.exit(due) else { return Ok(None) };
                 self.surroundings.answers.commit();
                 // A VMX abort leaves the processor in shutdown, where the run loop finds it.
                 let _ = self.with_core(|core, _| exit::leave(core));
-                Some(Step::Retired)
+                Ok(Some(Step::Retired))
             }
             Act::Deliver(vector) => {
                 self.surroundings.answers.commit();
-                Some(self.deliver(Unfinished::VirtualInterrupt(vector)))
+                self.deliver(Unfinished::VirtualInterrupt(vector)).map(Some)
             }
             // And it may have made something else due.
-            Act::Done => self.act_in_non_root().or(Some(Step::Retired)),
+            Act::Done => Ok(self.act_in_non_root()?.or(Some(Step::Retired))),
         }
     }
 
@@ -124,7 +128,10 @@ impl Processor {
     }
 
     /// Whether an interrupt reaches a processor that is halted.
-    pub(crate) fn halt_ends_by_interrupt(&self) -> bool {
+    pub(crate) fn halt_ends_by_interrupt(&mut self) -> bool {
+        if let Some(vcpu) = self.on_hardware() {
+            return vcpu.interrupt_flag();
+        }
         self.state.rflags & rflags::IF != 0 || self.state.vmx.interceptions.external_interrupts()
     }
 

@@ -1,17 +1,19 @@
 //! One processor and the loop that runs it.
 
 use crate::accelerator::Accelerator;
-use crate::attention::{CHIPSET, KICK, WAKE};
+use crate::attention::{CHIPSET, KICK, LEAVE, WAKE};
 use crate::clock::ClockKind;
 use crate::counts::Counts;
 use crate::error::Error;
 use crate::events::{Event, Events, NMI};
 use crate::exit::Exit;
+use crate::hardware::Hardware;
 use crate::shared::{NEVER, Shared};
 use crate::surroundings::Surroundings;
 use gasang_chipset::UART_COUNT;
 use gasang_cpu::{Activity, Core, Feature, Operation, Tlb, Trap, VcpuState};
 use gasang_exec::Step;
+use gasang_kvm::Vcpu;
 use gasang_translate::{Phase, Profile};
 use gasang_vmx::exit;
 use gasang_x86::control::{cr0, cr3, cr4};
@@ -38,6 +40,8 @@ pub(crate) enum Unfinished {
     /// The same of a virtual interrupt, of which the surroundings know nothing.
     VirtualInterrupt(u8),
     Nmi,
+    /// An access that made KVM leave.
+    Access,
 }
 
 /// A processor: its state and all that executes it. Whoever holds it runs it.
@@ -46,11 +50,13 @@ pub(crate) struct Processor {
     pub(crate) tlb: Tlb,
     pub(crate) surroundings: Surroundings,
     pub(crate) events: Events,
-    counts: Counts,
+    pub(crate) counts: Counts,
     /// The counters as of a moment ago, for whoever asks.
     public_counts: Arc<Mutex<Counts>>,
     counts_published: u64,
     pub(crate) accelerator: Accelerator,
+    /// What executes before the accelerator, where the machine runs on KVM.
+    pub(crate) hardware: Option<Box<Hardware>>,
     pub(crate) unfinished: Unfinished,
     /// Another processor wants this one awake: the next HLT does not wait.
     woken: bool,
@@ -59,7 +65,12 @@ pub(crate) struct Processor {
 }
 
 impl Processor {
-    pub(crate) fn new(index: usize, shared: Arc<Shared>, accelerator: Accelerator) -> Processor {
+    pub(crate) fn new(
+        index: usize,
+        shared: Arc<Shared>,
+        accelerator: Accelerator,
+        hardware: Option<Hardware>,
+    ) -> Processor {
         let mut state = Box::new(VcpuState::reset());
         if index != 0 {
             // An application processor (SDM vol. 3, 9.4.1).
@@ -79,6 +90,7 @@ impl Processor {
             public_counts: Arc::default(),
             counts_published: 0,
             accelerator,
+            hardware: hardware.map(Box::new),
             unfinished: Unfinished::Instruction,
             woken: false,
             exits_reported: 0,
@@ -87,6 +99,9 @@ impl Processor {
 
     /// Run until an exit. `instructions` bounds how many are executed; the end of that budget is `Interrupted`.
     pub(crate) fn run(&mut self, reply: Option<u64>, instructions: Option<u64>) -> Result<Exit, Error> {
+        if self.hardware.is_some() && instructions.is_some() {
+            return Err(Error::Argument("KVM does not count instructions".to_owned()));
+        }
         self.surroundings.shared.end_output(self.surroundings.index);
         let resume = self.surroundings.answers.take_reply(reply)?;
         if let Some(profile) = self.accelerator.profile() {
@@ -122,6 +137,7 @@ impl Processor {
             return Ok(self.report_access());
         }
         loop {
+            self.follow_out_of_kvm()?;
             if let Some(exit) = self.vm_exit().or_else(|| self.poll(limit)) {
                 return Ok(exit);
             }
@@ -138,6 +154,7 @@ impl Processor {
                 return Ok(exit);
             }
             let exit = match self.state.activity {
+                Activity::Active if self.hardware.is_some() => self.execute_on_hardware()?,
                 Activity::Active => self.execute(limit),
                 Activity::Halted => self.halt(),
                 Activity::WaitForSipi => self.stop(),
@@ -160,6 +177,7 @@ impl Processor {
             self.surroundings.chipset(|chipset, now| chipset.advance(now));
         }
         self.woken |= attention.take(WAKE);
+        attention.take(LEAVE);
         self.surroundings.paravirtual.tell_stolen(&shared, now);
         if (shared.output_bytes() >= OUTPUT_BYTES || now >= shared.output_deadline())
             && let Some(output) = self.output()
@@ -184,7 +202,7 @@ impl Processor {
     }
 
     /// The exit for the access that waits; what the guest said before it comes first.
-    fn report_access(&mut self) -> Exit {
+    pub(crate) fn report_access(&mut self) -> Exit {
         let output = self.output();
         output.or_else(|| self.surroundings.answers.report()).unwrap_or(Exit::Interrupted)
     }
@@ -267,17 +285,13 @@ impl Processor {
                 let stepped = self.step_under_monitor_trap();
                 Ok(stepped.unwrap_or_else(|| self.with_core(|core, accelerator| accelerator.step(core))))
             }
-            Unfinished::Interrupt(vector) => {
+            Unfinished::Access => {
                 self.surroundings.answers.rewind();
-                Ok(self.deliver(Unfinished::Interrupt(vector)))
+                self.answer_access()
             }
-            Unfinished::VirtualInterrupt(vector) => {
+            delivery => {
                 self.surroundings.answers.rewind();
-                Ok(self.deliver(Unfinished::VirtualInterrupt(vector)))
-            }
-            Unfinished::Nmi => {
-                self.surroundings.answers.rewind();
-                Ok(self.deliver(Unfinished::Nmi))
+                self.deliver(delivery)
             }
         }
     }
@@ -286,7 +300,7 @@ impl Processor {
     /// an answer from outside.
     fn take_signals(&mut self) -> Result<Step, Error> {
         if self.state.vmx.non_root()
-            && let Some(step) = self.act_in_non_root()
+            && let Some(step) = self.act_in_non_root()?
         {
             return Ok(step);
         }
@@ -296,22 +310,22 @@ impl Processor {
         if !self.surroundings.pending.any() {
             return Ok(Step::Retired);
         }
-        self.take_init();
+        self.take_init()?;
         self.surroundings.settle_end_of_interrupt();
         let awake = matches!(self.state.activity, Activity::Active | Activity::Halted);
-        if self.surroundings.pending.nmi && awake && self.state.nmis_possible() {
+        if self.surroundings.pending.nmi && awake && self.nmis_possible() {
             let index = self.surroundings.index;
             if self.surroundings.chipset(|chipset, _| chipset.take_nmi(index)) {
                 self.surroundings.answers.commit();
-                return Ok(self.deliver(Unfinished::Nmi));
+                return self.deliver(Unfinished::Nmi);
             }
         }
         if self.surroundings.pending.interrupt
             && awake
-            && self.state.interruptible()
+            && self.interruptible()
             && let Some(vector) = self.acknowledge()
         {
-            return Ok(self.deliver(Unfinished::Interrupt(vector)));
+            return self.deliver(Unfinished::Interrupt(vector));
         }
         Ok(Step::Retired)
     }
@@ -333,7 +347,7 @@ impl Processor {
             return Err(diverged(None));
         }
         if event.vector == NMI {
-            return Ok(self.deliver(Unfinished::Nmi));
+            return self.deliver(Unfinished::Nmi);
         }
         let found = if self.state.interruptible() { self.acknowledge() } else { None };
         if found != Some(event.vector) {
@@ -341,11 +355,27 @@ impl Processor {
             let halted = self.state.activity == Activity::Halted && found.is_none();
             return if halted { Ok(Step::Retired) } else { Err(diverged(found)) };
         }
-        Ok(self.deliver(Unfinished::Interrupt(event.vector)))
+        self.deliver(Unfinished::Interrupt(event.vector))
     }
 
-    fn take_init(&mut self) {
+    /// Whether an interrupt would be taken now.
+    fn interruptible(&mut self) -> bool {
+        match self.on_hardware() {
+            Some(vcpu) => vcpu.takes_interrupts(),
+            None => self.state.interruptible(),
+        }
+    }
+
+    /// Whether an NMI would; KVM keeps one until it can be.
+    fn nmis_possible(&mut self) -> bool {
+        self.on_hardware().is_some() || self.state.nmis_possible()
+    }
+
+    fn take_init(&mut self) -> Result<(), Error> {
         let index = self.surroundings.index;
+        if self.surroundings.pending.init {
+            self.take_state()?;
+        }
         // VMX root operation blocks INIT.
         let open = self.state.vmx.operation == Operation::Off;
         if open
@@ -364,26 +394,33 @@ impl Processor {
                 self.state.activity = Activity::Active;
             }
         }
+        Ok(())
     }
 
     /// Deliver an interrupt that is acknowledged.
-    pub(crate) fn deliver(&mut self, what: Unfinished) -> Step {
+    pub(crate) fn deliver(&mut self, what: Unfinished) -> Result<Step, Error> {
+        if let Some(vcpu) = self.on_hardware() {
+            deliver_on_hardware(vcpu, what)?;
+            self.state.activity = Activity::Active;
+            self.count_delivery(what);
+            return Ok(Step::Retired);
+        }
         let event = |vector| Event { instructions: self.state.instructions, vector };
         let event = match what {
             Unfinished::Interrupt(vector) => Some(event(vector)),
             Unfinished::VirtualInterrupt(_) => None,
-            Unfinished::Nmi | Unfinished::Instruction => Some(event(NMI)),
+            Unfinished::Nmi | Unfinished::Instruction | Unfinished::Access => Some(event(NMI)),
         };
         let delivered = self.with_core(|core, _| match what {
             Unfinished::Interrupt(vector) | Unfinished::VirtualInterrupt(vector) => {
                 core.deliver_interrupt(vector)
             }
-            Unfinished::Nmi | Unfinished::Instruction => core.deliver_nmi(),
+            Unfinished::Nmi | Unfinished::Instruction | Unfinished::Access => core.deliver_nmi(),
         });
         match delivered {
             Err(Trap::Pending) => {
                 self.unfinished = what;
-                return Step::Pending;
+                return Ok(Step::Pending);
             }
             Err(Trap::Shutdown) => self.state.activity = Activity::Shutdown,
             Err(Trap::VmExit) => {
@@ -397,11 +434,15 @@ impl Processor {
         if let Some(event) = event {
             self.events.delivered(event);
         }
+        self.count_delivery(what);
+        Ok(Step::Retired)
+    }
+
+    fn count_delivery(&mut self, what: Unfinished) {
         match what {
             Unfinished::Interrupt(_) | Unfinished::VirtualInterrupt(_) => self.counts.interrupts += 1,
-            Unfinished::Nmi | Unfinished::Instruction => self.counts.nmis += 1,
+            Unfinished::Nmi | Unfinished::Instruction | Unfinished::Access => self.counts.nmis += 1,
         }
-        Step::Retired
     }
 
     /// HLT: wait for what wakes the processor.
@@ -506,6 +547,14 @@ impl Processor {
         let mut public = self.public_counts.lock().unwrap_or_else(PoisonError::into_inner);
         public.clone_from(&self.counts);
     }
+}
+
+fn deliver_on_hardware(vcpu: &mut Vcpu, what: Unfinished) -> Result<(), Error> {
+    let delivered = match what {
+        Unfinished::Interrupt(vector) | Unfinished::VirtualInterrupt(vector) => vcpu.interrupt(vector),
+        Unfinished::Nmi | Unfinished::Instruction | Unfinished::Access => vcpu.nmi(),
+    };
+    delivered.map_err(|source| Error::Host { attempt: "KVM: cannot deliver an interrupt".to_owned(), source })
 }
 
 fn cannot_sample(source: std::io::Error) -> Error {

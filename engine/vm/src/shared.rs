@@ -8,7 +8,7 @@ use gasang_chipset::{Chipset, Pending, UART_COUNT};
 use gasang_cpu::CpuModel;
 use gasang_memory::GuestMemory;
 use gasang_translate::CodePages;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// No timer is running.
@@ -42,7 +42,52 @@ pub(crate) struct Shared {
     /// The processor whose exit carries serial output that has not been dealt with yet, or `NOBODY`: there is one at a
     /// time, or output would overtake output.
     output_carrier: AtomicUsize,
+    /// Where the machine runs on KVM.
+    pub(crate) on_kvm: OnKvm,
     broken: OnceLock<String>,
+}
+
+/// What the processors of a machine on KVM agree about.
+#[derive(Debug, Default)]
+pub(crate) struct OnKvm {
+    /// KVM may give up: the machine goes on by translation then.
+    may_leave: AtomicBool,
+    /// It has.
+    left: AtomicBool,
+    /// Processors that are inside the guest. While there is one, nobody translates: what it writes goes unnoticed.
+    inside: AtomicUsize,
+}
+
+impl OnKvm {
+    /// KVM may give up.
+    pub(crate) fn allow_to_leave(&self) {
+        self.may_leave.store(true, Ordering::Relaxed);
+    }
+
+    /// Leave KVM, if that is allowed; true for the first who asks.
+    pub(crate) fn leave(&self) -> Option<bool> {
+        self.may_leave.load(Ordering::Relaxed).then(|| !self.left.swap(true, Ordering::SeqCst))
+    }
+
+    /// Whether the machine has left KVM.
+    pub(crate) fn has_left(&self) -> bool {
+        self.left.load(Ordering::SeqCst)
+    }
+
+    /// Be inside the guest, unless the machine has left KVM.
+    pub(crate) fn inside<T>(&self, act: impl FnOnce() -> T) -> Option<T> {
+        self.inside.fetch_add(1, Ordering::SeqCst);
+        let result = (!self.has_left()).then(act);
+        self.inside.fetch_sub(1, Ordering::SeqCst);
+        result
+    }
+
+    /// Wait until nobody is inside any more.
+    pub(crate) fn wait_for_the_last(&self) {
+        while self.inside.load(Ordering::SeqCst) != 0 {
+            std::thread::yield_now();
+        }
+    }
 }
 
 impl Shared {
@@ -69,6 +114,7 @@ impl Shared {
             output_bytes: AtomicUsize::new(0),
             output_since: AtomicU64::new(0),
             output_carrier: AtomicUsize::new(NOBODY),
+            on_kvm: OnKvm::default(),
             broken: OnceLock::new(),
         }
     }

@@ -44,7 +44,7 @@ impl Vcpu {
     /// A reply that is missing, not asked for, or too large; another thread inside; a breakdown of the engine.
     pub fn run(&self, reply: Option<u64>, instructions: Option<u64>) -> Result<Exit, Error> {
         self.use_processor(|processor| {
-            let _inside = InsideGuest::enter()?;
+            let _inside = InsideGuest::enter(processor.hardware.is_some())?;
             processor.run(reply, instructions)
         })
     }
@@ -60,6 +60,7 @@ impl Vcpu {
     /// If another thread is inside.
     pub fn registers(&self) -> Result<Vec<(&'static str, RegisterValue)>, Error> {
         self.use_processor(|processor| {
+            processor.refresh_state()?;
             let mut registers = registers::all(&mut processor.state);
             let cr8 = self.shared.with_chipset(None, |chipset, _| chipset.task_priority(self.index)).0;
             registers.push((CR8, RegisterValue::Word(u64::from(cr8))));
@@ -79,6 +80,7 @@ impl Vcpu {
                 _ => Err(Error::RegisterValue { name: name.clone(), takes: "a number from 0 to 15" }),
             });
             let cr8 = cr8.transpose()?;
+            processor.take_state()?;
             if registers::set(&mut processor.state, &others)? {
                 processor.translation_changed();
             }
@@ -95,6 +97,7 @@ impl Vcpu {
     /// If another thread is inside.
     pub fn extended_state(&self) -> Result<Vec<u8>, Error> {
         self.use_processor(|processor| {
+            processor.refresh_state()?;
             Ok(self.shared.model.settled(&processor.state.extended).bytes.to_vec())
         })
     }
@@ -105,6 +108,7 @@ impl Vcpu {
     /// If another thread is inside.
     pub(crate) fn state_digest(&self) -> Result<u64, Error> {
         self.use_processor(|processor| {
+            processor.refresh_state()?;
             let settled = self.shared.model.settled(&processor.state.extended);
             Ok(digest::of(&(&*processor.state, settled, &processor.surroundings.paravirtual)))
         })
@@ -238,6 +242,7 @@ mod tests {
             count_blocks: false,
             log_code: false,
             vm_exits: false,
+            kvm_may_fail: false,
         };
         let vm = Vm::new(&options).unwrap();
         let vcpu = vm.vcpu(0).unwrap();

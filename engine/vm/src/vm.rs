@@ -4,6 +4,7 @@ use crate::accelerator::{Accelerator, AcceleratorKind};
 use crate::clock::{Clock, ClockKind};
 use crate::digest;
 use crate::error::Error;
+use crate::hardware::Hardware;
 use crate::processor::Processor;
 use crate::shared::Shared;
 use crate::vcpu::Vcpu;
@@ -41,6 +42,8 @@ pub struct VmOptions {
     pub count_blocks: bool,
     /// Note where the code of each block is.
     pub log_code: bool,
+    /// Where KVM cannot go on, translation does.
+    pub kvm_may_fail: bool,
     /// A VM exit ends a run: the hypervisor is outside.
     pub vm_exits: bool,
 }
@@ -50,6 +53,44 @@ pub struct Vm {
     shared: Arc<Shared>,
     vcpus: Vec<Arc<Vcpu>>,
     code_log: Option<Arc<CodeLog>>,
+    _kvm: Option<OnKvm>,
+}
+
+/// The machine as KVM has it.
+struct OnKvm {
+    machine: gasang_kvm::Machine,
+    /// What a guest can have there.
+    model: CpuModel,
+}
+
+impl OnKvm {
+    fn new(memory: &Arc<GuestMemory>, model: &CpuModel, asked: &str) -> Result<OnKvm, Error> {
+        let failed = |source| Error::Host { attempt: "cannot use /dev/kvm".to_owned(), source };
+        let system = gasang_kvm::System::open().map_err(failed)?;
+        let machine = gasang_kvm::Machine::new(&system, Arc::clone(memory)).map_err(failed)?;
+        let kvm = OnKvm { machine, model: system.restrict(model).map_err(failed)? };
+        kvm.check(model, asked)?;
+        Ok(kvm)
+    }
+
+    /// What is asked for by name must be there: all but of `max`, which is whatever there is.
+    fn check(&self, model: &CpuModel, asked: &str) -> Result<(), Error> {
+        let mut parts = asked.split(',');
+        let by_model = parts.next().is_some_and(|name| name != "max");
+        let added: Vec<&str> = parts.filter_map(|part| part.strip_prefix('+')).collect();
+        let there = self.model.features();
+        let of_processor = model.features_of_processor();
+        let wanted = |name: &&str| by_model && of_processor.contains(name) || added.contains(name);
+        let lacking = model.features().into_iter().filter(|name| !there.contains(name));
+        let missing: Vec<&str> = lacking.filter(wanted).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Model(format!(
+            "CPU model '{asked}' needs {}, which KVM does not give here",
+            missing.join(", ")
+        )))
+    }
 }
 
 impl Vm {
@@ -66,24 +107,43 @@ impl Vm {
         })?;
         let memory = Arc::new(memory);
         let code_pages = match options.accelerator {
-            AcceleratorKind::Translator => Some(Arc::new(CodePages::new(&memory, options.vcpus))),
+            // What KVM cannot execute is translated.
+            AcceleratorKind::Translator | AcceleratorKind::Kvm => {
+                Some(Arc::new(CodePages::new(&memory, options.vcpus)))
+            }
             AcceleratorKind::Interpreter => None,
         };
-        let clock = Clock::new(options.clock);
+        let kvm = (options.accelerator == AcceleratorKind::Kvm)
+            .then(|| OnKvm::new(&memory, &model, &options.cpu))
+            .transpose()?;
+        let (clock, model) = match &kvm {
+            // Nobody scales the counter that the guest reads.
+            Some(kvm) => (Clock::with_counter_of_host(), kvm.model.clone()),
+            None => (Clock::new(options.clock), model),
+        };
         let (seed, wall_clock) = (options.seed, options.wall_clock);
         let shared = Arc::new(Shared::new(memory, model, clock, wall_clock, seed, options.vcpus, code_pages));
+        if options.kvm_may_fail {
+            shared.on_kvm.allow_to_leave();
+        }
         let code_log = options.log_code.then(Arc::<CodeLog>::default);
         let vcpu = |index| {
             let mut accelerator = Accelerator::new(&shared, index, options)?;
             if let Some(log) = &code_log {
                 accelerator.log_code(log);
             }
-            let mut processor = Processor::new(index, Arc::clone(&shared), accelerator);
+            let hardware = kvm.as_ref().map(|kvm| Hardware::new(&kvm.machine, index, &shared)).transpose()?;
+            let mut processor = Processor::new(index, Arc::clone(&shared), accelerator, hardware);
             processor.state.vmx.stops_at_exits = options.vm_exits;
             Ok(Arc::new(Vcpu::new(index, Arc::clone(&shared), processor)))
         };
         let vcpus = (0..options.vcpus).map(vcpu).collect::<Result<_, Error>>()?;
-        Ok(Vm { shared, vcpus, code_log })
+        Ok(Vm { shared, vcpus, code_log, _kvm: kvm })
+    }
+
+    /// What the guest's processors are, for those who ask within.
+    pub(crate) fn model(&self) -> &CpuModel {
+        &self.shared.model
     }
 
     /// Processor `index`.
@@ -204,6 +264,12 @@ fn check(options: &VmOptions) -> Result<(), Error> {
     }
     if options.vcpus == 0 || options.vcpus > MOST_VCPUS {
         return refuse(format!("{} vCPUs: a machine has 1 to {MOST_VCPUS}", options.vcpus));
+    }
+    if options.clock == ClockKind::Instructions && options.accelerator == AcceleratorKind::Kvm {
+        return refuse("KVM does not count instructions: its clock is the host's".to_owned());
+    }
+    if options.vm_exits && options.accelerator == AcceleratorKind::Kvm {
+        return refuse("VT-x from outside is of the software processor: bt or interp".to_owned());
     }
     if options.clock == ClockKind::Instructions && options.vcpus != 1 {
         return refuse("the clock that counts instructions needs a machine of one vCPU".to_owned());

@@ -1,0 +1,322 @@
+//! A processor that the host's own virtualization executes: what KVM does of the loop, and what stays the engine's.
+//!
+//! Interrupt controllers, timers and devices are those of every accelerator; KVM executes instructions, and leaves for
+//! whatever it has no part in. Its copy of the state is the valid one until something here needs the state.
+
+use crate::attention::LEAVE;
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::processor::{Processor, Unfinished};
+use crate::shared::{NEVER, Shared};
+use gasang_cpu::{Activity, Platform, Trap, VcpuState};
+use gasang_exec::Step;
+use gasang_kvm::{Alarm, Exit as Left, MsrAccess, Vcpu};
+use gasang_x86::{msr, segment};
+use std::io;
+use std::sync::Arc;
+
+/// Bytes (SDM vol. 2, 2.3.11).
+const LONGEST_INSTRUCTION: u64 = 15;
+
+/// A processor's part of KVM.
+#[derive(Debug)]
+pub(crate) struct Hardware {
+    vcpu: Vcpu,
+    /// KVM's copy of the state is the valid one.
+    holds_state: bool,
+    /// The access that is being answered, and how many of its items are.
+    access: Option<(Left, u32)>,
+    /// CR8 as KVM was told it last; None if the chipset may have changed it since.
+    task_priority: Option<u8>,
+    alarm: Alarm,
+}
+
+fn failed(attempt: &str) -> impl FnOnce(io::Error) -> Error + '_ {
+    move |source| Error::Host { attempt: format!("KVM: cannot {attempt}"), source }
+}
+
+impl Hardware {
+    /// Processor `index` of a machine on KVM.
+    ///
+    /// # Errors
+    /// What KVM says.
+    pub(crate) fn new(
+        machine: &gasang_kvm::Machine,
+        index: usize,
+        shared: &Shared,
+    ) -> Result<Hardware, Error> {
+        let mut vcpu = machine.vcpu(index).map_err(failed("make a processor"))?;
+        let (cpus, tsc_hz) = (shared.attention.len() as u32, shared.clock.tsc_hz());
+        let state = VcpuState::reset();
+        let leaf = |leaf, subleaf| shared.model.cpuid(leaf, subleaf, &state, index as u32, cpus, tsc_hz);
+        vcpu.set_cpuid(leaf).map_err(failed("set CPUID"))?;
+        Ok(Hardware { vcpu, holds_state: false, access: None, task_priority: None, alarm: Alarm::default() })
+    }
+}
+
+impl Processor {
+    /// KVM's processor, while it has the valid copy of the state.
+    pub(crate) fn on_hardware(&mut self) -> Option<&mut Vcpu> {
+        let hardware = self.hardware.as_mut().filter(|hardware| hardware.holds_state)?;
+        Some(&mut hardware.vcpu)
+    }
+
+    /// Have in `state` what is the state now, to be looked at.
+    ///
+    /// # Errors
+    /// What KVM says.
+    pub(crate) fn refresh_state(&mut self) -> Result<(), Error> {
+        let Some(hardware) = self.hardware.as_mut().filter(|hardware| hardware.holds_state) else {
+            return Ok(());
+        };
+        let model = &self.surroundings.shared.model;
+        hardware.vcpu.peek(&mut self.state, model).map_err(failed("read the state"))?;
+        Ok(())
+    }
+
+    /// Take the state back: what is in `state` is the valid copy from now on.
+    ///
+    /// # Errors
+    /// While an access waits for its answer; what KVM says.
+    pub(crate) fn take_state(&mut self) -> Result<(), Error> {
+        let Some(hardware) = self.hardware.as_mut().filter(|hardware| hardware.holds_state) else {
+            return Ok(());
+        };
+        if hardware.access.is_some() {
+            return Err(Error::Unanswered);
+        }
+        let model = &self.surroundings.shared.model;
+        let undelivered = hardware.vcpu.store(&mut self.state, model).map_err(failed("read the state"))?;
+        hardware.holds_state = false;
+        self.translation_changed();
+        if let Some(vector) = undelivered.interrupt {
+            self.deliver(Unfinished::Interrupt(vector))?;
+        } else if undelivered.nmi {
+            self.deliver(Unfinished::Nmi)?;
+        }
+        Ok(())
+    }
+
+    /// Give KVM the state.
+    fn give_state(&mut self) -> Result<(), Error> {
+        let shared = Arc::clone(&self.surroundings.shared);
+        let Some(hardware) = &mut self.hardware else { return Ok(()) };
+        hardware.vcpu.load(&self.state, &shared.model).map_err(failed("set the state"))?;
+        let offset = self.state.msr.tsc_offset.wrapping_sub(shared.clock.start());
+        hardware.vcpu.set_tsc_offset(offset).map_err(failed("set the time-stamp counter"))?;
+        hardware.holds_state = true;
+        hardware.task_priority = None;
+        Ok(())
+    }
+
+    /// Let KVM execute until it leaves; the exit, if it is one for the caller.
+    pub(crate) fn execute_on_hardware(&mut self) -> Result<Option<Exit>, Error> {
+        if self.hardware.as_ref().is_some_and(|hardware| !hardware.holds_state) {
+            if self.state.pending_debug != 0 {
+                // A trap that KVM could not be told of.
+                self.with_core(|core, accelerator| accelerator.step(core));
+                return Ok(None);
+            }
+            self.give_state()?;
+        }
+        let Some(left) = self.enter()? else { return Ok(None) };
+        let Some(hardware) = &mut self.hardware else { return Ok(None) };
+        self.counts.kvm_entries += 1;
+        match left {
+            Left::PortRead { .. }
+            | Left::PortWrite { .. }
+            | Left::MmioRead { .. }
+            | Left::MmioWrite { .. }
+            | Left::Msr { .. } => {
+                hardware.access = Some((left, 0));
+                self.surroundings.answers.commit();
+                if self.answer_access()? == Step::Pending {
+                    return Ok(Some(self.report_access()));
+                }
+            }
+            Left::Halt => {
+                self.state.activity = Activity::Halted;
+                self.counts.halts += 1;
+            }
+            Left::Shutdown => self.state.activity = Activity::Shutdown,
+            Left::InterruptWindow | Left::TaskPriority | Left::Interrupted => {}
+            Left::EmulationFailure => {
+                let reason = self.what_kvm_cannot_emulate()?;
+                return self.give_up_kvm(reason);
+            }
+            Left::Failed(reason) => return self.give_up_kvm(reason),
+        }
+        Ok(None)
+    }
+
+    /// KVM cannot go on: translation does, from the same state, if that is allowed.
+    fn give_up_kvm(&mut self, reason: String) -> Result<Option<Exit>, Error> {
+        let shared = Arc::clone(&self.surroundings.shared);
+        let Some(first) = shared.on_kvm.leave() else { return Err(Error::Kvm(reason)) };
+        let others = (0..shared.attention.len()).filter(|&index| index != self.surroundings.index);
+        others.for_each(|index| shared.raise(index, LEAVE));
+        self.leave_kvm()?;
+        Ok(first.then_some(Exit::KvmLost { reason }))
+    }
+
+    /// Execute by translation from now on, if the machine has left KVM.
+    ///
+    /// # Errors
+    /// What KVM says.
+    pub(crate) fn follow_out_of_kvm(&mut self) -> Result<(), Error> {
+        if self.hardware.is_some() && self.surroundings.shared.on_kvm.has_left() {
+            self.leave_kvm()
+        } else {
+            Ok(())
+        }
+    }
+
+    fn leave_kvm(&mut self) -> Result<(), Error> {
+        self.take_state()?;
+        self.hardware = None;
+        self.surroundings.shared.on_kvm.wait_for_the_last();
+        Ok(())
+    }
+
+    /// Enter the guest, unless attention is wanted first.
+    fn enter(&mut self) -> Result<Option<Left>, Error> {
+        let shared = Arc::clone(&self.surroundings.shared);
+        let index = self.surroundings.index;
+        let told = self.hardware.as_ref().and_then(|hardware| hardware.task_priority);
+        let task_priority = told.unwrap_or_else(|| self.surroundings.task_priority());
+        let wants_window = self.surroundings.pending.interrupt;
+        let Some(hardware) = &mut self.hardware else { return Ok(None) };
+        hardware.vcpu.set_task_priority(task_priority);
+        hardware.vcpu.ask_for_window(wants_window);
+        let due = shared.next_deadline().min(shared.output_deadline());
+        let deadline = Some(due).filter(|&deadline| deadline != NEVER);
+        hardware.alarm.set(deadline, shared.clock.now()).map_err(failed("set an alarm"))?;
+        if let Some(pages) = &shared.code_pages {
+            pages.thread_begins(index);
+        }
+        let raised = shared.attention.get(index).is_none_or(|attention| attention.is_raised());
+        let left = if raised { None } else { shared.on_kvm.inside(|| hardware.vcpu.run()) };
+        if let Some(pages) = &shared.code_pages {
+            pages.thread_ends(index);
+        }
+        let Some(left) = left else { return Ok(None) };
+        let left = left.map_err(failed("enter the guest"))?;
+        let now = hardware.vcpu.task_priority();
+        hardware.task_priority = Some(now);
+        if now != task_priority {
+            self.surroundings.set_task_priority(now);
+        }
+        Ok(Some(left))
+    }
+
+    /// Answer what is left of the access that made KVM leave. `Pending` if that takes an answer from outside.
+    pub(crate) fn answer_access(&mut self) -> Result<Step, Error> {
+        let Some((left, mut done)) = self.hardware.as_mut().and_then(|hardware| hardware.access.take())
+        else {
+            return Ok(Step::Retired);
+        };
+        let count = match left {
+            Left::PortRead { count, .. } | Left::PortWrite { count, .. } => count,
+            _ => 1,
+        };
+        while done < count {
+            match self.answer_item(&left, done) {
+                Ok(()) => {}
+                Err(Trap::Pending) => {
+                    self.unfinished = Unfinished::Access;
+                    if let Some(hardware) = &mut self.hardware {
+                        hardware.access = Some((left, done));
+                    }
+                    return Ok(Step::Pending);
+                }
+                // Nothing else comes of a device, and MSRs answer for themselves.
+                Err(trap) => return Err(Error::Kvm(format!("an access ended with {trap:?}"))),
+            }
+            self.surroundings.answers.commit();
+            done += 1;
+        }
+        Ok(Step::Retired)
+    }
+
+    fn answer_item(&mut self, left: &Left, item: u32) -> Result<(), Trap> {
+        match *left {
+            Left::PortRead { port, size, .. } => {
+                let value = self.surroundings.port_read(port, size)?;
+                if let Some(vcpu) = self.on_hardware() {
+                    let place = vcpu.port_item(item);
+                    let bytes = value.to_le_bytes();
+                    place.iter_mut().zip(bytes).for_each(|(place, byte)| *place = byte);
+                }
+            }
+            Left::PortWrite { port, size, .. } => {
+                let mut bytes = [0; 4];
+                if let Some(vcpu) = self.on_hardware() {
+                    let place = vcpu.port_item(item);
+                    bytes.iter_mut().zip(place).for_each(|(byte, place)| *byte = *place);
+                }
+                self.surroundings.port_write(port, size, u32::from_le_bytes(bytes))?;
+            }
+            Left::MmioRead { address, size } => {
+                let value = self.surroundings.mmio_read(address, size)?;
+                if let Some(vcpu) = self.on_hardware() {
+                    vcpu.answer_mmio(value);
+                }
+                self.forget_task_priority();
+            }
+            Left::MmioWrite { address, size, value } => {
+                self.surroundings.mmio_write(address, size, value)?;
+                self.forget_task_priority();
+            }
+            Left::Msr { index, access } => self.access_msr(index, access)?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The chipset may have changed CR8.
+    fn forget_task_priority(&mut self) {
+        if let Some(hardware) = &mut self.hardware {
+            hardware.task_priority = None;
+        }
+    }
+
+    /// RDMSR or WRMSR of what is not KVM's, or what it refuses: then the engine's rules say what becomes of it.
+    fn access_msr(&mut self, index: u32, access: MsrAccess) -> Result<(), Trap> {
+        let outcome = self.with_core(|core, _| match access {
+            MsrAccess::Read => core.read_msr(index),
+            MsrAccess::Write(value) => core.write_msr(index, value).map(|()| 0),
+        });
+        let answer = match outcome {
+            Ok(value) => Some(value),
+            Err(Trap::Exception(_)) => None,
+            Err(trap) => return Err(trap),
+        };
+        let start = self.surroundings.shared.clock.start();
+        let offset = self.state.msr.tsc_offset.wrapping_sub(start);
+        if let Some(hardware) = &mut self.hardware {
+            hardware.vcpu.answer_msr(answer);
+            hardware.task_priority = None;
+            if matches!(index, msr::TSC | msr::TSC_ADJUST) && matches!(access, MsrAccess::Write(_)) {
+                // What KVM refuses here it would have refused when the state was given.
+                let _ = hardware.vcpu.set_tsc_offset(offset);
+            }
+        }
+        Ok(())
+    }
+
+    /// The instruction that KVM should have emulated, in words.
+    fn what_kvm_cannot_emulate(&mut self) -> Result<String, Error> {
+        self.refresh_state()?;
+        let rip = self.state.rip;
+        let start = self.state.segment[segment::CS].base.wrapping_add(rip);
+        let memory = Arc::clone(&self.surroundings.shared.memory);
+        let bytes: Vec<String> = (0..LONGEST_INSTRUCTION)
+            .map_while(|at| {
+                let linear = start.wrapping_add(at);
+                let physical = self.with_core(|core, _| core.translate_for_debugger(linear))?;
+                memory.host(physical).map(|host| format!("{:02x}", memory.load(host, 1)))
+            })
+            .collect();
+        Ok(format!("KVM cannot emulate the instruction at {rip:#x}: {}", bytes.join(" ")))
+    }
+}
