@@ -13,6 +13,7 @@ __all__ = [
     "Exit",
     "Halted",
     "Interrupted",
+    "KvmLost",
     "Measurements",
     "MmioRead",
     "MmioWrite",
@@ -30,6 +31,7 @@ __all__ = [
     "cpu_features",
     "cpu_models",
     "host_capabilities",
+    "probe_kvm",
     "vm_entry_checks",
     "vmcs_fields",
     "vmx_capabilities",
@@ -139,7 +141,27 @@ class Interrupted:
 
     def __new__(cls) -> Interrupted: ...
 
-Exit = PioRead | PioWrite | MmioRead | MmioWrite | SerialOutput | VmExit | Halted | Shutdown | Interrupted
+@final
+class KvmLost:
+    """KVM cannot execute the guest any further; on a Vm made with `kvm_may_fail=True` translation goes on."""
+
+    __match_args__ = ("reason",)
+    def __new__(cls, reason: str) -> KvmLost: ...
+    @property
+    def reason(self) -> str: ...
+
+Exit = (
+    PioRead
+    | PioWrite
+    | MmioRead
+    | MmioWrite
+    | SerialOutput
+    | VmExit
+    | Halted
+    | Shutdown
+    | Interrupted
+    | KvmLost
+)
 
 @final
 class Segment:
@@ -373,7 +395,9 @@ class Vm:
     in the engine: PIC, PIT (with port 0x61), I/O APIC at 0xfec00000, HPET at 0xfed00000, local APIC at
     0xfee00000, ACPI PM timer at port 0x608.
 
-    `accel` is "bt" (translator) or "interp" (T0 only). `cpu` is MODEL[,+feature,-feature]…
+    `accel` is "bt" (translator), "interp" (T0 only) or "kvm" (/dev/kvm; the processor has no VT-x then, and
+    its time-stamp counter counts the host's ticks). With `kvm_may_fail` translation goes on where KVM cannot,
+    after a `KvmLost`. `cpu` is MODEL[,+feature,-feature]…
 
     `clock` is "host", or "instructions": virtual time is then one nanosecond for each instruction, HLT
     skips to the next timer, interrupts come after exact numbers of instructions, RDRAND's numbers are chosen
@@ -400,6 +424,7 @@ class Vm:
         wall_clock: int = 0,
         seed: int = 0,
         vm_exits: bool = False,
+        kvm_may_fail: bool = False,
     ) -> Vm: ...
     def vcpu(self, index: int) -> Vcpu: ...
     def memory_regions(self) -> list[tuple[int, int]]:
@@ -448,6 +473,10 @@ def cpu_features() -> list[str]:
 
 def host_capabilities() -> dict[str, bool]:
     """What the host processor and kernel offer the engine: fsgsbase, avx2, xsavec, …"""
+
+def probe_kvm() -> list[tuple[str, str | None]]:
+    """Run a small guest on /dev/kvm: each step that was tried, and None if it works or why not. Nothing is
+    tried after a step that fails; the first is to open the device. Takes milliseconds, 5 seconds at most."""
 
 def vmcs_fields() -> list[tuple[int, str, str, str, int, bool]]:
     """Every field of the VMCS as (encoding, area, name, title, bits, read-only).

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 from gasang.errors import ConfigError
 from gasang.units import MIB, format_size
 
-Accelerator = Literal["auto", "bt", "interp"]
+Accelerator = Literal["auto", "kvm", "bt", "interp"]
 ACCELERATORS: tuple[str, ...] = get_args(Accelerator)
 
 MINIMUM_MEMORY = 32 * MIB
@@ -53,7 +53,8 @@ class MachineConfig:
     """Processor model: MODEL[,+feature,-feature]... The engine knows the names."""
 
     accel: Accelerator = "auto"
-    """What executes the guest: "bt" translates, "interp" interprets, "auto" takes the faster one ("bt")."""
+    """What executes the guest: "kvm" is the processor itself by /dev/kvm, "bt" translates, "interp"
+    interprets; "auto" takes KVM if a guest that tries it out comes to its end there, else "bt"."""
 
     trace_blocks: bool = False
     """Keep each translated block, guest code beside host code, for `Machine.translated_blocks`."""
@@ -91,11 +92,6 @@ class MachineConfig:
         self._check_processors()
         self._check_time()
         self._check_boot()
-
-    @property
-    def engine_accel(self) -> Literal["bt", "interp"]:
-        """The accelerator by the engine's name: "auto" resolved."""
-        return "bt" if self.accel == "auto" else self.accel
 
     @property
     def first_date(self) -> datetime:

@@ -33,8 +33,9 @@ def assemble(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., bytes]:
 def _assemble(directory: Path, source: str, bits: int) -> bytes:
     text, obj, flat = directory / "guest.s", directory / "guest.o", directory / "guest.bin"
     text.write_text(f".intel_syntax noprefix\n.code{bits}\n.globl _start\n_start:\n{source}\n")
-    subprocess.run(["as", f"--{bits}", "-o", obj, text], check=True)
-    emulation = {64: "elf_x86_64", 32: "elf_i386"}[bits]
+    wide = bits == 64
+    subprocess.run(["as", "--64" if wide else "--32", "-o", obj, text], check=True)
+    emulation = "elf_x86_64" if wide else "elf_i386"
     subprocess.run(
         ["ld", "-m", emulation, "-Ttext", hex(ENTRY), "-o", directory / "guest.elf", obj], check=True
     )
@@ -77,11 +78,28 @@ class Guest:
         self.vcpu.set_registers(gdtr=_engine.DescriptorTable(gdt, 0x17))
 
 
+def why_no_kvm() -> str | None:
+    """Why /dev/kvm runs no small guests here; None if it does."""
+    failures = [f"{name}: {failure}" for name, failure in _engine.probe_kvm()[:3] if failure is not None]
+    return failures[0] if failures else None
+
+
 @pytest.fixture(params=["interp", "bt"])
 def boot(request: pytest.FixtureRequest, assemble: Callable[..., bytes]) -> Callable[..., Guest]:
-    """A guest from assembly source, once for each accelerator."""
+    """A guest from assembly source, once for each accelerator that counts instructions."""
+    return _booter(request.param, assemble)
 
+
+@pytest.fixture(params=["interp", "bt", "kvm"])
+def boot_anywhere(request: pytest.FixtureRequest, assemble: Callable[..., bytes]) -> Callable[..., Guest]:
+    """A guest from assembly source, once for each accelerator."""
+    if request.param == "kvm" and (reason := why_no_kvm()):
+        pytest.skip(reason)
+    return _booter(request.param, assemble)
+
+
+def _booter(accel: str, assemble: Callable[..., bytes]) -> Callable[..., Guest]:
     def boot(source: str, bits: int = 64, **options: object) -> Guest:
-        return Guest(assemble(source, bits), bits, **{"accel": request.param, **options})
+        return Guest(assemble(source, bits), bits, **{"accel": accel, **options})
 
     return boot

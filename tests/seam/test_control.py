@@ -14,8 +14,8 @@ from gasang._engine import DescriptorTable, EngineError, Halted, Interrupted, Se
 FOREVER = "1: jmp 1b"
 
 
-def test_kick_from_another_thread_interrupts_a_running_guest(boot):
-    guest = boot(FOREVER)
+def test_kick_from_another_thread_interrupts_a_running_guest(boot_anywhere):
+    guest = boot_anywhere(FOREVER)
     exits = []
     thread = threading.Thread(target=lambda: exits.append(guest.vcpu.run()))
     thread.start()
@@ -33,8 +33,8 @@ def test_kick_before_run_interrupts_it_at_once(boot):
     assert guest.vcpu.registers()["rax"] == 1
 
 
-def test_second_thread_inside_is_refused(boot):
-    guest = boot("sti\n1: hlt\n jmp 1b")
+def test_second_thread_inside_is_refused(boot_anywhere):
+    guest = boot_anywhere("sti\n1: hlt\n jmp 1b")
     thread = threading.Thread(target=guest.vcpu.run)
     thread.start()
     while not guest.vcpu.statistics()["halts"]:
@@ -47,8 +47,8 @@ def test_second_thread_inside_is_refused(boot):
     assert not thread.is_alive()
 
 
-def test_registers_can_be_set_to_what_they_read_as(boot):
-    guest = boot("hlt")
+def test_registers_can_be_set_to_what_they_read_as(boot_anywhere):
+    guest = boot_anywhere("hlt")
     registers = dict(guest.vcpu.registers())
     guest.vcpu.set_registers(**registers)
     assert guest.vcpu.registers() == registers
@@ -65,8 +65,8 @@ def test_registers_can_be_set_to_what_they_read_as(boot):
     assert guest.vcpu.registers() == changed
 
 
-def test_unknown_registers_and_wrong_values_are_refused_whole(boot):
-    guest = boot("hlt")
+def test_unknown_registers_and_wrong_values_are_refused_whole(boot_anywhere):
+    guest = boot_anywhere("hlt")
     before = guest.vcpu.registers()
     for values, message in (
         ({"rax": 1, "eax": 2}, "no register is named 'eax'"),
@@ -84,8 +84,8 @@ def test_unknown_registers_and_wrong_values_are_refused_whole(boot):
         DescriptorTable(0, 0x10000)
 
 
-def test_memory_is_checked_to_be_ram(boot):
-    guest = boot("hlt")
+def test_memory_is_checked_to_be_ram(boot_anywhere):
+    guest = boot_anywhere("hlt")
     vm = guest.vm
     assert vm.memory_regions() == [(0, 0xA0000), (0xC0000, (2 << 20) - 0xC0000)]
     vm.write_memory(0x5000, b"gasang")
@@ -116,7 +116,9 @@ def test_options_out_of_range_are_refused():
         ({"memory": -1}, "memory must be from 0"),
         ({"memory": 1 << 62}, "cannot map"),
         ({"cpus": 0}, "0 vCPUs: a machine has 1 to 255"),
-        ({"accel": "kvm"}, "unknown accelerator 'kvm'"),
+        ({"accel": "xen"}, "unknown accelerator 'xen'"),
+        ({"accel": "kvm", "clock": "instructions"}, "KVM does not count instructions"),
+        ({"accel": "kvm", "vm_exits": True}, "VT-x from outside is of the software processor"),
         ({"clock": "sundial"}, "unknown clock 'sundial'"),
         ({"clock": "instructions", "cpus": 2}, "needs a machine of one vCPU"),
         ({"cpu": "486"}, "unknown CPU model '486'"),
@@ -157,8 +159,8 @@ def test_application_processor_waits_for_its_start(boot):
     assert second.registers()["cs"] == Segment(ENTRY >> 4, ENTRY, 0xFFFF, 0x9B)
 
 
-def test_processors_that_nobody_is_left_to_wake_are_halted(boot):
-    guest = boot("cli\n hlt", cpus=2)
+def test_processors_that_nobody_is_left_to_wake_are_halted(boot_anywhere):
+    guest = boot_anywhere("cli\n hlt", cpus=2)
     assert guest.vcpu.run() == Halted()
     second = guest.vm.vcpu(1)
     second.kick()

@@ -15,8 +15,8 @@ from gasang._engine import (
 )
 
 
-def test_port_reads_and_writes_of_every_size(boot):
-    guest = boot("""
+def test_port_reads_and_writes_of_every_size(boot_anywhere):
+    guest = boot_anywhere("""
         mov dx, 0x100
         in al, dx
         mov dx, 0x200
@@ -41,8 +41,8 @@ def test_port_reads_and_writes_of_every_size(boot):
     assert run() == Halted()
 
 
-def test_device_memory_reads_and_writes_of_every_size(boot):
-    guest = boot("""
+def test_device_memory_reads_and_writes_of_every_size(boot_anywhere):
+    guest = boot_anywhere("""
         mov ebx, 0xd0000000
         mov al, [rbx]
         mov [rbx + 1], al
@@ -68,8 +68,8 @@ def test_device_memory_reads_and_writes_of_every_size(boot):
     assert run() == Halted()
 
 
-def test_string_move_between_devices_asks_and_tells_in_order(boot):
-    guest = boot("""
+def test_string_move_between_devices_asks_and_tells_in_order(boot_anywhere):
+    guest = boot_anywhere("""
         mov esi, 0xd0000000
         mov edi, 0xd0001000
         mov ecx, 2
@@ -86,8 +86,8 @@ def test_string_move_between_devices_asks_and_tells_in_order(boot):
     assert guest.vcpu.registers()["rcx"] == 0
 
 
-def test_repeated_output_reports_each_byte_once(boot):
-    guest = boot("""
+def test_repeated_output_reports_each_byte_once(boot_anywhere):
+    guest = boot_anywhere("""
         lea rsi, text[rip]
         mov ecx, 3
         mov dx, 0x200
@@ -113,8 +113,8 @@ def test_push_to_a_device_moves_the_stack_pointer_once(boot):
     assert guest.vcpu.registers()["rsp"] == 0xD0000008
 
 
-def test_read_modify_write_of_a_device_is_a_read_and_a_write(boot):
-    guest = boot("""
+def test_read_modify_write_of_a_device_is_a_read_and_a_write(boot_anywhere):
+    guest = boot_anywhere("""
         mov ebx, 0xd0000000
         add dword ptr [rbx], 5
         cli
@@ -125,8 +125,8 @@ def test_read_modify_write_of_a_device_is_a_read_and_a_write(boot):
     assert guest.vcpu.run() == Halted()
 
 
-def test_access_across_a_page_end_is_split(boot):
-    guest = boot("""
+def test_access_across_a_page_end_is_split(boot_anywhere):
+    guest = boot_anywhere("""
         mov ebx, 0xd0000ffe
         mov eax, [rbx]
         cli
@@ -138,8 +138,8 @@ def test_access_across_a_page_end_is_split(boot):
     assert guest.vcpu.registers()["rax"] == 0x56781234
 
 
-def test_engine_devices_are_not_accessed_twice_by_an_instruction_that_waits(boot):
-    guest = boot("""
+def test_engine_devices_are_not_accessed_twice_by_an_instruction_that_waits(boot_anywhere):
+    guest = boot_anywhere("""
         mov dx, 0x3fd
     1:  in al, dx
         test al, 1
@@ -158,8 +158,8 @@ def test_engine_devices_are_not_accessed_twice_by_an_instruction_that_waits(boot
     assert guest.vcpu.registers()["rax"] & 0xFF == ord("y")
 
 
-def test_serial_output_comes_in_batches_and_before_what_follows_it(boot):
-    guest = boot("""
+def test_serial_output_comes_in_batches_and_before_what_follows_it(boot_anywhere):
+    guest = boot_anywhere("""
         lea rsi, text[rip]
         mov ecx, 6
         mov dx, 0x3f8
@@ -180,8 +180,8 @@ def test_serial_output_comes_in_batches_and_before_what_follows_it(boot):
     assert run() == Halted()
 
 
-def test_output_of_a_busy_guest_does_not_wait_for_its_end(boot):
-    guest = boot("""
+def test_output_of_a_busy_guest_does_not_wait_for_its_end(boot_anywhere):
+    guest = boot_anywhere("""
         mov dx, 0x3f8
         mov al, '!'
         out dx, al
@@ -190,8 +190,8 @@ def test_output_of_a_busy_guest_does_not_wait_for_its_end(boot):
     assert guest.vcpu.run() == SerialOutput(0, b"!")
 
 
-def test_triple_fault_shuts_the_processor_down(boot):
-    guest = boot("ud2")
+def test_triple_fault_shuts_the_processor_down(boot_anywhere):
+    guest = boot_anywhere("ud2")
     assert guest.vcpu.run() == Shutdown("triple fault")
     assert guest.vcpu.run() == Shutdown("triple fault")
 
@@ -217,8 +217,8 @@ def test_budget_of_nothing_executes_nothing(boot):
     assert guest.vcpu.registers()["rax"] == 0
 
 
-def test_replies_are_checked_and_can_be_given_again(boot):
-    guest = boot("in al, 0x80\n cli\n hlt")
+def test_replies_are_checked_and_can_be_given_again(boot_anywhere):
+    guest = boot_anywhere("in al, 0x80\n cli\n hlt")
     with pytest.raises(EngineError, match="no read"):
         guest.vcpu.run(1)
     assert guest.vcpu.run() == PioRead(0x80, 1)

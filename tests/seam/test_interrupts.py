@@ -50,8 +50,8 @@ start:
 """Count five periods of 10 ms."""
 
 
-def test_timer_interrupts_wake_a_halted_processor(boot):
-    guest = boot(TIMER)
+def test_timer_interrupts_wake_a_halted_processor(boot_anywhere):
+    guest = boot_anywhere(TIMER)
     guest.set_gate(0x20, ENTRY + 0x40)
     before = time.monotonic()
     assert guest.vcpu.run() == PioWrite(0x80, 1, 5)
@@ -91,8 +91,8 @@ def test_replayed_interrupts_come_at_the_same_instructions(boot, monkeypatch):
     assert leader.vcpu.statistics()["interrupts"] == follower.vcpu.statistics()["interrupts"] > 0
 
 
-def test_interrupt_line_from_another_thread_wakes_a_halted_processor(boot):
-    guest = boot(f"""
+def test_interrupt_line_from_another_thread_wakes_a_halted_processor(boot_anywhere):
+    guest = boot_anywhere(f"""
         jmp start
         .org 0x40
     handler:
@@ -121,8 +121,8 @@ def test_interrupt_line_from_another_thread_wakes_a_halted_processor(boot):
     assert exits == [PioWrite(0x80, 1, 1), Halted()]
 
 
-def test_serial_loop_echoes_what_it_is_sent(boot):
-    guest = boot("""
+def test_serial_loop_echoes_what_it_is_sent(boot_anywhere):
+    guest = boot_anywhere("""
         mov dx, 0x3f8
         mov bx, 0x3fd
     1:  xchg dx, bx
@@ -146,8 +146,8 @@ def test_serial_loop_echoes_what_it_is_sent(boot):
     assert guest.vm.serial_pending(0) == 0
 
 
-def test_halted_processor_uses_no_host_time(boot):
-    guest = boot("sti\n1: hlt\n jmp 1b")
+def test_halted_processor_uses_no_host_time(boot_anywhere):
+    guest = boot_anywhere("sti\n1: hlt\n jmp 1b")
     thread = threading.Thread(target=guest.vcpu.run)
     before = resource.getrusage(resource.RUSAGE_SELF)
     thread.start()

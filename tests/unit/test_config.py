@@ -12,7 +12,7 @@ from gasang.units import MIB
 
 def test_defaults_are_a_machine():
     config = MachineConfig()
-    assert (config.memory, config.cpus, config.engine_accel) == (512 * MIB, 1, "bt")
+    assert (config.memory, config.cpus, config.accel) == (512 * MIB, 1, "auto")
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_defaults_are_a_machine():
         ({"cpus": 65}, "cpus is 65"),
         ({"cpu": "max,avx"}, "cpu 'max,avx' is not MODEL"),
         ({"cpu": ""}, "cpu '' is not MODEL"),
-        ({"accel": "kvm"}, "accel 'kvm' is not one of auto, bt, interp"),
+        ({"accel": "xen"}, "accel 'xen' is not one of auto, kvm, bt, interp"),
         ({"modules": ("a",)}, "modules are for a multiboot kernel"),
         ({"kernel": Path("k"), "modules": ("a",), "initrd": Path("i")}, "either modules .* or an initrd"),
         ({"append": "a\0b"}, "NUL"),

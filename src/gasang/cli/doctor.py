@@ -12,6 +12,7 @@ from pathlib import Path
 
 from gasang import _engine
 from gasang.guest.cache import cache_directory
+from gasang.machine.accelerator import DEVICE, Step, probe
 from gasang.units import GIB
 
 _PROC = Path("/proc")
@@ -49,8 +50,7 @@ def main(options: argparse.Namespace) -> int:
 
 def examine() -> Iterator[Finding]:
     """Look at the host."""
-    yield Finding("accelerator", True, "bt: guest code is translated; this needs no support of the processor")
-    yield _kvm(Path("/dev/kvm"))
+    yield from _accelerators(probe())
     yield _processor()
     yield _features(_engine.host_capabilities())
     yield _cpuid_faulting()
@@ -61,13 +61,35 @@ def examine() -> Iterator[Finding]:
     yield _package_client(shutil.which)
 
 
-def _kvm(device: Path) -> Finding:
-    name = "/dev/kvm"
+def _accelerators(steps: list[Step]) -> Iterator[Finding]:
+    """What will execute guests, and each step of the guest that tries /dev/kvm out."""
+    works = all(step.failure is None for step in steps)
+    if works:
+        yield Finding("accelerator", True, "kvm: the processor itself executes guest code")
+    else:
+        yield Finding(
+            "accelerator", True, "bt: guest code is translated; this needs no support of the processor"
+        )
+    advice = "" if works else _advice(steps, DEVICE)
+    for step in steps:
+        name = step.name if step.name == str(DEVICE) else f"KVM: {step.name}"
+        says = "works" if step.failure is None else step.failure
+        yield Finding(name, step.failure is None, says, advice if step.failure is not None else "")
+
+
+def _advice(steps: list[Step], device: Path) -> str:
+    """How to get a KVM that executes guests, after the step that failed."""
+    if len(steps) > 1:
+        return "this is no KVM for whole systems, perhaps a software back end: gasang does without"
     if not device.exists():
-        return Finding(name, False, "absent; gasang does not use it")
-    if os.access(device, os.R_OK | os.W_OK):
-        return Finding(name, True, "present, may be opened; gasang does not use it")
-    return Finding(name, False, "present, may not be opened; gasang does not use it")
+        return (
+            "on a machine of your own: enable VT-x or AMD-V in the firmware, then modprobe kvm_intel or "
+            "kvm_amd; "
+            "in a virtual machine: have its host switch on nested virtualization"
+        )
+    if not os.access(device, os.R_OK | os.W_OK):
+        return "join the group that owns it: usermod -aG kvm $USER, then log in again"
+    return ""
 
 
 def _processor() -> Finding:

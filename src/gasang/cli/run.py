@@ -22,6 +22,7 @@ from gasang.cli.vmx_trace import VmxTrace
 from gasang.config import ACCELERATORS, MachineConfig
 from gasang.guest import APPEND, default_guest, default_initrd
 from gasang.machine import Machine, TimedOut
+from gasang.machine.accelerator import Choice
 from gasang.units import parse_size
 
 _EPILOG = """\
@@ -78,7 +79,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--accel",
         choices=ACCELERATORS,
         default="auto",
-        help="bt translates the guest's code, interp interprets it (default: auto, the faster)",
+        help="kvm is the processor itself, bt translates the guest's code, interp interprets it "
+        "(default: auto, the fastest that works)",
     )
     time = parser.add_argument_group("time")
     time.add_argument(
@@ -118,7 +120,7 @@ def main(options: argparse.Namespace) -> int:
         stack.enter_context(profiling.reported(machine, report))
         stack.enter_context(profiling.published(machine, options))
         if not options.quiet:
-            say(_accelerator_line(options.accel, config) + (_KEYS if on_terminal else ""))
+            say(_accelerator_line(machine.accelerator) + (_KEYS if on_terminal else ""))
         if trace:
             stack.enter_context(trace.following(machine, config.cpus))
         stack.enter_context(_limited(machine, options.timeout))
@@ -216,11 +218,9 @@ def _terminal_words() -> list[str]:
     return [*words, f"TERM={name}"] if re.fullmatch(r"[\w.+-]+", name, re.ASCII) else words
 
 
-def _accelerator_line(asked: str, config: MachineConfig) -> str:
-    name = config.engine_accel
-    kind = {"bt": "binary translation", "interp": "the interpreter"}[name]
-    why = "the fastest that works here" if asked == "auto" else "as --accel asks"
-    return f"accelerator {name} ({kind}): {why}"
+def _accelerator_line(choice: Choice) -> str:
+    kind = {"kvm": "/dev/kvm", "bt": "binary translation", "interp": "the interpreter"}[choice.name]
+    return f"accelerator {choice.name} ({kind}): {choice.why}"
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ from gasang._engine import EngineError
 from gasang.config import Accelerator, MachineConfig
 from gasang.errors import ConfigError, GuestCommandFailed, GuestTimeout
 from gasang.loaders import BootRequest
+from gasang.machine.accelerator import Choice, choose
 from gasang.machine.boot_files import open_boot_files
 from gasang.machine.channel import Channel
 from gasang.machine.code_log import CodeLogReader
@@ -32,8 +34,22 @@ if TYPE_CHECKING:
     from gasang._engine import DescriptorTable, Segment, TranslatedBlock, VmxTransition
     from gasang.guest.agent import Agent
 
+_log = logging.getLogger("gasang")
+
 _SAMPLES_A_SECOND = 997
 """Not a round number, lest samples keep step with the guest's timer."""
+
+
+class _Execution:
+    """What executes a guest, which may change. Apart from the machine, that its threads do not hold it."""
+
+    def __init__(self, choice: Choice) -> None:
+        self.choice = choice
+
+    def lose_kvm(self, reason: str) -> None:
+        """KVM cannot go on: translation does."""
+        self.choice = Choice("bt", reason)
+        _log.warning("%s; the guest goes on by binary translation", reason)
 
 
 class Machine:
@@ -51,7 +67,8 @@ class Machine:
         self.config = config if config.kernel else _with_default_guest(config)
         # One date for every clock that the guest may ask.
         self.config = replace(self.config, date=self.config.first_date)
-        vm = new_vm(self.config)
+        self._execution = _Execution(choose(self.config))
+        vm = new_vm(self.config, self._execution.choice.name)
         seed = self.config.seed if self.config.deterministic else None
         self._ports = SerialPorts(vm.serial_input, seed)
         self._debug_console = Channel("the debug console", lambda _: 0)
@@ -66,7 +83,8 @@ class Machine:
             self._pc.bus,
             self._ending,
             self._ports.deliver,
-            self._ports.until_answered if self.config.deterministic else None,
+            until_answered=self._ports.until_answered if self.config.deterministic else None,
+            kvm_lost=self._execution.lose_kvm,
         )
         self._ending.watch(self._ports.close)
         self._ending.watch(_closer(self._debug_console))
@@ -141,6 +159,11 @@ class Machine:
         cpus = f"{self.config.cpus} CPU" + ("s" if self.config.cpus > 1 else "")
         size = format_size(self.config.memory)
         return f"<Machine {self.protocol} {self.config.kernel}, {size}, {cpus}, {state}>"
+
+    @property
+    def accelerator(self) -> Choice:
+        """What executes the guest, and why: "kvm", "bt" or "interp"."""
+        return self._execution.choice
 
     @property
     def console(self) -> Channel:

@@ -106,14 +106,18 @@ class Pc:
             self.vm.write_memory(address + start, bytes(view[start : start + _PIECE]))
 
 
-def new_vm(config: MachineConfig) -> _engine.Vm:
-    """The engine's part of a PC. Raises `ConfigError` for a processor or memory that it cannot give."""
+def new_vm(config: MachineConfig, accel: str) -> _engine.Vm:
+    """The engine's part of a PC, executed by `accel`.
+
+    Raises `ConfigError` for a processor or memory that it cannot give.
+    """
     try:
         return _engine.Vm(
             memory=config.memory,
             cpus=config.cpus,
-            accel=config.engine_accel,
+            accel=accel,
             cpu=config.cpu,
+            kvm_may_fail=config.accel == "auto",
             trace_blocks=config.trace_blocks,
             log_code=config.perf_map,
             count_blocks=config.count_blocks,

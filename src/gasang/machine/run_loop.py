@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, assert_never
 from gasang._engine import (
     Halted,
     Interrupted,
+    KvmLost,
     MmioRead,
     MmioWrite,
     PioRead,
@@ -31,7 +32,7 @@ class RunLoop:
     """The threads of a machine's processors, from `start` until its `ending` has an outcome.
 
     Devices are called by one thread at a time. `serial_output` receives what a serial port sent; after each
-    time the guest stands still until `until_answered` returns.
+    time the guest stands still until `until_answered` returns. `kvm_lost` is told why KVM could not go on.
     """
 
     def __init__(
@@ -40,13 +41,16 @@ class RunLoop:
         bus: Bus,
         ending: Ending,
         serial_output: Callable[[int, bytes], None],
+        *,
         until_answered: Callable[[], None] | None = None,
+        kvm_lost: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._vcpus = vcpus
         self._bus = bus
         self._ending = ending
         self._serial_output = serial_output
         self._until_answered = until_answered
+        self._kvm_lost = kvm_lost
         self._devices = threading.Lock()
         self._gate = threading.Condition()
         self._pauses = 0
@@ -117,6 +121,8 @@ class RunLoop:
                     self._stay_outside(self._until_answered)
             case Interrupted():
                 self._stay_outside()
+            case KvmLost():
+                self._kvm_lost(exit.reason)
             case Halted():
                 self._ending.end(HaltedForever())
             case Shutdown():

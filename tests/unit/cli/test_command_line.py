@@ -32,7 +32,7 @@ def gasang(*arguments, **settings):
         (["run", "-m"], "expected one argument"),
         (["run", "-c", "two"], "'two'"),
         (["run", "-c", "0"], "cpus is 0"),
-        (["run", "--accel", "kvm"], "'kvm'"),
+        (["run", "--accel", "xen"], "'xen'"),
         (["run", "--cpu", "max,fast"], "'max,fast'"),
         (["run", "--timeout", "0"], "--timeout 0"),
         (["run", "--timeout", "soon"], "'soon'"),

@@ -56,6 +56,11 @@ class Halted:
 
 
 @dataclass(frozen=True)
+class KvmLost:
+    reason: str
+
+
+@dataclass(frozen=True)
 class Shutdown:
     reason: str = "triple fault"
 
@@ -66,7 +71,7 @@ class Interrupted:
 
 
 Exit = PioRead | PioWrite | MmioRead | MmioWrite | SerialOutput | Halted | Shutdown | Interrupted
-EXITS = (PioRead, PioWrite, MmioRead, MmioWrite, SerialOutput, Halted, Shutdown, Interrupted)
+EXITS = (PioRead, PioWrite, MmioRead, MmioWrite, SerialOutput, Halted, Shutdown, Interrupted, KvmLost)
 
 
 @dataclass(frozen=True)
@@ -155,6 +160,7 @@ class Vm:
         clock="host",
         wall_clock=0,
         seed=0,
+        kvm_may_fail=False,
     ):
         if cpu == "nonesuch":
             raise EngineError("no processor model 'nonesuch'")
