@@ -6,7 +6,7 @@ use crate::{host_error, msrs};
 use gasang_memory::GuestMemory;
 use kvm_bindings::{
     KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER, KVM_MSR_EXIT_REASON_INVAL,
-    KVM_MSR_EXIT_REASON_UNKNOWN, kvm_clock_data, kvm_enable_cap, kvm_userspace_memory_region,
+    KVM_MSR_EXIT_REASON_UNKNOWN, kvm_enable_cap, kvm_userspace_memory_region,
 };
 use kvm_ioctls::VmFd;
 use std::io;
@@ -51,14 +51,6 @@ impl Machine {
     /// What KVM says.
     pub fn vcpu(&self, index: usize) -> io::Result<Vcpu> {
         Vcpu::new(self.vm.create_vcpu(index as u64).map_err(host_error)?, &self.msrs)
-    }
-
-    /// Have KVM's clock tell `nanoseconds` since the machine's creation.
-    ///
-    /// # Errors
-    /// What KVM says.
-    pub fn set_clock(&self, nanoseconds: u64) -> io::Result<()> {
-        self.vm.set_clock(&kvm_clock_data { clock: nanoseconds, ..Default::default() }).map_err(host_error)
     }
 }
 
