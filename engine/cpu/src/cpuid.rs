@@ -49,6 +49,16 @@ fn host_leaf(leaf: u32, subleaf: u32) -> [u32; 4] {
     [found.eax, found.ebx, found.ecx, found.edx]
 }
 
+/// The name of who made the host's processor, such as GenuineIntel.
+pub fn host_vendor() -> [u8; 12] {
+    let [_, ebx, ecx, edx] = host_leaf(0, 0);
+    let mut name = [0; 12];
+    for (place, register) in name.chunks_exact_mut(4).zip([ebx, edx, ecx]) {
+        place.copy_from_slice(&register.to_le_bytes());
+    }
+    name
+}
+
 /// Whether the host's CPUID and operating system allow a feature that it must provide.
 fn host_provides(row: &Row) -> bool {
     if row.provider == Provider::Engine {

@@ -41,7 +41,7 @@ mod xsave;
 pub use crate::access::Privilege;
 pub use crate::control_registers::PDPTE_RESERVED;
 pub use crate::core::Core;
-pub use crate::cpuid::{CpuModel, Feature};
+pub use crate::cpuid::{CpuModel, Feature, host_vendor};
 pub use crate::exception::{Exception, Trap};
 
 pub use crate::paging::{Access, PHYSICAL_ADDRESS_BITS, Physical};

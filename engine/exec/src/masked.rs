@@ -136,11 +136,17 @@ fn reads_all(instruction: &Instruction) -> bool {
 /// Whether it stores a part of a register: of exception type E6NF, but writing only what the mask chooses.
 fn is_extraction(instruction: &Instruction) -> bool {
     use Mnemonic::*;
-    let (floating, integer) = (
-        matches!(instruction.mnemonic(), Vextractf32x4 | Vextractf32x8 | Vextractf64x2 | Vextractf64x4),
-        matches!(instruction.mnemonic(), Vextracti32x4 | Vextracti32x8 | Vextracti64x2 | Vextracti64x4),
-    );
-    floating || integer
+    matches!(
+        instruction.mnemonic(),
+        Vextractf32x4
+            | Vextractf32x8
+            | Vextractf64x2
+            | Vextractf64x4
+            | Vextracti32x4
+            | Vextracti32x8
+            | Vextracti64x2
+            | Vextracti64x4
+    )
 }
 
 impl Mask {

@@ -7,12 +7,11 @@ use crate::host::{BUFFER, BitString, HostPlan, Unit, Use};
 use crate::masked::mask_of;
 use crate::stub::{Host, NoStub, Stubs, gpr_number};
 use crate::{branch, descriptor, extended, gather, legacy, masked, port, stack, string, system, vmx};
-use gasang_cpu::{Core, CpuModel, Exception, Trap};
+use gasang_cpu::{Core, CpuModel, Exception, Trap, host_vendor};
 use iced_x86::{
     Code, CpuidFeature, EncodingKind, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess,
     OpKind, Register,
 };
-use std::arch::x86_64::__cpuid;
 use std::io;
 use std::sync::LazyLock;
 
@@ -264,10 +263,7 @@ fn waits(instruction: &Instruction, unit: Unit) -> bool {
 }
 
 /// AMD's processors do not ask alignment of SHA's instructions, others do as the manual says.
-static SHA_TAKES_UNALIGNED: LazyLock<bool> = LazyLock::new(|| {
-    let vendor = __cpuid(0);
-    [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).concat() == b"AuthenticAMD"
-});
+static SHA_TAKES_UNALIGNED: LazyLock<bool> = LazyLock::new(|| &host_vendor() == b"AuthenticAMD");
 
 fn is_sha(instruction: &Instruction) -> bool {
     instruction.cpuid_features().contains(&CpuidFeature::SHA)

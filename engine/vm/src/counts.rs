@@ -14,8 +14,6 @@ pub(crate) struct Counts {
     pub(crate) interrupts: u64,
     pub(crate) nmis: u64,
     pub(crate) halts: u64,
-    /// Times that KVM entered the guest.
-    pub(crate) kvm_entries: u64,
     pub(crate) tlb_refills: u64,
     pub(crate) tlb_flushes: u64,
     pub(crate) tlb_page_flushes: u64,

@@ -97,6 +97,20 @@ impl Processor {
         Ok(())
     }
 
+    /// Have KVM deliver an interrupt or NMI, if it holds the state.
+    ///
+    /// # Errors
+    /// What KVM says.
+    pub(crate) fn deliver_on_hardware(&mut self, what: Unfinished) -> Result<bool, Error> {
+        let Some(vcpu) = self.on_hardware() else { return Ok(false) };
+        let delivered = match what {
+            Unfinished::Interrupt(vector) | Unfinished::VirtualInterrupt(vector) => vcpu.interrupt(vector),
+            Unfinished::Nmi | Unfinished::Instruction | Unfinished::Access => vcpu.nmi(),
+        };
+        delivered.map_err(failed("deliver an interrupt"))?;
+        Ok(true)
+    }
+
     /// Give KVM the state.
     fn give_state(&mut self) -> Result<(), Error> {
         let shared = Arc::clone(&self.surroundings.shared);
@@ -121,7 +135,6 @@ impl Processor {
         }
         let Some(left) = self.enter()? else { return Ok(None) };
         let Some(hardware) = &mut self.hardware else { return Ok(None) };
-        self.counts.kvm_entries += 1;
         match left {
             Left::PortRead { .. }
             | Left::PortWrite { .. }

@@ -1,13 +1,13 @@
 //! Whether KVM works here: a small guest, run on it.
 
 use crate::accelerator::AcceleratorKind;
-use crate::clock::ClockKind;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::registers::RegisterValue;
 use crate::vm::{Vm, VmOptions};
 use gasang_cpu::{Feature, SegmentRegister, VcpuState};
 use gasang_kvm::{PROBE_BASE, PROBE_EXPECTED, PROBE_PORT, PROBE_STEPS, PROBE_TABLES, probe_code};
+use gasang_x86::{paging, segment};
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
@@ -15,8 +15,7 @@ use std::time::Duration;
 /// How long the guest may take, which needs some milliseconds.
 const PATIENCE: Duration = Duration::from_secs(5);
 const MEMORY: u64 = 2 << 20;
-const PRESENT_WRITABLE_USER: u64 = 7;
-const LARGE: u64 = 0x80;
+const OPEN: u64 = paging::PRESENT | paging::WRITABLE | paging::USER;
 const LOCAL_APIC: u64 = 0xfee0_0000;
 
 /// What a probe of KVM did: each step, and whether it was done, or why not.
@@ -44,20 +43,7 @@ pub fn probe_kvm() -> Vec<ProbedStep> {
 }
 
 fn machine() -> Result<Vm, Error> {
-    let vm = Vm::new(&VmOptions {
-        memory: MEMORY,
-        vcpus: 1,
-        accelerator: AcceleratorKind::Kvm,
-        cpu: "max".to_owned(),
-        clock: ClockKind::Host,
-        wall_clock: 0,
-        seed: 0,
-        trace_blocks: false,
-        count_blocks: false,
-        log_code: false,
-        kvm_may_fail: false,
-        vm_exits: false,
-    })?;
+    let vm = Vm::new(&VmOptions::new(MEMORY, AcceleratorKind::Kvm))?;
     let model = vm.model();
     let [_, _, ecx, _] = model.cpuid(1, 0, &VcpuState::reset(), 0, 1, 1);
     let words = [ecx, model.has(Feature::Avx).into()].map(u32::to_le_bytes).concat();
@@ -69,16 +55,17 @@ fn machine() -> Result<Vm, Error> {
         (PROBE_TABLES, pointers),
         (pointers, directory),
         (pointers + 8 * (LOCAL_APIC >> 30), of_apic),
-        (directory, LARGE),
-        (of_apic + 8 * (LOCAL_APIC >> 21 & 0x1ff), LARGE | LOCAL_APIC & !0x1f_ffff),
+        (directory, paging::PAGE_SIZE),
+        (of_apic + 8 * (LOCAL_APIC >> 21 & 0x1ff), paging::PAGE_SIZE | LOCAL_APIC & !0x1f_ffff),
     ] {
-        vm.write_memory(place, &(entry | PRESENT_WRITABLE_USER).to_le_bytes())?;
+        vm.write_memory(place, &(entry | OPEN).to_le_bytes())?;
     }
+    // Code of real mode is as RESET has it, but for its place.
     let code = SegmentRegister {
         selector: (PROBE_BASE >> 4) as u16,
-        ..VcpuState::reset().segment[gasang_x86::segment::CS]
+        base: PROBE_BASE,
+        ..VcpuState::reset().segment[segment::CS]
     };
-    let code = SegmentRegister { base: PROBE_BASE, ..code };
     vm.vcpu(0)?.set_registers(&[
         ("cs".to_owned(), RegisterValue::Segment(code)),
         ("rip".to_owned(), RegisterValue::Word(0)),

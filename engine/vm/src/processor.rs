@@ -13,7 +13,6 @@ use crate::surroundings::Surroundings;
 use gasang_chipset::UART_COUNT;
 use gasang_cpu::{Activity, Core, Feature, Operation, Tlb, Trap, VcpuState};
 use gasang_exec::Step;
-use gasang_kvm::Vcpu;
 use gasang_translate::{Phase, Profile};
 use gasang_vmx::exit;
 use gasang_x86::control::{cr0, cr3, cr4};
@@ -399,8 +398,7 @@ impl Processor {
 
     /// Deliver an interrupt that is acknowledged.
     pub(crate) fn deliver(&mut self, what: Unfinished) -> Result<Step, Error> {
-        if let Some(vcpu) = self.on_hardware() {
-            deliver_on_hardware(vcpu, what)?;
+        if self.deliver_on_hardware(what)? {
             self.state.activity = Activity::Active;
             self.count_delivery(what);
             return Ok(Step::Retired);
@@ -547,14 +545,6 @@ impl Processor {
         let mut public = self.public_counts.lock().unwrap_or_else(PoisonError::into_inner);
         public.clone_from(&self.counts);
     }
-}
-
-fn deliver_on_hardware(vcpu: &mut Vcpu, what: Unfinished) -> Result<(), Error> {
-    let delivered = match what {
-        Unfinished::Interrupt(vector) | Unfinished::VirtualInterrupt(vector) => vcpu.interrupt(vector),
-        Unfinished::Nmi | Unfinished::Instruction | Unfinished::Access => vcpu.nmi(),
-    };
-    delivered.map_err(|source| Error::Host { attempt: "KVM: cannot deliver an interrupt".to_owned(), source })
 }
 
 fn cannot_sample(source: std::io::Error) -> Error {

@@ -226,24 +226,11 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{AcceleratorKind, ClockKind, Vm, VmOptions};
+    use crate::{AcceleratorKind, Vm, VmOptions};
 
     #[test]
     fn a_panic_of_ours_is_an_error_and_the_machine_refuses_to_go_on() {
-        let options = VmOptions {
-            memory: 1 << 20,
-            vcpus: 2,
-            accelerator: AcceleratorKind::Interpreter,
-            cpu: "max".to_owned(),
-            clock: ClockKind::Host,
-            wall_clock: 0,
-            seed: 0,
-            trace_blocks: false,
-            count_blocks: false,
-            log_code: false,
-            vm_exits: false,
-            kvm_may_fail: false,
-        };
+        let options = VmOptions { vcpus: 2, ..VmOptions::new(1 << 20, AcceleratorKind::Interpreter) };
         let vm = Vm::new(&options).unwrap();
         let vcpu = vm.vcpu(0).unwrap();
         let broken = vcpu.use_processor::<()>(|_| panic!("a bug"));

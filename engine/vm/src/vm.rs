@@ -48,6 +48,26 @@ pub struct VmOptions {
     pub vm_exits: bool,
 }
 
+impl VmOptions {
+    /// A machine of one processor that is whatever the host offers, on the host's clock, with nothing traced.
+    pub fn new(memory: u64, accelerator: AcceleratorKind) -> VmOptions {
+        VmOptions {
+            memory,
+            vcpus: 1,
+            accelerator,
+            cpu: "max".to_owned(),
+            clock: ClockKind::Host,
+            wall_clock: 0,
+            seed: 0,
+            trace_blocks: false,
+            count_blocks: false,
+            log_code: false,
+            kvm_may_fail: false,
+            vm_exits: false,
+        }
+    }
+}
+
 /// A virtual machine.
 pub struct Vm {
     shared: Arc<Shared>,

@@ -2,16 +2,13 @@
 //! do; on a host of Intel's such differences are not counted.
 
 use crate::case::Outcome;
+use gasang_cpu::host_vendor;
 use gasang_x86::exception;
 use iced_x86::{Instruction, Mnemonic, OpKind};
-use std::arch::x86_64::__cpuid;
 use std::sync::LazyLock;
 
 /// Whether this host is one.
-pub static IS_HOST: LazyLock<bool> = LazyLock::new(|| {
-    let leaf = __cpuid(0);
-    [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes).concat() == b"GenuineIntel"
-});
+pub static IS_HOST: LazyLock<bool> = LazyLock::new(|| &host_vendor() == b"GenuineIntel");
 
 /// The exception summary of the x87 status word: an unmasked exception is pending.
 const EXCEPTION_SUMMARY: u8 = 0x80;
