@@ -22,6 +22,7 @@ __all__ = [
     "Segment",
     "SerialOutput",
     "Shutdown",
+    "TraceEvent",
     "TranslatedBlock",
     "Vcpu",
     "Vm",
@@ -259,6 +260,21 @@ class VmxOutcome:
     def msr(self) -> int | None: ...
 
 @final
+class TraceEvent:
+    """What left a guest, or entered it, by the names of KVM's tracepoints (Linux, arch/x86/kvm/trace.h).
+
+    `name` is kvm_pio, kvm_mmio, kvm_msr, kvm_hypercall, kvm_inj_virq, kvm_exit (of HLT) or
+    kvm_userspace_exit, `time` nanoseconds of the virtual clock, `fields` what the tracepoint shows.
+    """
+
+    @property
+    def time(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def fields(self) -> dict[str, int]: ...
+
+@final
 class VmxTransition:
     """A VM entry or a VM exit as it happened.
 
@@ -318,7 +334,8 @@ class Vcpu:
         """
 
     def statistics(self) -> dict[str, int]:
-        """Counters since creation: instructions, exits, blocks translated, TLB refills, and so on.
+        """Counters since creation: instructions, exits by the names of KVM's statistics, blocks translated,
+        TLB refills, and so on.
 
         While another thread is inside `run`, those of a moment ago.
         """
@@ -354,6 +371,19 @@ class Vcpu:
 
         After a VM entry, `run` executes the guest. Raises `EngineError` for an exception (#UD, #GP), a VMX
         abort, a guest that has not left VMX non-root operation, or another thread inside `run`.
+        """
+
+    def watch_exits(self, on: bool) -> None:
+        """Note what leaves the guest from now on, or no longer.
+
+        Raises `EngineError` if another thread is inside `run`.
+        """
+
+    def traced_exits(self) -> tuple[list[TraceEvent], int]:
+        """What left the guest since the last call, if that is watched, and how much more there was: 65536
+        events are kept.
+
+        Raises `EngineError` if another thread is inside `run`.
         """
 
     def watch_vmx(self, on: bool) -> None:

@@ -59,6 +59,9 @@ class MachineConfig:
     trace_blocks: bool = False
     """Keep each translated block, guest code beside host code, for `Machine.translated_blocks`."""
 
+    trace_exits: bool = False
+    """Note what leaves the guest, for `Machine.traced_exits`."""
+
     trace_vmx: bool = False
     """Note VM entries and VM exits of a guest that is a hypervisor, for `Machine.vmx_transitions`."""
 

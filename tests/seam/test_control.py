@@ -37,7 +37,7 @@ def test_second_thread_inside_is_refused(boot_anywhere):
     guest = boot_anywhere("sti\n1: hlt\n jmp 1b")
     thread = threading.Thread(target=guest.vcpu.run)
     thread.start()
-    while not guest.vcpu.statistics()["halts"]:
+    while not guest.vcpu.statistics()["halt_exits"]:
         thread.join(0.001)
     for call in (guest.vcpu.registers, guest.vcpu.run, guest.vcpu.events):
         with pytest.raises(EngineError, match="vCPU 0 is running in another thread"):

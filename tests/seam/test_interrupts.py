@@ -57,8 +57,8 @@ def test_timer_interrupts_wake_a_halted_processor(boot_anywhere):
     assert guest.vcpu.run() == PioWrite(0x80, 1, 5)
     assert time.monotonic() - before >= 0.04
     statistics = guest.vcpu.statistics()
-    assert statistics["interrupts"] == 5
-    assert statistics["halts"] == 5
+    assert statistics["irq_injections"] == 5
+    assert statistics["halt_exits"] == 5
     assert guest.vcpu.run() == Halted()
 
 
@@ -88,7 +88,7 @@ def test_replayed_interrupts_come_at_the_same_instructions(boot, monkeypatch):
         assert follower.vcpu.registers() == leader.vcpu.registers()
         assert follower.vm.memory_digest() == leader.vm.memory_digest()
         assert follower.vm.virtual_time() == leader.vm.virtual_time()
-    assert leader.vcpu.statistics()["interrupts"] == follower.vcpu.statistics()["interrupts"] > 0
+    assert leader.vcpu.statistics()["irq_injections"] == follower.vcpu.statistics()["irq_injections"] > 0
 
 
 def test_interrupt_line_from_another_thread_wakes_a_halted_processor(boot_anywhere):
@@ -114,7 +114,7 @@ def test_interrupt_line_from_another_thread_wakes_a_halted_processor(boot_anywhe
     exits = []
     thread = threading.Thread(target=lambda: exits.extend((guest.vcpu.run(), guest.vcpu.run())))
     thread.start()
-    while not guest.vcpu.statistics()["halts"]:
+    while not guest.vcpu.statistics()["halt_exits"]:
         thread.join(0.001)
     guest.vm.set_interrupt_line(5, True)
     thread.join(10)

@@ -180,7 +180,7 @@ def test_a_timer_interrupt_ends_a_halt(assemble):
         exits, registers = run_to_the_end(guest)
         assert exits == [Halted()]
         assert registers["rbx"] & 0xFF == 1
-        assert guest.vcpu.statistics()["interrupts"] == 1
+        assert guest.vcpu.statistics()["irq_injections"] == 1
         assert registers["idtr"].base == IDT
 
 

@@ -40,7 +40,7 @@ mod _engine {
     #[pymodule_export]
     use crate::registers::{DescriptorTable, Segment};
     #[pymodule_export]
-    use crate::vcpu::{TranslatedBlock, Vcpu};
+    use crate::vcpu::{TraceEvent, TranslatedBlock, Vcpu};
     #[pymodule_export]
     use crate::vm::{Vm, cpu_features, cpu_models, host_capabilities, probe_kvm};
     #[pymodule_export]

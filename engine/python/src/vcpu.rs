@@ -4,9 +4,10 @@ use crate::measurements::Measurements;
 use crate::numbers::{optional, unsigned};
 use crate::vmx::{VmxOutcome, VmxTransition};
 use crate::{engine_error, exits, registers};
-use gasang_vm::{BlockListing, Event, VmxInstruction};
+use gasang_vm::{BlockListing, Event, TraceEvent as Traced, VmxInstruction};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Samples a second at most. A timer that expires while its signal is handled lets the thread do nothing else, and with
@@ -102,6 +103,15 @@ impl Vcpu {
         Ok(self.inner.vmx(instruction).map_err(engine_error)?.into())
     }
 
+    fn watch_exits(&self, on: bool) -> PyResult<()> {
+        self.inner.watch_exits(on).map_err(engine_error)
+    }
+
+    fn traced_exits(&self) -> PyResult<(Vec<TraceEvent>, u64)> {
+        let (events, lost) = self.inner.traced_exits().map_err(engine_error)?;
+        Ok((events.into_iter().map(TraceEvent::from).collect(), lost))
+    }
+
     fn watch_vmx(&self, on: bool) -> PyResult<()> {
         self.inner.watch_vmx(on).map_err(engine_error)
     }
@@ -129,6 +139,30 @@ impl Vcpu {
 
     fn __repr__(&self) -> String {
         format!("<Vcpu {}>", self.inner.index())
+    }
+}
+
+/// A tracepoint as it was passed, by KVM's names.
+#[pyclass(frozen, get_all, module = "gasang._engine")]
+pub struct TraceEvent {
+    time: u64,
+    name: &'static str,
+    fields: BTreeMap<&'static str, u64>,
+}
+
+impl From<Traced> for TraceEvent {
+    fn from(event: Traced) -> TraceEvent {
+        let Traced { time, name, fields } = event;
+        TraceEvent { time, name, fields: fields.into_iter().collect() }
+    }
+}
+
+#[pymethods]
+impl TraceEvent {
+    fn __repr__(&self) -> String {
+        let fields: Vec<String> =
+            self.fields.iter().map(|(name, value)| format!("{name}={value:#x}")).collect();
+        format!("<TraceEvent {}: {}>", self.name, fields.join(", "))
     }
 }
 

@@ -95,10 +95,10 @@ impl Answers {
         self.asked.is_some()
     }
 
-    /// Take the reply to the last exit. Returns whether an instruction is to be executed again.
-    pub(crate) fn take_reply(&mut self, reply: Option<u64>) -> Result<bool, Error> {
+    /// Take the reply to the last exit. Returns the access that it answers: its instruction is to be executed again.
+    pub(crate) fn take_reply(&mut self, reply: Option<u64>) -> Result<Option<(Access, u64)>, Error> {
         let Some(access) = self.asked.filter(|_| self.reported) else {
-            return if reply.is_none() { Ok(false) } else { Err(Error::ReplyUnexpected) };
+            return if reply.is_none() { Ok(None) } else { Err(Error::ReplyUnexpected) };
         };
         let answer = match (access.reply_size(), reply) {
             (None, None) => 0,
@@ -111,7 +111,7 @@ impl Answers {
         };
         self.asked = None;
         self.log.push((access, answer));
-        Ok(true)
+        Ok(Some((access, answer)))
     }
 
     /// The instruction that waited is executed next.
@@ -157,9 +157,9 @@ mod tests {
         assert_eq!(answers.replay(WRITE), None);
         answers.ask(WRITE);
         assert!(answers.is_unreported());
-        assert!(!answers.take_reply(None).unwrap(), "nobody knows of it yet");
+        assert_eq!(answers.take_reply(None).unwrap(), None, "nobody knows of it yet");
         assert!(matches!(answers.report(), Some(Exit::MmioWrite { value: 7, .. })));
-        assert!(answers.take_reply(None).unwrap());
+        assert_eq!(answers.take_reply(None).unwrap(), Some((WRITE, 0)));
         answers.resume();
         answers.begin();
         assert_eq!(answers.replay(READ), Some(0x41));
@@ -188,7 +188,7 @@ mod tests {
         answers.report();
         assert!(matches!(answers.take_reply(None), Err(Error::ReplyMissing(_))));
         assert!(matches!(answers.take_reply(Some(0x100)), Err(Error::ReplyTooLarge { .. })));
-        assert!(answers.take_reply(Some(0xff)).unwrap());
-        assert!(!answers.take_reply(None).unwrap());
+        assert_eq!(answers.take_reply(Some(0xff)).unwrap(), Some((READ, 0xff)));
+        assert_eq!(answers.take_reply(None).unwrap(), None);
     }
 }

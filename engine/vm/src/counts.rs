@@ -1,6 +1,7 @@
 //! What a processor counts.
 
 use crate::exit::Exit;
+use crate::tracepoints::ExitCounts;
 use crate::vmx_tables::snake_case;
 use gasang_cpu::TransitionCounts;
 use gasang_translate::Statistics;
@@ -10,10 +11,10 @@ use std::borrow::Cow;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Counts {
     pub(crate) instructions: u64,
-    pub(crate) exits: [u64; Exit::KINDS],
-    pub(crate) interrupts: u64,
-    pub(crate) nmis: u64,
-    pub(crate) halts: u64,
+    /// What `run` returned, by kind.
+    pub(crate) returned: [u64; Exit::KINDS],
+    /// What left the guest.
+    pub(crate) exits: ExitCounts,
     pub(crate) tlb_refills: u64,
     pub(crate) tlb_flushes: u64,
     pub(crate) tlb_page_flushes: u64,
@@ -29,10 +30,6 @@ impl Counts {
     pub(crate) fn list(&self) -> Vec<(Cow<'static, str>, u64)> {
         let own = [
             ("instructions", self.instructions),
-            ("exits", self.exits.iter().sum()),
-            ("interrupts", self.interrupts),
-            ("nmis", self.nmis),
-            ("halts", self.halts),
             ("tlb_refills", self.tlb_refills),
             ("tlb_flushes", self.tlb_flushes),
             ("tlb_page_flushes", self.tlb_page_flushes),
@@ -40,8 +37,9 @@ impl Counts {
             ("vm_entries", self.vmx.entries),
             ("vm_exits", self.vmx.all_exits()),
         ];
-        let exits = Exit::NAMES.into_iter().zip(self.exits);
-        let fixed = own.into_iter().chain(exits).chain(self.translator.iter().flat_map(of_translator));
+        let returned = Exit::NAMES.into_iter().zip(self.returned);
+        let engine = own.into_iter().chain(self.exits.list()).chain(returned);
+        let fixed = engine.chain(self.translator.iter().flat_map(of_translator));
         let reasons = self.vmx.by_reason().map(|(reason, count)| {
             let name = snake_case(reason.identifier());
             (Cow::Owned(format!("vm_exits_{name}")), count)

@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::exit::Exit;
 use crate::processor::{Processor, Unfinished};
 use crate::shared::{NEVER, Shared};
+use crate::tracepoints::Tracepoint;
 use gasang_cpu::{Activity, Platform, Trap, VcpuState};
 use gasang_exec::Step;
 use gasang_kvm::{Alarm, Exit as Left, MsrAccess, Vcpu};
@@ -148,8 +149,11 @@ impl Processor {
                 }
             }
             Left::Halt => {
+                if self.surroundings.tracepoints.are_watched() {
+                    self.refresh_state()?;
+                }
                 self.state.activity = Activity::Halted;
-                self.counts.halts += 1;
+                self.surroundings.trace(Tracepoint::Halt { rip: self.state.rip });
             }
             Left::Shutdown => self.state.activity = Activity::Shutdown,
             Left::InterruptWindow | Left::TaskPriority | Left::Interrupted => {}

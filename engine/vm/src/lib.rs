@@ -21,6 +21,7 @@ mod registers;
 mod shared;
 mod standstill;
 mod surroundings;
+mod tracepoints;
 mod vcpu;
 mod vm;
 mod vmx;
@@ -36,6 +37,7 @@ pub use gasang_translate::{BlockListing, CodeRecord, Executions, Measured, Measu
 pub use host::host_capabilities;
 pub use probe::{ProbedStep, probe_kvm};
 pub use registers::RegisterValue;
+pub use tracepoints::TraceEvent;
 pub use vcpu::Vcpu;
 pub use vm::{Vm, VmOptions, cpu_features, cpu_models};
 pub use vmx::{VmxInstruction, VmxOutcome};

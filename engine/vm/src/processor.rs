@@ -10,6 +10,7 @@ use crate::exit::Exit;
 use crate::hardware::Hardware;
 use crate::shared::{NEVER, Shared};
 use crate::surroundings::Surroundings;
+use crate::tracepoints::{Tracepoint, userspace_reason};
 use gasang_chipset::UART_COUNT;
 use gasang_cpu::{Activity, Core, Feature, Operation, Tlb, Trap, VcpuState};
 use gasang_exec::Step;
@@ -59,6 +60,8 @@ pub(crate) struct Processor {
     pub(crate) unfinished: Unfinished,
     /// Another processor wants this one awake: the next HLT does not wait.
     woken: bool,
+    /// An interrupt waited because the guest did not take any.
+    window_wanted: bool,
     /// So many VM exits there were when the last was reported.
     pub(crate) exits_reported: u64,
 }
@@ -92,6 +95,7 @@ impl Processor {
             hardware: hardware.map(Box::new),
             unfinished: Unfinished::Instruction,
             woken: false,
+            window_wanted: false,
             exits_reported: 0,
         }
     }
@@ -102,7 +106,7 @@ impl Processor {
             return Err(Error::Argument("KVM does not count instructions".to_owned()));
         }
         self.surroundings.shared.end_output(self.surroundings.index);
-        let resume = self.surroundings.answers.take_reply(reply)?;
+        let resume = self.surroundings.take_reply(reply)?;
         if let Some(profile) = self.accelerator.profile() {
             profile.attach().map_err(cannot_sample)?;
             profile.enter();
@@ -118,9 +122,12 @@ impl Processor {
             profile.leave(name, place);
         }
         if let Ok(exit) = &exit
-            && let Some(count) = self.counts.exits.get_mut(exit.kind())
+            && let Some(count) = self.counts.returned.get_mut(exit.kind())
         {
             *count += 1;
+            if let Some(reason) = userspace_reason(exit) {
+                self.surroundings.trace(Tracepoint::UserspaceExit(reason));
+            }
         }
         self.publish_counts();
         exit
@@ -184,6 +191,7 @@ impl Processor {
             return Some(output);
         }
         if attention.is_raised() {
+            self.surroundings.trace(Tracepoint::Signal);
             // Where time is deterministic, output comes when it would come without the kick.
             if shared.clock.kind() == ClockKind::Host
                 && let Some(output) = self.output()
@@ -250,7 +258,7 @@ impl Processor {
         match step {
             Step::Retired | Step::Shutdown => None,
             Step::Halted => {
-                self.counts.halts += 1;
+                self.surroundings.trace(Tracepoint::Halt { rip: self.state.rip });
                 None
             }
             Step::Pending => {
@@ -319,12 +327,12 @@ impl Processor {
                 return self.deliver(Unfinished::Nmi);
             }
         }
-        if self.surroundings.pending.interrupt
-            && awake
-            && self.interruptible()
-            && let Some(vector) = self.acknowledge()
-        {
-            return self.deliver(Unfinished::Interrupt(vector));
+        if self.surroundings.pending.interrupt && awake {
+            if !self.interruptible() {
+                self.window_wanted = true;
+            } else if let Some(vector) = self.acknowledge() {
+                return self.deliver(Unfinished::Interrupt(vector));
+            }
         }
         Ok(Step::Retired)
     }
@@ -438,8 +446,15 @@ impl Processor {
 
     fn count_delivery(&mut self, what: Unfinished) {
         match what {
-            Unfinished::Interrupt(_) | Unfinished::VirtualInterrupt(_) => self.counts.interrupts += 1,
-            Unfinished::Nmi | Unfinished::Instruction | Unfinished::Access => self.counts.nmis += 1,
+            Unfinished::Interrupt(vector) | Unfinished::VirtualInterrupt(vector) => {
+                if std::mem::take(&mut self.window_wanted) {
+                    self.surroundings.trace(Tracepoint::InterruptWindow);
+                }
+                self.surroundings.trace(Tracepoint::Interrupt(vector));
+            }
+            Unfinished::Nmi | Unfinished::Instruction | Unfinished::Access => {
+                self.surroundings.trace(Tracepoint::Nmi);
+            }
         }
     }
 
@@ -535,6 +550,7 @@ impl Processor {
 
     pub(crate) fn publish_counts(&mut self) {
         self.counts.vmx.clone_from(&self.state.vmx.transitions);
+        self.counts.exits.clone_from(&self.surroundings.tracepoints.counts);
         self.counts.instructions = self.state.instructions;
         self.counts.tlb_refills = self.tlb.refills;
         self.counts.tlb_flushes = self.tlb.flushes;

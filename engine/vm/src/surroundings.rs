@@ -4,8 +4,10 @@ use crate::answers::{Access, Answers};
 use crate::attention::{CHIPSET, WAKE};
 use crate::clock::Clock;
 use crate::entropy::Entropy;
+use crate::error::Error;
 use crate::paravirtual::Paravirtual;
 use crate::shared::Shared;
+use crate::tracepoints::{Tracepoint, Tracepoints};
 use gasang_chipset::{Chipset, GeneralProtection, Pending};
 use gasang_cpu::{Exception, Feature, Identity, Platform, Trap};
 use gasang_x86::paravirtual::{HYPERCALL_KICK, HYPERCALL_POLL_INTERRUPT, HYPERCALL_SEND_IPI, NO_SUCH_CALL};
@@ -25,6 +27,7 @@ pub(crate) struct Surroundings {
     pub(crate) pending: Pending,
     /// What KVM offers this processor.
     pub(crate) paravirtual: Paravirtual,
+    pub(crate) tracepoints: Tracepoints,
     entropy: Entropy,
     /// PAUSE instructions executed.
     pauses: u32,
@@ -44,8 +47,20 @@ fn platform_time(clock: &Clock, tsc: u64, tsc_offset: u64) -> u64 {
 impl Surroundings {
     pub(crate) fn new(index: usize, shared: Arc<Shared>) -> Surroundings {
         let entropy = Entropy::new(shared.clock.kind(), shared.seed, index);
-        let (answers, pending, paravirtual) = Default::default();
-        Surroundings { index, shared, answers, pending, paravirtual, entropy, pauses: 0 }
+        let (answers, pending, paravirtual, tracepoints) = Default::default();
+        Surroundings { index, shared, answers, pending, paravirtual, tracepoints, entropy, pauses: 0 }
+    }
+
+    /// Pass a tracepoint now.
+    pub(crate) fn trace(&mut self, point: Tracepoint) {
+        self.tracepoints.pass(point, || self.shared.clock.now());
+    }
+
+    /// Take the reply to the last exit. Returns whether an instruction is to be executed again.
+    pub(crate) fn take_reply(&mut self, reply: Option<u64>) -> Result<bool, Error> {
+        let Some((access, answer)) = self.answers.take_reply(reply)? else { return Ok(false) };
+        self.trace(Tracepoint::Access(access, answer));
+        Ok(true)
     }
 
     /// Use the chipset as this processor. The run loop looks at it before the next instruction.
@@ -98,10 +113,32 @@ impl Surroundings {
         }
         if let Some(answer) = self.device(of_chipset) {
             self.answers.keep(access, answer);
+            self.trace(Tracepoint::Access(access, answer));
             return Ok(answer);
         }
         self.answers.ask(access);
         Err(Trap::Pending)
+    }
+
+    fn read_msr(&mut self, msr: u32) -> Option<Result<u64, Trap>> {
+        if let Some(value) = self.paravirtual.read(&self.shared, msr) {
+            return Some(Ok(value));
+        }
+        self.settle_end_of_interrupt();
+        let read = self.device(|chipset, now, vcpu| chipset.msr_read(now, vcpu, msr))?;
+        Some(read.map_err(general_protection))
+    }
+
+    fn write_msr(&mut self, msr: u32, value: u64, tsc_offset: u64) -> Option<Result<(), Trap>> {
+        // First of all: the word that tells may be about to move.
+        self.settle_end_of_interrupt();
+        if let Some(written) = self.paravirtual.write(&self.shared, msr, value, tsc_offset) {
+            return Some(written);
+        }
+        let shared = Arc::clone(&self.shared);
+        let time = |tsc| platform_time(&shared.clock, tsc, tsc_offset);
+        let written = self.device(|chipset, now, vcpu| chipset.msr_write(now, vcpu, msr, value, &time))?;
+        Some(written.map_err(general_protection))
     }
 }
 
@@ -136,24 +173,16 @@ impl Platform for Surroundings {
     }
 
     fn msr_read(&mut self, msr: u32) -> Option<Result<u64, Trap>> {
-        if let Some(value) = self.paravirtual.read(&self.shared, msr) {
-            return Some(Ok(value));
-        }
-        self.settle_end_of_interrupt();
-        let read = self.device(|chipset, now, vcpu| chipset.msr_read(now, vcpu, msr))?;
-        Some(read.map_err(general_protection))
+        let read = self.read_msr(msr)?;
+        self.trace(Tracepoint::Msr { write: false, index: msr, value: read.as_ref().ok().copied() });
+        Some(read)
     }
 
     fn msr_write(&mut self, msr: u32, value: u64, tsc_offset: u64) -> Option<Result<(), Trap>> {
-        // First of all: the word that tells may be about to move.
-        self.settle_end_of_interrupt();
-        if let Some(written) = self.paravirtual.write(&self.shared, msr, value, tsc_offset) {
-            return Some(written);
-        }
-        let shared = Arc::clone(&self.shared);
-        let time = |tsc| platform_time(&shared.clock, tsc, tsc_offset);
-        let written = self.device(|chipset, now, vcpu| chipset.msr_write(now, vcpu, msr, value, &time))?;
-        Some(written.map_err(general_protection))
+        let written = self.write_msr(msr, value, tsc_offset)?;
+        let accepted = written.as_ref().ok().map(|()| value);
+        self.trace(Tracepoint::Msr { write: true, index: msr, value: accepted });
+        Some(written)
     }
 
     fn time_stamp_counter_moved(&mut self, tsc_offset: u64) {
@@ -161,6 +190,7 @@ impl Platform for Surroundings {
     }
 
     fn hypercall(&mut self, number: u64, arguments: [u64; 4]) -> u64 {
+        self.trace(Tracepoint::Hypercall { number, arguments });
         let model = &self.shared.model;
         let [first, second, third, fourth] = arguments;
         match number {

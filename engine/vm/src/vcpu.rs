@@ -10,6 +10,7 @@ use crate::host::InsideGuest;
 use crate::processor::Processor;
 use crate::registers::{self, CR8, RegisterValue};
 use crate::shared::Shared;
+use crate::tracepoints::TraceEvent;
 use crate::vmx::{VmxInstruction, VmxOutcome};
 use gasang_cpu::Transition;
 use gasang_translate::{BlockListing, Executions, Measurements};
@@ -178,6 +179,25 @@ impl Vcpu {
     /// An exception, a VMX abort; another thread inside, or the guest has not left.
     pub fn vmx(&self, instruction: VmxInstruction) -> Result<VmxOutcome, Error> {
         self.use_processor(|processor| processor.execute_vmx(instruction))
+    }
+
+    /// Note what leaves the guest from now on, or no longer.
+    ///
+    /// # Errors
+    /// If another thread is inside.
+    pub fn watch_exits(&self, on: bool) -> Result<(), Error> {
+        self.use_processor(|processor| {
+            processor.surroundings.tracepoints.watch(on);
+            Ok(())
+        })
+    }
+
+    /// What left the guest since the last call, if that is watched, and how much more there was no room for.
+    ///
+    /// # Errors
+    /// If another thread is inside.
+    pub fn traced_exits(&self) -> Result<(Vec<TraceEvent>, u64), Error> {
+        self.use_processor(|processor| Ok(processor.surroundings.tracepoints.take()))
     }
 
     /// Note VM entries and VM exits from now on, or no longer.

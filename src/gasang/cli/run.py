@@ -16,6 +16,7 @@ from pathlib import Path
 from gasang.cli import profiling
 from gasang.cli.arguments import UsageError
 from gasang.cli.block_trace import BlockTrace
+from gasang.cli.exit_trace import ExitTrace
 from gasang.cli.report import say
 from gasang.cli.session import Session
 from gasang.cli.vmx_trace import VmxTrace
@@ -46,7 +47,8 @@ exit codes: the command's, or the console shell's, own; 124 timeout; 125 an erro
 """
 
 
-_TRACES: dict[str, type[BlockTrace] | type[VmxTrace]] = {"blocks": BlockTrace, "vmx": VmxTrace}
+_AnyTrace = BlockTrace | ExitTrace | VmxTrace
+_TRACES: dict[str, type[_AnyTrace]] = {"blocks": BlockTrace, "exits": ExitTrace, "vmx": VmxTrace}
 
 _KEYS = " (Ctrl-A x stops the machine, Ctrl-A h shows help)"
 
@@ -102,7 +104,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trace",
         choices=list(_TRACES),
-        help="blocks: guest code beside the host code that it became; vmx: VM entries and VM exits",
+        help="blocks: guest code beside the host code that it became; exits: what leaves the guest, as perf "
+        "shows it of KVM; vmx: VM entries and VM exits of a guest that is a hypervisor",
     )
     parser.add_argument("--trace-file", metavar="FILE", help="where the trace goes (default: stderr)")
     profiling.add_options(parser)
@@ -146,7 +149,7 @@ def _check(options: argparse.Namespace) -> None:
     if options.timeout is not None and not options.timeout > 0:
         raise UsageError(f"--timeout {options.timeout:g}: give a number of seconds above 0")
     if options.trace_file and not options.trace:
-        raise UsageError("--trace-file needs --trace blocks or --trace vmx")
+        raise UsageError(f"--trace-file needs --trace with one of {', '.join(_TRACES)}")
     if options.trace == "blocks" and options.accel == "interp":
         raise UsageError("--trace blocks needs the translator: leave out --accel interp")
 
@@ -163,6 +166,7 @@ def _configuration(options: argparse.Namespace) -> MachineConfig:
         cpu=options.cpu,
         accel=options.accel,
         trace_blocks=options.trace == "blocks",
+        trace_exits=options.trace == "exits",
         trace_vmx=options.trace == "vmx",
         profile=options.profile is not None,
         count_blocks=options.count_blocks,
@@ -224,8 +228,8 @@ def _accelerator_line(choice: Choice) -> str:
 
 
 @contextmanager
-def _trace(options: argparse.Namespace) -> Iterator[BlockTrace | VmxTrace | None]:
-    """Where blocks or VMX transitions are shown, if they are. Raises `UsageError` for a file that cannot be
+def _trace(options: argparse.Namespace) -> Iterator[_AnyTrace | None]:
+    """Where the trace is shown, if there is one. Raises `UsageError` for a file that cannot be
     made."""
     if options.trace is None:
         yield None

@@ -148,7 +148,7 @@ def machine_lines(now: Reading, before: Reading | None) -> Iterator[str]:
         "MIPS": counters["instructions"] / 1e6,
         "exits/s": counters["exits"],
         "TLB refills/s": counters["tlb_refills"],
-        "interrupts/s": counters["interrupts"],
+        "interrupts/s": counters["irq_injections"],
         "blocks/s": counters["blocks_translated"],
     }
     yield "  " + "  ".join(f"{name} {_rate(value, seconds)}" for name, value in rates.items())

@@ -31,7 +31,7 @@ from gasang.profile import PerfMap, Profile, Symbols, profile
 from gasang.units import format_size, parse_size
 
 if TYPE_CHECKING:
-    from gasang._engine import DescriptorTable, Segment, TranslatedBlock, VmxTransition
+    from gasang._engine import DescriptorTable, Segment, TraceEvent, TranslatedBlock, VmxTransition
     from gasang.guest.agent import Agent
 
 _log = logging.getLogger("gasang")
@@ -109,6 +109,7 @@ class Machine:
         cpu: str = "max",
         accel: Accelerator = "auto",
         trace_blocks: bool = False,
+        trace_exits: bool = False,
         trace_vmx: bool = False,
         profile: bool = False,
         count_blocks: bool = False,
@@ -134,6 +135,7 @@ class Machine:
                 cpu=cpu,
                 accel=accel,
                 trace_blocks=trace_blocks,
+                trace_exits=trace_exits,
                 trace_vmx=trace_vmx,
                 profile=profile,
                 count_blocks=count_blocks,
@@ -281,6 +283,12 @@ class Machine:
         """The blocks translated since the last call, if the machine was made with `trace_blocks`."""
         with self._loop.paused():
             return self._pc.vcpus[cpu].translated_blocks()
+
+    def traced_exits(self, cpu: int = 0) -> tuple[list[TraceEvent], int]:
+        """What left the guest since the last call, and how much more there was than could be kept, if the
+        machine was made with `trace_exits`."""
+        with self._loop.paused():
+            return self._pc.vcpus[cpu].traced_exits()
 
     def vmx_transitions(self, cpu: int = 0) -> tuple[list[VmxTransition], int]:
         """The VM entries and VM exits of a guest that is a hypervisor since the last call, and how many more

@@ -49,9 +49,11 @@ class Pc:
     ) -> None:
         self.vm = vm
         self.vcpus = [self.vm.vcpu(index) for index in range(config.cpus)]
-        if config.trace_vmx:
-            for vcpu in self.vcpus:
+        for vcpu in self.vcpus:
+            if config.trace_vmx:
                 vcpu.watch_vmx(True)
+            if config.trace_exits:
+                vcpu.watch_exits(True)
         self.memory_map = memory_map(config.memory)
         self.tables = acpi_tables(config.cpus)
         self.power = PowerManagement(

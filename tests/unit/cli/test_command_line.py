@@ -40,7 +40,7 @@ def gasang(*arguments, **settings):
         (["run", "--module", "m"], "--kernel"),
         (["run", "--kernel", "k", "--initrd", "i", "--", "true"], "leave out --initrd"),
         (["run", "--trace", "everything"], "'everything'"),
-        (["run", "--trace-file", "f"], "--trace vmx"),
+        (["run", "--trace-file", "f"], "--trace with one of blocks, exits, vmx"),
         (["run", "--trace", "blocks", "--accel", "interp"], "--accel interp"),
         (["run", "--kernel", "/no/such/kernel"], "/no/such/kernel"),
         (

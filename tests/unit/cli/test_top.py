@@ -22,7 +22,7 @@ BEFORE = Reading(
         "instructions": 5_000_000,
         "exits": 10,
         "tlb_refills": 0,
-        "interrupts": 1,
+        "irq_injections": 1,
         "blocks_translated": 7,
     },
 )
@@ -34,7 +34,7 @@ NOW = replace(
         "instructions": 13_000_000,
         "exits": 50,
         "tlb_refills": 6,
-        "interrupts": 5,
+        "irq_injections": 5,
         "blocks_translated": 7,
     },
 )
