@@ -427,7 +427,8 @@ class Vm:
 
     `accel` is "bt" (translator), "interp" (T0 only) or "kvm" (/dev/kvm; the processor has no VT-x then, and
     its time-stamp counter counts the host's ticks). With `kvm_may_fail` translation goes on where KVM cannot,
-    after a `KvmLost`. `cpu` is MODEL[,+feature,-feature]…
+    after a `KvmLost`. A machine made with `switchable`, or on KVM, may go from one of them to the other by
+    `set_accelerator`: it has a processor that both can give. `cpu` is MODEL[,+feature,-feature]…
 
     `clock` is "host", or "instructions": virtual time is then one nanosecond for each instruction, HLT
     skips to the next timer, interrupts come after exact numbers of instructions, RDRAND's numbers are chosen
@@ -455,6 +456,7 @@ class Vm:
         seed: int = 0,
         vm_exits: bool = False,
         kvm_may_fail: bool = False,
+        switchable: bool = False,
     ) -> Vm: ...
     def vcpu(self, index: int) -> Vcpu: ...
     def memory_regions(self) -> list[tuple[int, int]]:
@@ -467,6 +469,13 @@ class Vm:
         """Write RAM at a physical address.
 
         Raises `EngineError` if any of it is not RAM, and then writes nothing.
+        """
+
+    def set_accelerator(self, accel: str) -> None:
+        """Go on by "bt" or "kvm", with the same registers, memory and devices.
+
+        Raises `EngineError`, and changes nothing, for a machine that was not made for it, while a thread is
+        inside `run`, while an access waits for its answer, and for what KVM says.
         """
 
     def memory_digest(self) -> int:

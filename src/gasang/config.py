@@ -56,6 +56,10 @@ class MachineConfig:
     """What executes the guest: "kvm" is the processor itself by /dev/kvm, "bt" translates, "interp"
     interprets; "auto" takes KVM if a guest that tries it out comes to its end there, else "bt"."""
 
+    switchable: bool = False
+    """The guest may go from "bt" to "kvm" and back (`Machine.switch_accelerator`): it is told of a processor
+    that both can give, without VT-x. One that begins on KVM always may."""
+
     trace_blocks: bool = False
     """Keep each translated block, guest code beside host code, for `Machine.translated_blocks`."""
 

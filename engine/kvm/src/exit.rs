@@ -68,3 +68,14 @@ pub enum Exit {
     /// KVM or the processor gave up for another reason: in words.
     Failed(String),
 }
+
+impl Exit {
+    /// Whether KVM waits for what comes of an access.
+    pub fn is_access(&self) -> bool {
+        use Exit::{MmioRead, MmioWrite, Msr, PortRead, PortWrite};
+        matches!(
+            self,
+            PortRead { .. } | PortWrite { .. } | MmioRead { .. } | MmioWrite { .. } | Msr { .. }
+        )
+    }
+}

@@ -70,7 +70,7 @@ impl Vcpu {
         msrs::load(&self.fd, &self.shared, &state.msr)
     }
 
-    /// Look at the state. While an access waits for its answer, RIP may be at its instruction or behind it.
+    /// Look at the state. Until KVM has taken the answer to an access, RIP may be at its instruction or behind it.
     ///
     /// # Errors
     /// What KVM says.
@@ -79,29 +79,29 @@ impl Vcpu {
         msrs::store(&self.fd, &self.shared, &mut state.msr)
     }
 
-    /// Take the state from KVM. The last access, answered or not, is over then.
+    /// Take the state from KVM, which has taken the answer to the last access.
     ///
     /// # Errors
     /// What KVM says.
     pub fn store(&mut self, state: &mut VcpuState, model: &CpuModel) -> io::Result<Undelivered> {
-        self.finish()?;
         let undelivered = state::store(&self.fd, state, model)?;
         msrs::store(&self.fd, &self.shared, &mut state.msr)?;
         Ok(undelivered)
     }
 
-    /// Have KVM take the answer to the last access, and execute nothing else.
-    fn finish(&mut self) -> io::Result<()> {
-        if !std::mem::take(&mut self.unfinished) {
-            return Ok(());
+    /// Have KVM take the answer to the last access, and execute nothing else. An instruction may have another access,
+    /// for which it leaves again.
+    ///
+    /// # Errors
+    /// What KVM says.
+    pub fn finish(&mut self) -> io::Result<Option<Exit>> {
+        if !self.unfinished {
+            return Ok(None);
         }
         self.fd.set_kvm_immediate_exit(1);
-        let run = self.fd.run().map(|_| ());
+        let exit = self.run();
         self.fd.set_kvm_immediate_exit(0);
-        match run {
-            Err(error) if error.errno() != libc::EINTR => Err(host_error(error)),
-            _ => Ok(()),
-        }
+        Ok(Some(exit?).filter(|exit| *exit != Exit::Interrupted))
     }
 
     /// Enter the guest; why it left.
@@ -119,14 +119,7 @@ impl Vcpu {
             Err(error) => return Err(host_error(error)),
         }
         let exit = exit(self.fd.get_kvm_run());
-        self.unfinished = matches!(
-            exit,
-            Exit::PortRead { .. }
-                | Exit::PortWrite { .. }
-                | Exit::MmioRead { .. }
-                | Exit::MmioWrite { .. }
-                | Exit::Msr { .. }
-        );
+        self.unfinished = exit.is_access();
         Ok(exit)
     }
 

@@ -23,10 +23,10 @@ impl Vm {
     #[pyo3(
         signature = (*, memory, cpus=None, accel="bt", cpu="max", trace_blocks=false, log_code=false,
             count_blocks=false, clock="host", wall_clock=None, seed=None, vm_exits=false,
-            kvm_may_fail=false),
+            kvm_may_fail=false, switchable=false),
         text_signature = "(*, memory, cpus=1, accel='bt', cpu='max', trace_blocks=False, log_code=False, \
             count_blocks=False, clock='host', wall_clock=0, seed=0, vm_exits=False, \
-            kvm_may_fail=False)"
+            kvm_may_fail=False, switchable=False)"
     )]
     #[expect(clippy::too_many_arguments, reason = "Python names them")]
     fn new(
@@ -42,6 +42,7 @@ impl Vm {
         seed: Option<&Bound<'_, PyAny>>,
         vm_exits: bool,
         kvm_may_fail: bool,
+        switchable: bool,
     ) -> PyResult<Vm> {
         let options = VmOptions {
             memory: unsigned(memory, "memory", u64::MAX)?,
@@ -56,6 +57,7 @@ impl Vm {
             count_blocks,
             vm_exits,
             kvm_may_fail,
+            switchable,
         };
         Ok(Vm { inner: gasang_vm::Vm::new(&options).map_err(engine_error)? })
     }
@@ -84,6 +86,11 @@ impl Vm {
     fn write_memory(&self, address: &Bound<'_, PyAny>, data: &Bound<'_, PyBytes>) -> PyResult<()> {
         let address = unsigned(address, "address", u64::MAX)?;
         self.inner.write_memory(address, data.as_bytes()).map_err(engine_error)
+    }
+
+    fn set_accelerator(&self, python: Python<'_>, accel: &str) -> PyResult<()> {
+        let kind = AcceleratorKind::parse(accel).map_err(engine_error)?;
+        python.detach(|| self.inner.set_accelerator(kind)).map_err(engine_error)
     }
 
     fn memory_digest(&self, python: Python<'_>) -> PyResult<u64> {

@@ -120,6 +120,12 @@ impl CodePages {
         Ok(())
     }
 
+    /// Any page may have been written, by somebody who told nobody: those that hold code are looked at again.
+    pub fn all_may_be_written(&self) {
+        let ranges: Ranges = lock(&self.users).keys().map(|&page| (page, PAGE_SIZE)).collect();
+        self.tell(&ranges);
+    }
+
     /// Make the processor leave translated code soon.
     pub fn kick(&self, processor: usize) {
         self.processors[processor].kick.kick();

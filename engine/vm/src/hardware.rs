@@ -62,11 +62,13 @@ impl Processor {
         Some(&mut hardware.vcpu)
     }
 
-    /// Have in `state` what is the state now, to be looked at.
+    /// Have in `state` what is the state now, to be looked at. While an access waits for its answer, RIP may be at its
+    /// instruction or behind it.
     ///
     /// # Errors
     /// What KVM says.
     pub(crate) fn refresh_state(&mut self) -> Result<(), Error> {
+        self.settle()?;
         let Some(hardware) = self.hardware.as_mut().filter(|hardware| hardware.holds_state) else {
             return Ok(());
         };
@@ -75,27 +77,64 @@ impl Processor {
         Ok(())
     }
 
-    /// Take the state back: what is in `state` is the valid copy from now on.
+    /// Have KVM finish the instruction whose access was answered last. `Pending` if that, or another of its accesses,
+    /// takes an answer from outside.
     ///
     /// # Errors
-    /// While an access waits for its answer; what KVM says.
-    pub(crate) fn take_state(&mut self) -> Result<(), Error> {
-        let Some(hardware) = self.hardware.as_mut().filter(|hardware| hardware.holds_state) else {
-            return Ok(());
-        };
-        if hardware.access.is_some() {
-            return Err(Error::Unanswered);
+    /// What KVM says.
+    pub(crate) fn settle(&mut self) -> Result<Step, Error> {
+        while let Some(hardware) = self.hardware.as_mut().filter(|hardware| hardware.holds_state) {
+            if hardware.access.is_some() {
+                return Ok(Step::Pending);
+            }
+            match hardware.vcpu.finish().map_err(failed("finish an access"))? {
+                Some(left) if left.is_access() => {
+                    if self.begin_access(left)? == Step::Pending {
+                        return Ok(Step::Pending);
+                    }
+                }
+                Some(Left::Failed(reason)) => return Err(Error::Kvm(reason)),
+                // What it cannot emulate it will not be able to when it is entered again.
+                Some(_) | None => break,
+            }
         }
+        Ok(Step::Retired)
+    }
+
+    /// Take the state back: what is in `state` is the valid copy from now on, unless it is `Pending`, because an access
+    /// waits for its answer from outside.
+    ///
+    /// # Errors
+    /// What KVM says.
+    pub(crate) fn take_state(&mut self) -> Result<Step, Error> {
+        if self.settle()? == Step::Pending {
+            return Ok(Step::Pending);
+        }
+        let Some(hardware) = self.hardware.as_mut().filter(|hardware| hardware.holds_state) else {
+            return Ok(Step::Retired);
+        };
         let model = &self.surroundings.shared.model;
         let undelivered = hardware.vcpu.store(&mut self.state, model).map_err(failed("read the state"))?;
         hardware.holds_state = false;
         self.translation_changed();
         if let Some(vector) = undelivered.interrupt {
-            self.deliver(Unfinished::Interrupt(vector))?;
-        } else if undelivered.nmi {
-            self.deliver(Unfinished::Nmi)?;
+            return self.deliver(Unfinished::Interrupt(vector));
         }
-        Ok(())
+        if undelivered.nmi {
+            return self.deliver(Unfinished::Nmi);
+        }
+        Ok(Step::Retired)
+    }
+
+    /// As `take_state`, for whoever cannot wait for an answer.
+    ///
+    /// # Errors
+    /// While an access waits for its answer; what KVM says.
+    pub(crate) fn take_state_now(&mut self) -> Result<(), Error> {
+        match self.take_state()? {
+            Step::Pending => Err(Error::Unanswered),
+            _ => Ok(()),
+        }
     }
 
     /// Have KVM deliver an interrupt or NMI, if it holds the state.
@@ -135,16 +174,13 @@ impl Processor {
             self.give_state()?;
         }
         let Some(left) = self.enter()? else { return Ok(None) };
-        let Some(hardware) = &mut self.hardware else { return Ok(None) };
         match left {
             Left::PortRead { .. }
             | Left::PortWrite { .. }
             | Left::MmioRead { .. }
             | Left::MmioWrite { .. }
             | Left::Msr { .. } => {
-                hardware.access = Some((left, 0));
-                self.surroundings.answers.commit();
-                if self.answer_access()? == Step::Pending {
+                if self.begin_access(left)? == Step::Pending {
                     return Ok(Some(self.report_access()));
                 }
             }
@@ -172,27 +208,35 @@ impl Processor {
         let Some(first) = shared.on_kvm.leave() else { return Err(Error::Kvm(reason)) };
         let others = (0..shared.attention.len()).filter(|&index| index != self.surroundings.index);
         others.for_each(|index| shared.raise(index, LEAVE));
-        self.leave_kvm()?;
+        if self.leave_kvm()? == Step::Pending {
+            // What it was at is over, or KVM could not have come to what it cannot do.
+            return Err(Error::Unanswered);
+        }
         Ok(first.then_some(Exit::KvmLost { reason }))
     }
 
-    /// Execute by translation from now on, if the machine has left KVM.
+    /// Execute by translation from now on, if the machine has left KVM. `Pending` while an access waits for its answer.
     ///
     /// # Errors
     /// What KVM says.
-    pub(crate) fn follow_out_of_kvm(&mut self) -> Result<(), Error> {
+    pub(crate) fn follow_out_of_kvm(&mut self) -> Result<Step, Error> {
         if self.hardware.is_some() && self.surroundings.shared.on_kvm.has_left() {
             self.leave_kvm()
         } else {
-            Ok(())
+            Ok(Step::Retired)
         }
     }
 
-    fn leave_kvm(&mut self) -> Result<(), Error> {
-        self.take_state()?;
+    fn leave_kvm(&mut self) -> Result<Step, Error> {
+        if self.take_state()? == Step::Pending {
+            return Ok(Step::Pending);
+        }
         self.hardware = None;
-        self.surroundings.shared.on_kvm.wait_for_the_last();
-        Ok(())
+        let shared = &self.surroundings.shared;
+        shared.on_kvm.wait_for_the_last();
+        // Code that was translated before the machine went to KVM.
+        shared.all_code_may_be_written();
+        Ok(Step::Retired)
     }
 
     /// Enter the guest, unless attention is wanted first.
@@ -224,6 +268,15 @@ impl Processor {
             self.surroundings.set_task_priority(now);
         }
         Ok(Some(left))
+    }
+
+    /// Answer the access for which KVM left. `Pending` if that takes an answer from outside.
+    fn begin_access(&mut self, left: Left) -> Result<Step, Error> {
+        if let Some(hardware) = &mut self.hardware {
+            hardware.access = Some((left, 0));
+        }
+        self.surroundings.answers.commit();
+        self.answer_access()
     }
 
     /// Answer what is left of the access that made KVM leave. `Pending` if that takes an answer from outside.

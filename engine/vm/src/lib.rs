@@ -13,6 +13,7 @@ mod events;
 mod exit;
 mod hardware;
 mod host;
+mod kvm_machine;
 mod non_root;
 mod paravirtual;
 mod probe;

@@ -143,8 +143,13 @@ impl Processor {
             return Ok(self.report_access());
         }
         loop {
-            self.follow_out_of_kvm()?;
-            if let Some(exit) = self.vm_exit().or_else(|| self.poll(limit)) {
+            if self.follow_out_of_kvm()? == Step::Pending {
+                return Ok(self.report_access());
+            }
+            if let Some(exit) = self.vm_exit() {
+                return Ok(exit);
+            }
+            if let Some(exit) = self.poll(limit)? {
                 return Ok(exit);
             }
             if self.state.vmx.injection.is_some() {
@@ -173,12 +178,12 @@ impl Processor {
     }
 
     /// What is asked of a processor between instructions, by other threads and by the clock.
-    fn poll(&mut self, limit: u64) -> Option<Exit> {
+    fn poll(&mut self, limit: u64) -> Result<Option<Exit>, Error> {
         let index = self.surroundings.index;
         let shared = Arc::clone(&self.surroundings.shared);
         shared.clock.set_retired(self.state.instructions);
         let now = shared.clock.now();
-        let attention = shared.attention.get(index)?;
+        let Some(attention) = shared.attention.get(index) else { return Ok(None) };
         if now >= shared.next_deadline() || attention.take(CHIPSET) {
             self.surroundings.chipset(|chipset, now| chipset.advance(now));
         }
@@ -188,7 +193,7 @@ impl Processor {
         if (shared.output_bytes() >= OUTPUT_BYTES || now >= shared.output_deadline())
             && let Some(output) = self.output()
         {
-            return Some(output);
+            return Ok(Some(output));
         }
         if attention.is_raised() {
             self.surroundings.trace(Tracepoint::Signal);
@@ -196,16 +201,20 @@ impl Processor {
             if shared.clock.kind() == ClockKind::Host
                 && let Some(output) = self.output()
             {
-                return Some(output);
+                return Ok(Some(output));
+            }
+            // Whoever kicks finds the guest between two instructions.
+            if self.settle()? == Step::Pending {
+                return Ok(Some(self.report_access()));
             }
             if attention.take(KICK) {
-                return Some(Exit::Interrupted);
+                return Ok(Some(Exit::Interrupted));
             }
         }
         if now.saturating_sub(self.counts_published) >= COUNTS_AGE {
             self.publish_counts();
         }
-        (self.state.instructions >= limit).then_some(Exit::Interrupted)
+        Ok((self.state.instructions >= limit).then_some(Exit::Interrupted))
     }
 
     /// The exit for the access that waits; what the guest said before it comes first.
@@ -317,7 +326,9 @@ impl Processor {
         if !self.surroundings.pending.any() {
             return Ok(Step::Retired);
         }
-        self.take_init()?;
+        if self.take_init()? == Step::Pending {
+            return Ok(Step::Pending);
+        }
         self.surroundings.settle_end_of_interrupt();
         let awake = matches!(self.state.activity, Activity::Active | Activity::Halted);
         if self.surroundings.pending.nmi && awake && self.nmis_possible() {
@@ -378,10 +389,10 @@ impl Processor {
         self.on_hardware().is_some() || self.state.nmis_possible()
     }
 
-    fn take_init(&mut self) -> Result<(), Error> {
+    fn take_init(&mut self) -> Result<Step, Error> {
         let index = self.surroundings.index;
-        if self.surroundings.pending.init {
-            self.take_state()?;
+        if self.surroundings.pending.init && self.take_state()? == Step::Pending {
+            return Ok(Step::Pending);
         }
         // VMX root operation blocks INIT.
         let open = self.state.vmx.operation == Operation::Off;
@@ -401,7 +412,7 @@ impl Processor {
                 self.state.activity = Activity::Active;
             }
         }
-        Ok(())
+        Ok(Step::Retired)
     }
 
     /// Deliver an interrupt that is acknowledged.

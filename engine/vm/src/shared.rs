@@ -69,6 +69,11 @@ impl OnKvm {
         self.may_leave.load(Ordering::Relaxed).then(|| !self.left.swap(true, Ordering::SeqCst))
     }
 
+    /// The machine is on KVM from now on, between two runs.
+    pub(crate) fn arrive(&self) {
+        self.left.store(false, Ordering::SeqCst);
+    }
+
     /// Whether the machine has left KVM.
     pub(crate) fn has_left(&self) -> bool {
         self.left.load(Ordering::SeqCst)
@@ -188,6 +193,13 @@ impl Shared {
     pub(crate) fn code_written(&self, processor: usize, host: u64, length: u64) {
         if let Some(pages) = &self.code_pages {
             pages.note(processor, host, length);
+        }
+    }
+
+    /// Any page may have been written without anybody's notice: by processors inside KVM.
+    pub(crate) fn all_code_may_be_written(&self) {
+        if let Some(pages) = &self.code_pages {
+            pages.all_may_be_written();
         }
     }
 

@@ -81,7 +81,7 @@ impl Vcpu {
                 _ => Err(Error::RegisterValue { name: name.clone(), takes: "a number from 0 to 15" }),
             });
             let cr8 = cr8.transpose()?;
-            processor.take_state()?;
+            processor.take_state_now()?;
             if registers::set(&mut processor.state, &others)? {
                 processor.translation_changed();
             }
@@ -219,7 +219,7 @@ impl Vcpu {
         self.use_processor(|processor| Ok(processor.vmx_transitions()))
     }
 
-    fn lock(&self) -> Result<MutexGuard<'_, Processor>, Error> {
+    pub(crate) fn lock(&self) -> Result<MutexGuard<'_, Processor>, Error> {
         self.shared.check()?;
         match self.processor.try_lock() {
             Ok(processor) => Ok(processor),

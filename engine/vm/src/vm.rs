@@ -5,6 +5,7 @@ use crate::clock::{Clock, ClockKind};
 use crate::digest;
 use crate::error::Error;
 use crate::hardware::Hardware;
+use crate::kvm_machine::KvmMachine;
 use crate::processor::Processor;
 use crate::shared::Shared;
 use crate::vcpu::Vcpu;
@@ -12,7 +13,7 @@ use gasang_chipset::UART_COUNT;
 use gasang_cpu::CpuModel;
 use gasang_memory::{GuestMemory, PAGE_SIZE};
 use gasang_translate::{CodeLog, CodePages, CodeRecord};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// More processors than APIC ids of 8 bits can name make no machine.
 const MOST_VCPUS: usize = 255;
@@ -44,6 +45,9 @@ pub struct VmOptions {
     pub log_code: bool,
     /// Where KVM cannot go on, translation does.
     pub kvm_may_fail: bool,
+    /// The guest may go from translation to KVM and back: it is told of a processor that it finds on both. One that
+    /// begins on KVM always may.
+    pub switchable: bool,
     /// A VM exit ends a run: the hypervisor is outside.
     pub vm_exits: bool,
 }
@@ -63,6 +67,7 @@ impl VmOptions {
             count_blocks: false,
             log_code: false,
             kvm_may_fail: false,
+            switchable: false,
             vm_exits: false,
         }
     }
@@ -70,47 +75,13 @@ impl VmOptions {
 
 /// A virtual machine.
 pub struct Vm {
-    shared: Arc<Shared>,
-    vcpus: Vec<Arc<Vcpu>>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) vcpus: Vec<Arc<Vcpu>>,
     code_log: Option<Arc<CodeLog>>,
-    _kvm: Option<OnKvm>,
-}
-
-/// The machine as KVM has it.
-struct OnKvm {
-    machine: gasang_kvm::Machine,
-    /// What a guest can have there.
-    model: CpuModel,
-}
-
-impl OnKvm {
-    fn new(memory: &Arc<GuestMemory>, model: &CpuModel, asked: &str) -> Result<OnKvm, Error> {
-        let failed = |source| Error::Host { attempt: "cannot use /dev/kvm".to_owned(), source };
-        let system = gasang_kvm::System::open().map_err(failed)?;
-        let machine = gasang_kvm::Machine::new(&system, Arc::clone(memory)).map_err(failed)?;
-        let kvm = OnKvm { machine, model: system.restrict(model).map_err(failed)? };
-        kvm.check(model, asked)?;
-        Ok(kvm)
-    }
-
-    /// What is asked for by name must be there: all but of `max`, which is whatever there is.
-    fn check(&self, model: &CpuModel, asked: &str) -> Result<(), Error> {
-        let mut parts = asked.split(',');
-        let by_model = parts.next().is_some_and(|name| name != "max");
-        let added: Vec<&str> = parts.filter_map(|part| part.strip_prefix('+')).collect();
-        let there = self.model.features();
-        let of_processor = model.features_of_processor();
-        let wanted = |name: &&str| by_model && of_processor.contains(name) || added.contains(name);
-        let lacking = model.features().into_iter().filter(|name| !there.contains(name));
-        let missing: Vec<&str> = lacking.filter(wanted).collect();
-        if missing.is_empty() {
-            return Ok(());
-        }
-        Err(Error::Model(format!(
-            "CPU model '{asked}' needs {}, which KVM does not give here",
-            missing.join(", ")
-        )))
-    }
+    /// The machine as KVM has it, if it is there.
+    pub(crate) kvm: Mutex<Option<KvmMachine>>,
+    /// The guest was told of a processor that it finds on either accelerator.
+    pub(crate) switchable: bool,
 }
 
 impl Vm {
@@ -133,14 +104,15 @@ impl Vm {
             }
             AcceleratorKind::Interpreter => None,
         };
-        let kvm = (options.accelerator == AcceleratorKind::Kvm)
-            .then(|| OnKvm::new(&memory, &model, &options.cpu))
-            .transpose()?;
+        let on_kvm = options.accelerator == AcceleratorKind::Kvm;
+        let switchable = options.switchable || on_kvm;
+        let kvm = switchable.then(|| KvmMachine::new(&memory, &model, &options.cpu)).transpose()?;
         let (clock, model) = match &kvm {
             // Nobody scales the counter that the guest reads.
             Some(kvm) => (Clock::with_counter_of_host(), kvm.model.clone()),
             None => (Clock::new(options.clock), model),
         };
+        let kvm = kvm.filter(|_| on_kvm);
         let (seed, wall_clock) = (options.seed, options.wall_clock);
         let shared = Arc::new(Shared::new(memory, model, clock, wall_clock, seed, options.vcpus, code_pages));
         if options.kvm_may_fail {
@@ -158,7 +130,7 @@ impl Vm {
             Ok(Arc::new(Vcpu::new(index, Arc::clone(&shared), processor)))
         };
         let vcpus = (0..options.vcpus).map(vcpu).collect::<Result<_, Error>>()?;
-        Ok(Vm { shared, vcpus, code_log, _kvm: kvm })
+        Ok(Vm { shared, vcpus, code_log, kvm: Mutex::new(kvm), switchable })
     }
 
     /// What the guest's processors are, for those who ask within.
@@ -285,11 +257,15 @@ fn check(options: &VmOptions) -> Result<(), Error> {
     if options.vcpus == 0 || options.vcpus > MOST_VCPUS {
         return refuse(format!("{} vCPUs: a machine has 1 to {MOST_VCPUS}", options.vcpus));
     }
-    if options.clock == ClockKind::Instructions && options.accelerator == AcceleratorKind::Kvm {
+    let kvm = options.switchable || options.accelerator == AcceleratorKind::Kvm;
+    if options.clock == ClockKind::Instructions && kvm {
         return refuse("KVM does not count instructions: its clock is the host's".to_owned());
     }
-    if options.vm_exits && options.accelerator == AcceleratorKind::Kvm {
+    if options.vm_exits && kvm {
         return refuse("VT-x from outside is of the software processor: bt or interp".to_owned());
+    }
+    if options.switchable && options.accelerator == AcceleratorKind::Interpreter {
+        return refuse("a machine is switched between bt and kvm: begin it on one of these".to_owned());
     }
     if options.clock == ClockKind::Instructions && options.vcpus != 1 {
         return refuse("the clock that counts instructions needs a machine of one vCPU".to_owned());

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from subprocess import CompletedProcess
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from gasang import loaders
 from gasang._engine import EngineError
@@ -108,6 +108,7 @@ class Machine:
         cpus: int = 1,
         cpu: str = "max",
         accel: Accelerator = "auto",
+        switchable: bool = False,
         trace_blocks: bool = False,
         trace_exits: bool = False,
         trace_vmx: bool = False,
@@ -134,6 +135,7 @@ class Machine:
                 cpus=cpus,
                 cpu=cpu,
                 accel=accel,
+                switchable=switchable,
                 trace_blocks=trace_blocks,
                 trace_exits=trace_exits,
                 trace_vmx=trace_vmx,
@@ -166,6 +168,18 @@ class Machine:
     def accelerator(self) -> Choice:
         """What executes the guest, and why: "kvm", "bt" or "interp"."""
         return self._execution.choice
+
+    def switch_accelerator(self, accel: Literal["bt", "kvm"]) -> None:
+        """Let the guest go on by another accelerator: with the same registers, memory and devices.
+
+        Raises `ConfigError` for a machine that was not made `switchable`, and where KVM cannot be used.
+        """
+        with self._loop.paused():
+            try:
+                self._pc.vm.set_accelerator(accel)
+            except EngineError as error:
+                raise ConfigError(f"cannot switch to {accel}: {error}") from error
+            self._execution.choice = Choice(accel, "as asked")
 
     @property
     def console(self) -> Channel:

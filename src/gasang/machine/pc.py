@@ -120,6 +120,7 @@ def new_vm(config: MachineConfig, accel: str) -> _engine.Vm:
             accel=accel,
             cpu=config.cpu,
             kvm_may_fail=config.accel == "auto",
+            switchable=config.switchable,
             trace_blocks=config.trace_blocks,
             log_code=config.perf_map,
             count_blocks=config.count_blocks,

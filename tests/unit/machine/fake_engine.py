@@ -161,6 +161,7 @@ class Vm:
         wall_clock=0,
         seed=0,
         kvm_may_fail=False,
+        switchable=False,
     ):
         if cpu == "nonesuch":
             raise EngineError("no processor model 'nonesuch'")

@@ -1,0 +1,112 @@
+//! The machine as KVM has it, and how a guest goes from one accelerator to the other.
+
+use crate::accelerator::AcceleratorKind;
+use crate::error::Error;
+use crate::hardware::Hardware;
+use crate::processor::Processor;
+use crate::vm::Vm;
+use gasang_cpu::CpuModel;
+use gasang_exec::Step;
+use gasang_memory::GuestMemory;
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+/// A machine of KVM's.
+pub(crate) struct KvmMachine {
+    pub(crate) machine: gasang_kvm::Machine,
+    /// What a guest can have there.
+    pub(crate) model: CpuModel,
+}
+
+impl KvmMachine {
+    /// One with this memory, for a guest that asked for the model by the name `asked`.
+    ///
+    /// # Errors
+    /// What KVM says; a feature that was asked for by name and that it does not give.
+    pub(crate) fn new(
+        memory: &Arc<GuestMemory>,
+        model: &CpuModel,
+        asked: &str,
+    ) -> Result<KvmMachine, Error> {
+        let failed = |source| Error::Host { attempt: "cannot use /dev/kvm".to_owned(), source };
+        let system = gasang_kvm::System::open().map_err(failed)?;
+        let machine = gasang_kvm::Machine::new(&system, Arc::clone(memory)).map_err(failed)?;
+        let kvm = KvmMachine { machine, model: system.restrict(model).map_err(failed)? };
+        kvm.check(model, asked)?;
+        Ok(kvm)
+    }
+
+    /// What is asked for by name must be there: all but of `max`, which is whatever there is.
+    fn check(&self, model: &CpuModel, asked: &str) -> Result<(), Error> {
+        let mut parts = asked.split(',');
+        let by_model = parts.next().is_some_and(|name| name != "max");
+        let added: Vec<&str> = parts.filter_map(|part| part.strip_prefix('+')).collect();
+        let there = self.model.features();
+        let of_processor = model.features_of_processor();
+        let wanted = |name: &&str| by_model && of_processor.contains(name) || added.contains(name);
+        let lacking = model.features().into_iter().filter(|name| !there.contains(name));
+        let missing: Vec<&str> = lacking.filter(wanted).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Model(format!(
+            "CPU model '{asked}' needs {}, which KVM does not give here",
+            missing.join(", ")
+        )))
+    }
+}
+
+impl Vm {
+    /// Go on by another accelerator, with the same registers, memory and devices, between two runs.
+    ///
+    /// # Errors
+    /// A machine that was not made to be switched; a thread inside a processor; an access that waits for its answer;
+    /// what KVM says. The machine goes on as before then.
+    pub fn set_accelerator(&self, kind: AcceleratorKind) -> Result<(), Error> {
+        if !self.switchable || kind == AcceleratorKind::Interpreter {
+            return Err(Error::Argument(
+                "only a machine made with switchable goes from bt to kvm or back".to_owned(),
+            ));
+        }
+        let mut processors = self.vcpus.iter().map(|vcpu| vcpu.lock()).collect::<Result<Vec<_>, _>>()?;
+        for processor in &mut processors {
+            if processor.settle()? == Step::Pending || processor.surroundings.answers.is_waiting() {
+                return Err(Error::Unanswered);
+            }
+        }
+        match kind {
+            AcceleratorKind::Kvm => self.go_to_kvm(&mut processors),
+            AcceleratorKind::Translator | AcceleratorKind::Interpreter => self.leave_kvm(&mut processors),
+        }
+    }
+
+    fn go_to_kvm(&self, processors: &mut [MutexGuard<'_, Processor>]) -> Result<(), Error> {
+        let all = processors.iter().all(|processor| processor.hardware.is_some());
+        if all && !self.shared.on_kvm.has_left() {
+            return Ok(());
+        }
+        // What is left of a machine that KVM gave up.
+        self.leave_kvm(processors)?;
+        let kvm = KvmMachine::new(&self.shared.memory, &self.shared.model, "max")?;
+        let hardware = (0..processors.len()).map(|index| Hardware::new(&kvm.machine, index, &self.shared));
+        let hardware = hardware.collect::<Result<Vec<_>, _>>()?;
+        for (processor, hardware) in processors.iter_mut().zip(hardware) {
+            processor.hardware = Some(Box::new(hardware));
+        }
+        *self.kvm.lock().unwrap_or_else(PoisonError::into_inner) = Some(kvm);
+        self.shared.on_kvm.arrive();
+        Ok(())
+    }
+
+    fn leave_kvm(&self, processors: &mut [MutexGuard<'_, Processor>]) -> Result<(), Error> {
+        // All of them have the state, or none gives its part of KVM up.
+        for processor in processors.iter_mut() {
+            processor.take_state_now()?;
+        }
+        for processor in processors {
+            processor.hardware = None;
+        }
+        self.shared.all_code_may_be_written();
+        self.kvm.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Ok(())
+    }
+}
