@@ -478,6 +478,19 @@ class Vm:
         inside `run`, while an access waits for its answer, and for what KVM says.
         """
 
+    def log_dirty_pages(self, on: bool) -> None:
+        """Log from now on which pages are written, beginning with none; or no longer.
+
+        Raises `EngineError` while a thread is inside `run`.
+        """
+
+    def take_dirty_pages(self) -> list[tuple[int, int]]:
+        """The pages that processors and devices wrote since the last call, as (physical address, length) of
+        each run of them, ascending.
+
+        Raises `EngineError` if nothing is logged, and while a thread is inside `run`.
+        """
+
     def memory_digest(self) -> int:
         """64 bits that tell the contents of RAM from other contents; equal for equal contents."""
 

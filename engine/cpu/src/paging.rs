@@ -330,7 +330,8 @@ impl Core<'_> {
         write: bool,
     ) {
         let permits = |permission| page.permissions & permission != 0;
-        let dirty = walk.dirty && page.dirty || write;
+        // A page that is only read is none that is written, where that is logged.
+        let dirty = write || walk.dirty && page.dirty && !self.tlb.logs_writes();
         let may_write = rights.write && rights.key_write && permits(ept::WRITE) && dirty;
         let fill = Fill {
             linear,

@@ -490,6 +490,8 @@ pub struct Tlb {
     uses: u64,
     /// There may be global translations of addresses in the lower half.
     low_globals: bool,
+    /// Somebody wants to know which pages are written: none is writable before it is.
+    logs_writes: bool,
     /// What walks of EPT found.
     pub(crate) ept_walks: EptCache,
     /// Walks that filled an entry, since creation.
@@ -515,11 +517,22 @@ impl Tlb {
             entries,
             uses: 0,
             low_globals: false,
+            logs_writes: false,
             ept_walks: EptCache::default(),
             refills: 0,
             flushes: 0,
             page_flushes: 0,
         }
+    }
+
+    /// Give no page an entry that lets it be written before it is written, or do again.
+    pub fn log_writes(&mut self, on: bool) {
+        self.logs_writes = on;
+    }
+
+    /// Whether that is so.
+    pub fn logs_writes(&self) -> bool {
+        self.logs_writes
     }
 
     /// Times that an address space was selected, since creation: writes of CR3, mostly.

@@ -23,8 +23,8 @@ pub const PAGE_SIZE: u64 = 4096;
 pub const PAGE_DIRTY: u8 = 1 << 0;
 /// Flag of a page: translated code was made from its bytes; writes must be told to the translators.
 pub const PAGE_HAS_CODE: u8 = 1 << 1;
-/// Flag of a page: some processor's TLB may have an entry that lets translated code write it unnoticed. Set, for good, by
-/// whoever makes the first such entry, before looking at `PAGE_HAS_CODE`.
+/// Flag of a page: some processor's TLB may have an entry that lets translated code write it unnoticed. Set by whoever makes
+/// the first such entry, before looking at `PAGE_HAS_CODE`, until all of them are gone (`take_dirty`).
 pub const PAGE_WRITABLE_IN_TLB: u8 = 1 << 2;
 
 /// A physical range that is not, or not wholly, RAM.
@@ -279,6 +279,33 @@ impl GuestMemory {
         if flags.load(Ordering::Relaxed) & PAGE_DIRTY == 0 {
             flags.fetch_or(PAGE_DIRTY, Ordering::Relaxed);
         }
+    }
+
+    /// Mark the pages of a physical range as written, as far as it is RAM: by somebody who did not do it here.
+    pub fn note_written(&self, address: u64, length: u64) {
+        let first = address & !(PAGE_SIZE - 1);
+        let pages = (first..address.saturating_add(length)).step_by(PAGE_SIZE as usize);
+        pages.filter_map(|page| self.host(page)).for_each(|host| self.mark_dirty(host));
+    }
+
+    /// The pages written since the last call: physical address and length of each run of them, ascending. Only while no
+    /// processor's TLB has an entry that lets it write.
+    pub fn take_dirty(&self) -> Vec<(u64, u64)> {
+        let written = PAGE_DIRTY | PAGE_WRITABLE_IN_TLB;
+        let mut runs: Vec<(u64, u64)> = Vec::new();
+        for (start, length) in self.map.regions() {
+            for page in (start..start + length).step_by(PAGE_SIZE as usize) {
+                let Some(host) = self.host(page) else { continue };
+                if self.flags(host).fetch_and(!written, Ordering::SeqCst) & written == 0 {
+                    continue;
+                }
+                match runs.last_mut() {
+                    Some((first, size)) if *first + *size == page => *size += PAGE_SIZE,
+                    _ => runs.push((page, PAGE_SIZE)),
+                }
+            }
+        }
+        runs
     }
 
     /// Read RAM at a physical address.

@@ -93,6 +93,14 @@ impl Vm {
         python.detach(|| self.inner.set_accelerator(kind)).map_err(engine_error)
     }
 
+    fn log_dirty_pages(&self, on: bool) -> PyResult<()> {
+        self.inner.log_dirty_pages(on).map_err(engine_error)
+    }
+
+    fn take_dirty_pages(&self, python: Python<'_>) -> PyResult<Vec<(u64, u64)>> {
+        python.detach(|| self.inner.take_dirty_pages()).map_err(engine_error)
+    }
+
     fn memory_digest(&self, python: Python<'_>) -> PyResult<u64> {
         python.detach(|| self.inner.memory_digest()).map_err(engine_error)
     }

@@ -8,7 +8,8 @@ use crate::vm::Vm;
 use gasang_cpu::CpuModel;
 use gasang_exec::Step;
 use gasang_memory::GuestMemory;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::io;
+use std::sync::{Arc, MutexGuard};
 
 /// A machine of KVM's.
 pub(crate) struct KvmMachine {
@@ -55,6 +56,11 @@ impl KvmMachine {
     }
 }
 
+/// What KVM says of a log of writes, as ours.
+pub(crate) fn cannot_log(source: io::Error) -> Error {
+    Error::Host { attempt: "KVM: cannot log writes".to_owned(), source }
+}
+
 impl Vm {
     /// Go on by another accelerator, with the same registers, memory and devices, between two runs.
     ///
@@ -67,7 +73,7 @@ impl Vm {
                 "only a machine made with switchable goes from bt to kvm or back".to_owned(),
             ));
         }
-        let mut processors = self.vcpus.iter().map(|vcpu| vcpu.lock()).collect::<Result<Vec<_>, _>>()?;
+        let mut processors = self.hold_all()?;
         for processor in &mut processors {
             if processor.settle()? == Step::Pending || processor.surroundings.answers.is_waiting() {
                 return Err(Error::Unanswered);
@@ -87,12 +93,13 @@ impl Vm {
         // What is left of a machine that KVM gave up.
         self.leave_kvm(processors)?;
         let kvm = KvmMachine::new(&self.shared.memory, &self.shared.model, "max")?;
+        kvm.machine.log_dirty_pages(self.shared.logs_writes()).map_err(cannot_log)?;
         let hardware = (0..processors.len()).map(|index| Hardware::new(&kvm.machine, index, &self.shared));
         let hardware = hardware.collect::<Result<Vec<_>, _>>()?;
         for (processor, hardware) in processors.iter_mut().zip(hardware) {
             processor.hardware = Some(Box::new(hardware));
         }
-        *self.kvm.lock().unwrap_or_else(PoisonError::into_inner) = Some(kvm);
+        *self.kvm() = Some(kvm);
         self.shared.on_kvm.arrive();
         Ok(())
     }
@@ -106,7 +113,11 @@ impl Vm {
             processor.hardware = None;
         }
         self.shared.all_code_may_be_written();
-        self.kvm.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(kvm) = self.kvm().take()
+            && self.shared.logs_writes()
+        {
+            kvm.machine.collect_dirty_pages().map_err(cannot_log)?;
+        }
         Ok(())
     }
 }

@@ -7,6 +7,7 @@ mod attention;
 mod clock;
 mod counts;
 mod digest;
+mod dirty_log;
 mod entropy;
 mod error;
 mod events;

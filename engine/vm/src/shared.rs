@@ -42,6 +42,8 @@ pub(crate) struct Shared {
     /// The processor whose exit carries serial output that has not been dealt with yet, or `NOBODY`: there is one at a
     /// time, or output would overtake output.
     output_carrier: AtomicUsize,
+    /// Somebody wants to know which pages are written.
+    logs_writes: AtomicBool,
     /// Where the machine runs on KVM.
     pub(crate) on_kvm: OnKvm,
     broken: OnceLock<String>,
@@ -119,6 +121,7 @@ impl Shared {
             output_bytes: AtomicUsize::new(0),
             output_since: AtomicU64::new(0),
             output_carrier: AtomicUsize::new(NOBODY),
+            logs_writes: AtomicBool::new(false),
             on_kvm: OnKvm::default(),
             broken: OnceLock::new(),
         }
@@ -194,6 +197,16 @@ impl Shared {
         if let Some(pages) = &self.code_pages {
             pages.note(processor, host, length);
         }
+    }
+
+    /// Somebody wants to know from now on which pages are written, or no longer.
+    pub(crate) fn log_writes(&self, on: bool) {
+        self.logs_writes.store(on, Ordering::Relaxed);
+    }
+
+    /// Whether somebody does.
+    pub(crate) fn logs_writes(&self) -> bool {
+        self.logs_writes.load(Ordering::Relaxed)
     }
 
     /// Any page may have been written without anybody's notice: by processors inside KVM.
