@@ -21,10 +21,10 @@ WRITE_PORT_FOREVER = b"\xe6\x80\xeb\xfc"
 """1: out 0x80, al; jmp 1b"""
 
 
-def guest(accel: str) -> _engine.Vcpu:
-    """A processor in real mode that is about to write its first byte."""
+def guest(accel: str, code: bytes = WRITE_PORT_FOREVER) -> _engine.Vcpu:
+    """A processor in real mode that is about to execute `code`."""
     vm = _engine.Vm(memory=1 << 20, accel=accel)
-    vm.write_memory(0x1000, WRITE_PORT_FOREVER)
+    vm.write_memory(0x1000, code)
     vcpu = vm.vcpu(0)
     vcpu.set_registers(rip=0x1000, cs=_engine.Segment(0, 0, 0xFFFF, 0x9B))
     return vcpu

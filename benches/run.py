@@ -16,6 +16,7 @@ from pathlib import Path
 import boot
 import exit_round_trip
 import idle
+import kvm
 import nested
 import parallel
 import record
@@ -50,6 +51,7 @@ _BENCHMARKS: dict[str, tuple[Measure, int]] = {
     "translation": (translation.measure, 1),
     "exit": (_measure_exit, 1),
     "idle": (idle.measure, 1),
+    "kvm": (kvm.measure, 3),
     "vmx": (vmx.measure, 3),
     "nested": (nested.measure, 3),
 }

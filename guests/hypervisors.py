@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import gasang
 from gasang.guest import (
     APPEND,
     CLOUD_KERNEL,
@@ -18,7 +19,10 @@ from gasang.guest import (
     fetch_files,
     fetch_kernel,
     fetch_modules,
+    fetch_with_dependencies,
 )
+from gasang.guest.closure import with_directories
+from gasang.guest.deb import read_package
 from gasang.guest.initramfs import Directory, Entry, File
 
 KVM_MODULES = ("kvm-intel",)
@@ -33,6 +37,18 @@ QEMU_FILES = (
     "usr/share/seabios/bios-256k.bin",
     "usr/share/seabios/bios-microvm.bin",
 )
+
+PYTHON_PACKAGES = ("python3", "python3-pyelftools", "python3-lz4", "python3-zstandard", "python3-pytest")
+"""Python, what gasang needs of others, and what runs its tests."""
+
+NOT_TO_RUN = {
+    "dpkg", "gcc-12-base", "libacl1", "libmd0", "libpcre2-8-0", "libselinux1", "mailcap", "media-types",
+    "mime-support", "perl", "tar",
+}  # fmt: skip
+"""What these depend on to be installed."""
+
+ASSEMBLER = ("usr/bin/as", "usr/bin/ld", "usr/bin/objcopy")
+"""For the tests that assemble guests."""
 
 XEN = "xen-4.17-amd64"
 XEN_PACKAGE = f"xen-hypervisor-{XEN.removeprefix('xen-')}"
@@ -96,6 +112,38 @@ def qemu_command(
         "-m", "512M", "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot",
         "-kernel", "/guest/vmlinuz", "-initrd", "/guest/initrd", "-append", append,
     ))  # fmt: skip
+
+
+def gasang_itself(tests: Path) -> Host:
+    """The default guest with KVM, Debian's Python and this package; in /guest the parts of its guest, and in
+    /opt/tests some of the tests in `tests`."""
+    packages = dict.fromkeys(
+        file for name in PYTHON_PACKAGES for file in fetch_with_dependencies(name, NOT_TO_RUN)
+    )
+    return kvm(
+        [
+            *(entry for package in packages for entry in read_package(package)),
+            *fetch_files("binutils", ASSEMBLER),
+            *_tree(Path(gasang.__file__).parent, "opt/gasang"),
+            *_tree(tests / "seam", "opt/tests/seam"),
+            Directory(f"opt/gasang-{gasang.__version__}.dist-info"),
+            File(f"opt/gasang-{gasang.__version__}.dist-info/METADATA", _METADATA.encode()),
+            *_guest_files(),
+        ]
+    )
+
+
+_METADATA = f"""\
+Metadata-Version: 2.1
+Name: gasang
+Version: {gasang.__version__}
+"""
+
+
+def _tree(root: Path, where: str) -> list[Entry]:
+    """The files below `root`, to be at `where`."""
+    files = (path for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return with_directories(File(f"{where}/{path.relative_to(root)}", path.read_bytes()) for path in files)
 
 
 @dataclass(frozen=True)

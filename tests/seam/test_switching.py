@@ -171,7 +171,8 @@ def test_the_time_stamp_counter_goes_on_without_a_step(assemble):
     # Ticks of both are those of one clock.
     hertz = (values[-1] - values[0]) / (times[-1] - times[0])
     assert all(
-        abs((value - values[0]) / hertz - (time - times[0])) < 1e9 for value, time in zip(values, times, strict=True)
+        abs((value - values[0]) / hertz - (time - times[0])) < 1e9
+        for value, time in zip(values, times, strict=True)
     )
 
 

@@ -73,9 +73,6 @@ impl Exit {
     /// Whether KVM waits for what comes of an access.
     pub fn is_access(&self) -> bool {
         use Exit::{MmioRead, MmioWrite, Msr, PortRead, PortWrite};
-        matches!(
-            self,
-            PortRead { .. } | PortWrite { .. } | MmioRead { .. } | MmioWrite { .. } | Msr { .. }
-        )
+        matches!(self, PortRead { .. } | PortWrite { .. } | MmioRead { .. } | MmioWrite { .. } | Msr { .. })
     }
 }

@@ -45,7 +45,7 @@ pub use block_counts::Executions;
 pub use code_log::{CodeLog, CodeRecord};
 pub use code_pages::{CodePages, Inside};
 pub use host_state::check_host;
-pub use listing::BlockListing;
+pub use listing::{BlockListing, disassemble};
 pub use options::Options;
 pub use profile::{Measured, Measurements, Phase, Profile};
 pub use statistics::Statistics;

@@ -37,6 +37,13 @@ fn lines(code: &[u8], address: u64) -> Vec<Line> {
     lines
 }
 
+/// The instruction that `code` begins with, in mode `bits`, as text and its bytes; None for what is no instruction.
+pub fn disassemble(code: &[u8], bits: u32, address: u64) -> Option<(String, &[u8])> {
+    let instruction = Decoder::with_ip(bits, code, address, DecoderOptions::NONE).decode();
+    let text = text(&mut IntelFormatter::new(), &instruction);
+    (!instruction.is_invalid()).then(|| (text, &code[..instruction.len()]))
+}
+
 /// The listing of a block just made from `guest`, addresses and bytes, whose host code is at `address`.
 pub fn list_block(origin: &Origin, guest: &[(u64, Vec<u8>)], host: &[u8], address: u64) -> BlockListing {
     BlockListing {

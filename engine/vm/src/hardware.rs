@@ -6,12 +6,14 @@
 use crate::attention::LEAVE;
 use crate::error::Error;
 use crate::exit::Exit;
+use crate::host::let_signals_wait;
 use crate::processor::{Processor, Unfinished};
 use crate::shared::{NEVER, Shared};
 use crate::tracepoints::Tracepoint;
 use gasang_cpu::{Activity, Platform, Trap, VcpuState};
 use gasang_exec::Step;
 use gasang_kvm::{Alarm, Exit as Left, MsrAccess, Vcpu};
+use gasang_translate::disassemble;
 use gasang_x86::{msr, segment};
 use std::io;
 use std::sync::Arc;
@@ -87,6 +89,8 @@ impl Processor {
             if hardware.access.is_some() {
                 return Ok(Step::Pending);
             }
+            // What makes it leave takes the signal of the alarm, if that waits.
+            hardware.alarm.may_have_rung();
             match hardware.vcpu.finish().map_err(failed("finish an access"))? {
                 Some(left) if left.is_access() => {
                     if self.begin_access(left)? == Step::Pending {
@@ -168,6 +172,7 @@ impl Processor {
         if self.hardware.as_ref().is_some_and(|hardware| !hardware.holds_state) {
             if self.state.pending_debug != 0 {
                 // A trap that KVM could not be told of.
+                let_signals_wait()?;
                 self.with_core(|core, accelerator| accelerator.step(core));
                 return Ok(None);
             }
@@ -232,6 +237,7 @@ impl Processor {
             return Ok(Step::Pending);
         }
         self.hardware = None;
+        let_signals_wait()?;
         let shared = &self.surroundings.shared;
         shared.on_kvm.wait_for_the_last();
         // Code that was translated before the machine went to KVM.
@@ -262,6 +268,9 @@ impl Processor {
         }
         let Some(left) = left else { return Ok(None) };
         let left = left.map_err(failed("enter the guest"))?;
+        if left == Left::Interrupted {
+            hardware.alarm.may_have_rung();
+        }
         let now = hardware.vcpu.task_priority();
         hardware.task_priority = Some(now);
         if now != task_priority {
@@ -380,13 +389,16 @@ impl Processor {
         let rip = self.state.rip;
         let start = self.state.segment[segment::CS].base.wrapping_add(rip);
         let memory = Arc::clone(&self.surroundings.shared.memory);
-        let bytes: Vec<String> = (0..LONGEST_INSTRUCTION)
+        let code: Vec<u8> = (0..LONGEST_INSTRUCTION)
             .map_while(|at| {
                 let linear = start.wrapping_add(at);
                 let physical = self.with_core(|core, _| core.translate_for_debugger(linear))?;
-                memory.host(physical).map(|host| format!("{:02x}", memory.load(host, 1)))
+                memory.host(physical).map(|host| memory.load(host, 1) as u8)
             })
             .collect();
-        Ok(format!("KVM cannot emulate the instruction at {rip:#x}: {}", bytes.join(" ")))
+        let (text, bytes) =
+            disassemble(&code, self.state.code_bits(), rip).unwrap_or(("no instruction".to_owned(), &code));
+        let bytes: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(format!("KVM cannot emulate the instruction at {rip:#x}: {text} ({})", bytes.join(" ")))
     }
 }

@@ -3,7 +3,7 @@
 use crate::error::Error;
 use gasang_exec::host_fault::AlternateStack;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
 
 /// Signals that tell of a fault in the code that runs: they cannot wait.
@@ -15,23 +15,28 @@ pub(crate) const KICK: Signal = Signal::SIGURG;
 
 thread_local! {
     static ALTERNATE_STACK: RefCell<Option<AlternateStack>> = const { RefCell::new(None) };
+    /// Kicks wait for KVM to let them in: in this thread, from its first run on KVM on.
+    static KICKS_WAIT: Cell<bool> = const { Cell::new(false) };
+    /// The mask to go back to, while signals wait.
+    static MASK: Cell<Option<SigSet>> = const { Cell::new(None) };
 }
 
-/// The current thread is inside the guest: signals wait (the stack pointer may hold a guest's value), and faults have a
-/// stack of their own. Dropping it restores the signal mask.
+fn host(attempt: &str, source: std::io::Error) -> Error {
+    Error::Host { attempt: attempt.to_owned(), source }
+}
+
+/// The current thread is inside the guest. Dropping it restores the signal mask.
 pub(crate) struct InsideGuest {
-    mask: SigSet,
     /// The mask belongs to this thread.
     not_send: PhantomData<*const ()>,
 }
 
 impl InsideGuest {
-    /// Kicks wait too where KVM lets them in (`kicks_wait`).
+    /// On KVM signals need not wait: it minds the stack, and lets none but kicks in.
     ///
     /// # Errors
     /// What the host says.
-    pub(crate) fn enter(kicks_wait: bool) -> Result<InsideGuest, Error> {
-        let host = |attempt: &str, source| Error::Host { attempt: attempt.to_owned(), source };
+    pub(crate) fn enter(on_kvm: bool) -> Result<InsideGuest, Error> {
         ALTERNATE_STACK.with_borrow_mut(|stack| {
             if stack.is_none() {
                 let installed = AlternateStack::install();
@@ -39,23 +44,51 @@ impl InsideGuest {
             }
             Ok::<(), Error>(())
         })?;
-        let mut blocked = SigSet::all();
-        FAULTS.iter().for_each(|&signal| blocked.remove(signal));
-        if !kicks_wait {
-            blocked.remove(KICK);
+        if on_kvm {
+            let_kicks_wait()?;
+        } else {
+            let_signals_wait()?;
         }
-        let mask = blocked
-            .thread_swap_mask(SigmaskHow::SIG_SETMASK)
-            .map_err(|error| host("cannot block signals", error.into()))?;
-        Ok(InsideGuest { mask, not_send: PhantomData })
+        Ok(InsideGuest { not_send: PhantomData })
     }
 }
 
 impl Drop for InsideGuest {
     fn drop(&mut self) {
-        // Setting a mask that the kernel itself gave us cannot fail.
-        let _ = self.mask.thread_set_mask();
+        if let Some(mask) = MASK.take() {
+            // Setting a mask that the kernel itself gave us cannot fail.
+            let _ = mask.thread_set_mask();
+        }
     }
+}
+
+/// Until the current thread leaves the guest signals wait, since the stack pointer may hold a guest's value; faults have a
+/// stack of their own, and so have kicks.
+///
+/// # Errors
+/// What the host says.
+pub(crate) fn let_signals_wait() -> Result<(), Error> {
+    if MASK.get().is_some() {
+        return Ok(());
+    }
+    let mut blocked = SigSet::all();
+    FAULTS.iter().for_each(|&signal| blocked.remove(signal));
+    blocked.remove(KICK);
+    let before = blocked.thread_swap_mask(SigmaskHow::SIG_SETMASK);
+    MASK.set(Some(before.map_err(|error| host("cannot block signals", error.into()))?));
+    Ok(())
+}
+
+/// SIGURG, which nobody misses, waits in this thread for good: to change masks with each run would take longer than the
+/// rest of it.
+fn let_kicks_wait() -> Result<(), Error> {
+    if KICKS_WAIT.get() {
+        return Ok(());
+    }
+    let kick = SigSet::from_iter([KICK]);
+    kick.thread_block().map_err(|error| host("cannot block signals", error.into()))?;
+    KICKS_WAIT.set(true);
+    Ok(())
 }
 
 /// What the host processor and kernel offer the engine, by name.
@@ -104,6 +137,19 @@ mod tests {
             assert!(!mask.contains(Signal::SIGSEGV) && !mask.contains(Signal::SIGFPE));
         }
         assert_eq!(SigSet::thread_get_mask().unwrap(), before);
+    }
+
+    #[test]
+    fn on_kvm_kicks_wait_until_signals_do() {
+        let inside = InsideGuest::enter(true).unwrap();
+        let mask = SigSet::thread_get_mask().unwrap();
+        assert!(mask.contains(KICK) && !mask.contains(Signal::SIGINT));
+        let_signals_wait().unwrap();
+        let_signals_wait().unwrap();
+        let mask = SigSet::thread_get_mask().unwrap();
+        assert!(!mask.contains(KICK) && mask.contains(Signal::SIGINT));
+        drop(inside);
+        assert!(!SigSet::thread_get_mask().unwrap().contains(Signal::SIGINT));
     }
 
     #[test]

@@ -23,11 +23,7 @@ impl KvmMachine {
     ///
     /// # Errors
     /// What KVM says; a feature that was asked for by name and that it does not give.
-    pub(crate) fn new(
-        memory: &Arc<GuestMemory>,
-        model: &CpuModel,
-        asked: &str,
-    ) -> Result<KvmMachine, Error> {
+    pub(crate) fn new(memory: &Arc<GuestMemory>, model: &CpuModel, asked: &str) -> Result<KvmMachine, Error> {
         let failed = |source| Error::Host { attempt: "cannot use /dev/kvm".to_owned(), source };
         let system = gasang_kvm::System::open().map_err(failed)?;
         let machine = gasang_kvm::Machine::new(&system, Arc::clone(memory)).map_err(failed)?;

@@ -16,10 +16,19 @@ pub(crate) enum Tracepoint {
     /// A device was accessed; a read gave this.
     Access(Access, u64),
     /// RDMSR or WRMSR of what is not the processor's own; None is #GP.
-    Msr { write: bool, index: u32, value: Option<u64> },
-    Hypercall { number: u64, arguments: [u64; 4] },
+    Msr {
+        write: bool,
+        index: u32,
+        value: Option<u64>,
+    },
+    Hypercall {
+        number: u64,
+        arguments: [u64; 4],
+    },
     /// HLT, and RIP behind it.
-    Halt { rip: u64 },
+    Halt {
+        rip: u64,
+    },
     Interrupt(u8),
     Nmi,
     /// An interrupt that waited can be taken now.
