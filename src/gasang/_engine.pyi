@@ -428,7 +428,8 @@ class Vm:
     `accel` is "bt" (translator), "interp" (T0 only) or "kvm" (/dev/kvm; the processor has no VT-x then, and
     its time-stamp counter counts the host's ticks). With `kvm_may_fail` translation goes on where KVM cannot,
     after a `KvmLost`. A machine made with `switchable`, or on KVM, may go from one of them to the other by
-    `set_accelerator`: it has a processor that both can give. `cpu` is MODEL[,+feature,-feature]…
+    `set_accelerator`: it has a processor that both can give. `irqchip` says where interrupt controllers and
+    PIT are while it is on KVM: "own" is the engine, "kernel" the kernel. `cpu` is MODEL[,+feature,-feature]…
 
     `clock` is "host", or "instructions": virtual time is then one nanosecond for each instruction, HLT
     skips to the next timer, interrupts come after exact numbers of instructions, RDRAND's numbers are chosen
@@ -457,6 +458,7 @@ class Vm:
         vm_exits: bool = False,
         kvm_may_fail: bool = False,
         switchable: bool = False,
+        irqchip: str = "own",
     ) -> Vm: ...
     def vcpu(self, index: int) -> Vcpu: ...
     def memory_regions(self) -> list[tuple[int, int]]:

@@ -13,6 +13,8 @@ from gasang.units import MIB, format_size
 
 Accelerator = Literal["auto", "kvm", "bt", "interp"]
 ACCELERATORS: tuple[str, ...] = get_args(Accelerator)
+Irqchip = Literal["own", "kernel"]
+IRQCHIPS: tuple[str, ...] = get_args(Irqchip)
 
 MINIMUM_MEMORY = 32 * MIB
 MAXIMUM_CPUS = 64
@@ -55,6 +57,9 @@ class MachineConfig:
     accel: Accelerator = "auto"
     """What executes the guest: "kvm" is the processor itself by /dev/kvm, "bt" translates, "interp"
     interprets; "auto" takes KVM if a guest that tries it out comes to its end there, else "bt"."""
+
+    irqchip: Irqchip = "own"
+    """Where interrupt controllers and PIT are on KVM: in gasang's engine ("own") or in the kernel."""
 
     switchable: bool = False
     """The guest may go from "bt" to "kvm" and back (`Machine.switch_accelerator`): it is told of a processor
@@ -123,6 +128,8 @@ class MachineConfig:
             raise ConfigError(f"cpu {self.cpu!r} is not MODEL[,+feature,-feature]..., such as max,-avx512f")
         if self.accel not in ACCELERATORS:
             raise ConfigError(f"accel {self.accel!r} is not one of {', '.join(ACCELERATORS)}")
+        if self.irqchip not in IRQCHIPS:
+            raise ConfigError(f"irqchip {self.irqchip!r} is not one of {', '.join(IRQCHIPS)}")
 
     def _check_time(self) -> None:
         if self.deterministic and self.cpus != 1:

@@ -35,10 +35,13 @@ def test_every_step_of_the_probe_passes_and_kvm_is_taken(host):
     assert findings[0]["says"].startswith("kvm: ")
 
 
+@pytest.mark.parametrize("irqchip", ["own", "kernel"])
 @pytest.mark.parametrize("cpus", [1, 2])
-def test_linux_boots_to_its_shell(host, cpus):
+def test_linux_boots_to_its_shell(host, cpus, irqchip):
     commands = b"echo in $((40 + 2)); seq 100000 | sha256sum\npoweroff -f\n"
-    result = host.run(f"timeout -s KILL 200 {BOOT} -c {cpus}", input=commands, timeout=220)
+    result = host.run(
+        f"timeout -s KILL 200 {BOOT} -c {cpus} --irqchip {irqchip}", input=commands, timeout=220
+    )
     said = result.stdout.decode(errors="replace").replace("\r", "")
     assert result.returncode == 0, said + result.stderr.decode()
     assert re.search(rf"^up: Linux 6\.[\d.-]+-cloud-amd64, {cpus} processors$", said, re.MULTILINE), said
@@ -51,7 +54,7 @@ from gasang import Machine
 
 with Machine.boot(
     kernel="/guest/vmlinuz", initrd="/guest/initrd", append="console=ttyS0 quiet rdinit=/init.guest",
-    accel="kvm", cpus=2,
+    accel="kvm", cpus=2, irqchip="IRQCHIP",
 ) as vm:
     vm.console.expect("up: ", timeout=None)
     for number, accel in enumerate(("bt", "kvm") * 5):
@@ -65,8 +68,10 @@ print(len(sums) - 1, "wrong;", "clean" if "BUG" not in log and "Call Trace" not 
 """Of the sums one is what the guest computes at its start."""
 
 
-def test_linux_goes_from_kvm_to_translation_and_back(host):
-    result = host.run(f"timeout -s KILL 250 {PYTHON} -", input=SWITCH.encode(), timeout=260)
+@pytest.mark.parametrize("irqchip", ["own", "kernel"])
+def test_linux_goes_from_kvm_to_translation_and_back(host, irqchip):
+    script = SWITCH.replace("IRQCHIP", irqchip).encode()
+    result = host.run(f"timeout -s KILL 250 {PYTHON} -", input=script, timeout=260)
     assert result.stdout == b"1 wrong; clean\n", result.stdout + result.stderr
 
 

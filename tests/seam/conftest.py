@@ -90,16 +90,28 @@ def boot(request: pytest.FixtureRequest, assemble: Callable[..., bytes]) -> Call
     return _booter(request.param, assemble)
 
 
-@pytest.fixture(params=["interp", "bt", "kvm"])
+@pytest.fixture(params=["interp", "bt", "kvm", "kvm-kernel-irqchip"])
 def boot_anywhere(request: pytest.FixtureRequest, assemble: Callable[..., bytes]) -> Callable[..., Guest]:
     """A guest from assembly source, once for each accelerator."""
+    if not request.param.startswith("kvm"):
+        return _booter(request.param, assemble)
+    if reason := why_no_kvm():
+        pytest.skip(reason)
+    return _booter("kvm", assemble, irqchip="kernel" if request.param != "kvm" else "own")
+
+
+@pytest.fixture(params=["interp", "bt", "kvm"])
+def boot_with_own_controllers(
+    request: pytest.FixtureRequest, assemble: Callable[..., bytes]
+) -> Callable[..., Guest]:
+    """The same, where the engine has the interrupt controllers."""
     if request.param == "kvm" and (reason := why_no_kvm()):
         pytest.skip(reason)
     return _booter(request.param, assemble)
 
 
-def _booter(accel: str, assemble: Callable[..., bytes]) -> Callable[..., Guest]:
+def _booter(accel: str, assemble: Callable[..., bytes], **more: object) -> Callable[..., Guest]:
     def boot(source: str, bits: int = 64, **options: object) -> Guest:
-        return Guest(assemble(source, bits), bits, **{"accel": accel, **options})
+        return Guest(assemble(source, bits), bits, **{"accel": accel, **more, **options})
 
     return boot

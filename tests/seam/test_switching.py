@@ -4,11 +4,22 @@ from itertools import cycle
 
 import pytest
 from conftest import ENTRY, Guest, why_no_kvm
+from test_interrupts import PREPARE
 from test_kvm_accelerator import INTERRUPT, PROGRAMS, boot, differences, run_to_the_end
 
 from gasang._engine import EngineError, Halted, Interrupted, MmioRead, PioRead, PioWrite, Shutdown
 
 pytestmark = pytest.mark.skipif(why_no_kvm() is not None, reason=why_no_kvm() or "")
+
+
+@pytest.fixture(params=["own", "kernel"])
+def switchable(request, assemble):
+    """Boots guests that can be switched, with interrupt controllers of either kind."""
+
+    def switchable(first, bits, source):
+        return boot(assemble, first, bits, source, switchable=True, irqchip=request.param)
+
+    return switchable
 
 
 def between_instructions(guest, answer):
@@ -50,12 +61,12 @@ WITH_ACCESSES = [name for name, (_, source) in PROGRAMS.items() if "x80" in sour
 
 @pytest.mark.parametrize("first", ["bt", "kvm"])
 @pytest.mark.parametrize("name", WITH_ACCESSES)
-def test_a_guest_that_is_switched_after_every_exit_does_the_same(name, first, assemble):
+def test_a_guest_that_is_switched_after_every_exit_does_the_same(name, first, switchable):
     bits, source = PROGRAMS[name]
     source = source.replace("; ", "\n")
-    undisturbed = run_to_the_end(boot(assemble, first, bits, source, switchable=True))
+    undisturbed = run_to_the_end(switchable(first, bits, source))
     accels = cycle(["kvm", "bt"] if first == "bt" else ["bt", "kvm"])
-    switched = run_switching(boot(assemble, first, bits, source, switchable=True), accels)
+    switched = run_switching(switchable(first, bits, source), accels)
     assert switched[0] == undisturbed[0]
     assert differences(switched[1], undisturbed[1]) == set()
 
@@ -85,8 +96,8 @@ REGISTERS = """
 """
 
 
-def test_every_register_is_there_after_a_switch_and_back(assemble):
-    guest = boot(assemble, "bt", 64, REGISTERS, switchable=True)
+def test_every_register_is_there_after_a_switch_and_back(switchable):
+    guest = switchable("bt", 64, REGISTERS)
     assert guest.vcpu.run() == PioWrite(0x80, 1, 0x77)
     assert between_instructions(guest, None) == Interrupted()
     for accel in ("kvm", "bt", "kvm", "bt"):
@@ -115,8 +126,8 @@ def run_to(guest, exit):
     assert between_instructions(guest, None) == Interrupted()
 
 
-def test_code_that_is_rewritten_on_kvm_is_translated_anew(assemble):
-    guest = boot(assemble, "bt", 64, REWRITTEN, switchable=True)
+def test_code_that_is_rewritten_on_kvm_is_translated_anew(switchable):
+    guest = switchable("bt", 64, REWRITTEN)
     run_to(guest, PioWrite(0x80, 1, 0x11))
     guest.vm.set_accelerator("kvm")
     run_to(guest, PioWrite(0x81, 1, 0x11))
@@ -124,8 +135,8 @@ def test_code_that_is_rewritten_on_kvm_is_translated_anew(assemble):
     run_to(guest, PioWrite(0x80, 1, 0x22))
 
 
-def test_timers_and_interrupts_go_on_after_a_switch(assemble):
-    guest = boot(assemble, "bt", 64, INTERRUPT, switchable=True)
+def test_timers_and_interrupts_go_on_after_a_switch(switchable):
+    guest = switchable("bt", 64, INTERRUPT)
     guest.set_gate(0x41, ENTRY + 0x40)
     for accel in ("kvm", "bt"):
         guest.vcpu.kick()
@@ -155,8 +166,8 @@ def counts_from_the_start(guest):
     return int.from_bytes(guest.vm.read_memory(0x30000, 8), "little") < 60e9
 
 
-def test_the_time_stamp_counter_goes_on_without_a_step(assemble):
-    guest = boot(assemble, "kvm", 64, COUNTER, switchable=True)
+def test_the_time_stamp_counter_goes_on_without_a_step(switchable):
+    guest = switchable("kvm", 64, COUNTER)
     accels = cycle(["bt", "kvm"])
     if not counts_from_the_start(guest):
         pytest.skip("this KVM ignores the offset of the time-stamp counter")
@@ -176,6 +187,48 @@ def test_the_time_stamp_counter_goes_on_without_a_step(assemble):
     )
 
 
+PERIODIC = f"""
+    jmp start
+    .org 0x40
+handler:
+    inc ebx
+    mov al, 0x20
+    out 0x20, al
+    iretq
+start:
+    {PREPARE}
+    mov al, 0xfe
+    out 0x21, al
+    mov al, 0x34
+    out 0x43, al
+    mov al, 0x9c
+    out 0x40, al
+    mov al, 0x2e
+    out 0x40, al
+    sti
+1:  hlt
+    mov al, bl
+    out 0x80, al
+    jmp 1b
+"""
+"""The PIT, and the 8259A as it is."""
+
+
+def test_the_pit_ticks_on_wherever_it_is(switchable):
+    guest = switchable("bt", 64, PERIODIC)
+    guest.set_gate(0x20, ENTRY + 0x40)
+    accels = cycle(["kvm", "bt"])
+    counts = []
+    while len(counts) < 8:
+        exit = guest.vcpu.run()
+        assert isinstance(exit, PioWrite)
+        counts.append(exit.value)
+        assert between_instructions(guest, None) == Interrupted()
+        guest.vm.set_accelerator(next(accels))
+    assert counts == sorted(set(counts)), "each HLT ended by a tick"
+    assert counts[-1] <= guest.vm.virtual_time() // 10_000_000 + 1, "no tick came twice"
+
+
 def test_a_machine_that_was_not_made_for_it_is_not_switched(assemble):
     guest = boot(assemble, "bt", 64, "out 0x80, al\nhlt")
     with pytest.raises(EngineError, match="switchable"):
@@ -183,9 +236,9 @@ def test_a_machine_that_was_not_made_for_it_is_not_switched(assemble):
     assert guest.vcpu.run() == PioWrite(0x80, 1, 0)
 
 
-def test_an_access_that_waits_for_its_answer_forbids_a_switch(assemble):
+def test_an_access_that_waits_for_its_answer_forbids_a_switch(switchable):
     for first, other in (("bt", "kvm"), ("kvm", "bt")):
-        guest = boot(assemble, first, 64, "in al, 0x70\nout 0x80, al\nhlt", switchable=True)
+        guest = switchable(first, 64, "in al, 0x70\nout 0x80, al\nhlt")
         assert guest.vcpu.run() == PioRead(0x70, 1)
         with pytest.raises(EngineError, match="waits for its answer"):
             guest.vm.set_accelerator(other)

@@ -37,8 +37,8 @@ def fields(events, name):
     return [event.fields for event in events if event.name == name]
 
 
-def test_every_accelerator_counts_and_traces_the_same(boot_anywhere):
-    guest = boot_anywhere(LEAVES)
+def test_every_accelerator_counts_and_traces_the_same(boot_with_own_controllers):
+    guest = boot_with_own_controllers(LEAVES)
     guest.set_gate(0x21, ENTRY + 0x40)
     guest.vcpu.watch_exits(True)
     assert guest.vcpu.run() == PioRead(0x71, 1)

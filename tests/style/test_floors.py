@@ -20,7 +20,7 @@ USES = {
     "chipset": set(),
     "exec": {"x86", "memory", "cpu", "vmx"},
     "translate": {"x86", "memory", "cpu", "vmx", "exec"},
-    "kvm": {"x86", "memory", "cpu"},
+    "kvm": {"x86", "memory", "cpu", "chipset"},
     "vm": {"x86", "memory", "cpu", "vmx", "chipset", "exec", "translate", "kvm"},
     "python": {"vm"},
 }

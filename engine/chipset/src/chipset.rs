@@ -2,6 +2,7 @@
 //!
 //! Wiring of interrupt lines is in `fabric`, decoding of ports, MMIO and MSRs in `routing`.
 
+use crate::elsewhere::Outward;
 use crate::hpet::Hpet;
 use crate::ioapic::{self, IoApic};
 use crate::lapic::{Effect, LocalApic};
@@ -63,6 +64,10 @@ pub struct Chipset {
     pub(crate) asserted_by: [u8; ioapic::PINS],
     /// Level of the 8259A's INT output.
     pub(crate) pic_output: bool,
+    /// Interrupt controllers and PIT are elsewhere, and know whether the HPET has the PIT's place.
+    pub(crate) elsewhere: Option<bool>,
+    /// What they are to be told.
+    pub(crate) outward: Vec<Outward>,
     // What is derived from the devices, so that it is cheap to ask.
     now: u64,
     deadline: u64,
@@ -85,6 +90,8 @@ impl Chipset {
             lapics: (0..count).map(|vcpu| LocalApic::new(vcpu as u32, vcpu == 0)).collect(),
             asserted_by: [0; ioapic::PINS],
             pic_output: false,
+            elsewhere: None,
+            outward: Vec::new(),
             now: 0,
             deadline: NEVER,
             pending: vec![Pending::default(); count],
@@ -116,10 +123,13 @@ impl Chipset {
 
     fn run_timers(&mut self) {
         let now = self.now;
-        self.pit.advance(now);
         self.hpet.advance(now);
-        self.sync_pit(now);
         self.sync_hpet();
+        if self.controllers_are_elsewhere() {
+            return self.update_deadline();
+        }
+        self.pit.advance(now);
+        self.sync_pit(now);
         for vcpu in 0..self.lapics.len() {
             if let Some(lapic) = self.lapics.get_mut(vcpu) {
                 lapic.advance(now);
@@ -130,6 +140,10 @@ impl Chipset {
     }
 
     pub(crate) fn update_deadline(&mut self) {
+        if self.controllers_are_elsewhere() {
+            self.deadline = self.hpet.next_deadline().unwrap_or(NEVER);
+            return;
+        }
         let devices = [self.pit.next_deadline(), self.hpet.next_deadline()];
         let timers = self.lapics.iter().map(LocalApic::next_deadline);
         self.deadline = timers.chain(devices).flatten().min().unwrap_or(NEVER);
@@ -140,8 +154,16 @@ impl Chipset {
         self.pending.get(vcpu).copied().unwrap_or_default()
     }
 
+    /// Forget what waits for vCPUs: it waits elsewhere.
+    pub(crate) fn nothing_pending(&mut self) {
+        self.pending.fill(Pending::default());
+    }
+
     /// Bring what is derived from a local APIC up to date.
     pub(crate) fn refresh(&mut self, vcpu: usize) {
+        if self.controllers_are_elsewhere() {
+            return;
+        }
         let (Some(lapic), Some(pending)) = (self.lapics.get(vcpu), self.pending.get_mut(vcpu)) else {
             return;
         };

@@ -4,17 +4,19 @@
 //! of their numbers; the 8259A's output is LINT0 of the bootstrap processor and pin 0 of the I/O APIC.
 
 use crate::chipset::{Chipset, UART_COUNT};
+use crate::elsewhere::Outward;
 use crate::ioapic::PINS;
 use crate::lapic::{Effect, Ipi, LocalApic, Shorthand};
 use crate::message::{Delivery, InterruptMessage};
 
 const UART_GSI: [u32; UART_COUNT] = [4, 3, 6, 7];
-const TIMER_GSI: u32 = 2;
-const BOOTSTRAP: usize = 0;
+/// Of the PIT, or the HPET in its place.
+pub(crate) const TIMER_GSI: u32 = 2;
+pub(crate) const BOOTSTRAP: usize = 0;
 
 /// Who drives a line; lines are wired-OR.
 #[derive(Clone, Copy)]
-enum Source {
+pub(crate) enum Source {
     External = 1 << 0,
     Pit = 1 << 1,
     Hpet = 1 << 2,
@@ -51,14 +53,23 @@ impl Chipset {
         if before == after {
             return;
         }
+        if self.controllers_are_elsewhere() {
+            self.outward.push(Outward::Line { gsi, level: after });
+            return;
+        }
+        self.drive_inputs(gsi, after);
+        self.sync_pic();
+        self.deliver_from_ioapic();
+    }
+
+    /// Drive the inputs of the interrupt controllers to which a line goes.
+    pub(crate) fn drive_inputs(&mut self, gsi: u32, level: bool) {
         match gsi {
-            TIMER_GSI => self.pic.set_line(0, after),
-            0..16 => self.pic.set_line(gsi as u8, after),
+            TIMER_GSI => self.pic.set_line(0, level),
+            0..16 => self.pic.set_line(gsi as u8, level),
             _ => {}
         }
-        self.sync_pic();
-        self.ioapic.set_pin(gsi as usize, after);
-        self.deliver_from_ioapic();
+        self.ioapic.set_pin(gsi as usize, level);
     }
 
     fn pulse(&mut self, source: Source, gsi: u32) {
@@ -68,6 +79,13 @@ impl Chipset {
 
     /// Channel 0 of the PIT is IRQ 0, unless the HPET replaces it.
     pub(crate) fn sync_pit(&mut self, now: u64) {
+        if let Some(told) = &mut self.elsewhere {
+            let replaced = self.hpet.replaces_legacy();
+            if std::mem::replace(told, replaced) != replaced {
+                self.outward.push(Outward::LegacyReplaced(replaced));
+            }
+            return;
+        }
         let rose = self.pit.take_edge();
         let connected = !self.hpet.replaces_legacy();
         if rose && connected {

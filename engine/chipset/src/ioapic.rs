@@ -14,6 +14,19 @@ const MASKED: u64 = 1 << 16;
 /// Delivery status (12) and remote IRR are read-only; 17-55 are reserved.
 const WRITABLE: u64 = 0xff00_0000_0001_afff;
 
+/// What an I/O APIC has, but for the levels of its pins: for implementations elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IoApicState {
+    /// IOREGSEL.
+    pub select: u8,
+    /// Its id.
+    pub id: u8,
+    /// Pins whose interrupt waits to be sent.
+    pub requests: u32,
+    /// The redirection table.
+    pub entries: [u64; PINS],
+}
+
 /// The I/O APIC. Lines are given as asserted or not: the polarity bit is the guest's description of the board.
 #[derive(Clone, Debug, Hash)]
 pub struct IoApic {
@@ -37,6 +50,29 @@ impl IoApic {
     /// All pins masked.
     pub fn new() -> IoApic {
         IoApic { lines: 0, select: 0, id: 0, entries: [MASKED; PINS], due: 0 }
+    }
+
+    /// What it has.
+    pub fn state(&self) -> IoApicState {
+        IoApicState { select: self.select, id: self.id, requests: self.due, entries: self.entries }
+    }
+
+    /// Have this. Messages are then to be taken with [`IoApic::take_message`].
+    pub fn set_state(&mut self, state: &IoApicState) {
+        (self.select, self.id) = (state.select, state.id & 0xf);
+        self.entries = state.entries.map(|entry| entry & (WRITABLE | REMOTE_IRR));
+        self.due = state.requests & ((1 << PINS) - 1);
+        for pin in 0..PINS {
+            let (edge, masked) = self
+                .entries
+                .get(pin)
+                .map_or((false, true), |entry| (entry & LEVEL == 0, entry & MASKED != 0));
+            if !edge {
+                self.evaluate_level(pin);
+            } else if masked {
+                self.due &= !(1 << pin);
+            }
+        }
     }
 
     /// Drive a pin. Messages are then to be taken with [`IoApic::take_message`].

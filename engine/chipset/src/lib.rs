@@ -8,6 +8,7 @@
 #![deny(missing_docs)]
 
 mod chipset;
+mod elsewhere;
 mod fabric;
 pub mod hpet;
 pub mod ioapic;
@@ -22,5 +23,6 @@ mod time;
 pub mod uart;
 
 pub use chipset::{Chipset, Pending, UART_COUNT};
+pub use elsewhere::{Controllers, Outward};
 pub use lapic::{APIC_TIMER_HZ, GeneralProtection};
 pub use message::{Delivery, InterruptMessage};

@@ -13,6 +13,43 @@ enum Expects {
     Mode,
 }
 
+/// What one 8259A has, in the terms of its data sheet: for implementations elsewhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChipState {
+    /// Levels of the inputs.
+    pub lines: u8,
+    /// Interrupt request register.
+    pub requests: u8,
+    /// Interrupt mask register.
+    pub mask: u8,
+    /// In-service register.
+    pub in_service: u8,
+    /// The input of the highest priority.
+    pub highest_priority: u8,
+    /// Vector of input 0.
+    pub vector_base: u8,
+    /// The command port reads as the in-service register.
+    pub read_in_service: bool,
+    /// The next read is a poll.
+    pub poll: bool,
+    /// Special mask mode.
+    pub special_mask: bool,
+    /// 0, or the command word that comes next: ICW2, ICW3, ICW4 as 1 to 3.
+    pub initializing: u8,
+    /// ICW4 comes, too.
+    pub wants_mode: bool,
+    /// Automatic end of interrupt.
+    pub auto_eoi: bool,
+    /// Rotation with it.
+    pub rotate_on_auto_eoi: bool,
+    /// Special fully nested mode.
+    pub special_fully_nested: bool,
+    /// Edge/level control register.
+    pub elcr: u8,
+    /// Its bits that can be set.
+    pub elcr_writable: u8,
+}
+
 #[derive(Clone, Debug, Hash)]
 struct Chip {
     // Static configuration.
@@ -62,6 +99,50 @@ impl Chip {
             read_in_service: false,
             poll: false,
         }
+    }
+
+    fn state(&self) -> ChipState {
+        ChipState {
+            lines: self.lines,
+            requests: self.requests(),
+            mask: self.mask,
+            in_service: self.in_service,
+            highest_priority: (self.lowest_priority + 1) & 7,
+            vector_base: self.vector_base,
+            read_in_service: self.read_in_service,
+            poll: self.poll,
+            special_mask: self.special_mask,
+            initializing: self.expects as u8,
+            wants_mode: self.wants_mode,
+            auto_eoi: self.auto_eoi,
+            rotate_on_auto_eoi: self.rotate_on_auto_eoi,
+            special_fully_nested: self.special_fully_nested,
+            elcr: self.elcr,
+            elcr_writable: self.elcr_writable,
+        }
+    }
+
+    /// Of the inputs only what is latched is taken: their levels are the wiring's.
+    fn set_state(&mut self, state: &ChipState) {
+        self.elcr = state.elcr & self.elcr_writable;
+        self.latched = state.requests & !(self.elcr | self.transparent);
+        self.mask = state.mask;
+        self.in_service = state.in_service;
+        self.lowest_priority = state.highest_priority.wrapping_sub(1) & 7;
+        self.vector_base = state.vector_base & 0xf8;
+        self.read_in_service = state.read_in_service;
+        self.poll = state.poll;
+        self.special_mask = state.special_mask;
+        self.expects = match state.initializing {
+            1 => Expects::VectorBase,
+            2 => Expects::Cascade,
+            3 => Expects::Mode,
+            _ => Expects::Mask,
+        };
+        self.wants_mode = state.wants_mode;
+        self.auto_eoi = state.auto_eoi;
+        self.rotate_on_auto_eoi = state.rotate_on_auto_eoi;
+        self.special_fully_nested = state.special_fully_nested;
     }
 
     fn set_line(&mut self, irq: u8, level: bool) {
@@ -268,6 +349,18 @@ impl Pic {
                 self.cascade();
             }
         }
+    }
+
+    /// What master and slave have.
+    pub fn state(&self) -> [ChipState; 2] {
+        [self.master.state(), self.slave.state()]
+    }
+
+    /// Have this, but for the levels of the inputs.
+    pub fn set_state(&mut self, [master, slave]: &[ChipState; 2]) {
+        self.master.set_state(master);
+        self.slave.set_state(slave);
+        self.cascade();
     }
 
     /// The INT output to the CPU.

@@ -3,6 +3,7 @@
 //! Source: Intel 8254 data sheet; port 0x61: 82371SB (PIIX3) data sheet, "NMI status and control register".
 
 use crate::pit_channel::Channel;
+pub use crate::pit_channel::ChannelState;
 use crate::time::{nanoseconds, ticks};
 
 /// Input clock of the three counters.
@@ -39,6 +40,20 @@ impl Pit {
             control: 0,
             rose: false,
         }
+    }
+
+    /// What its counters have, and bits 0-3 of port 0x61.
+    pub fn state(&self, now: u64) -> ([ChannelState; 3], u8) {
+        let tick = ticks(now, PIT_HZ);
+        (self.channels.each_ref().map(|channel| channel.state(tick)), self.control)
+    }
+
+    /// Have this.
+    pub fn set_state(&mut self, now: u64, channels: &[ChannelState; 3], control: u8) {
+        let tick = ticks(now, PIT_HZ);
+        self.channels.iter_mut().zip(channels).for_each(|(channel, state)| channel.set_state(tick, state));
+        self.control = control & 0x0f;
+        self.rose = false;
     }
 
     /// Read a counter, or what was latched of it; `offset` 3, the control word, cannot be read.

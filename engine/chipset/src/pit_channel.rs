@@ -48,7 +48,69 @@ pub(crate) struct Channel {
     status_latch: Option<u8>,
 }
 
+/// What a counter has, in the terms of the data sheet: for implementations elsewhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChannelState {
+    /// Level of the gate.
+    pub gate: bool,
+    /// 0 to 5; None for one that was never programmed.
+    pub mode: Option<u8>,
+    /// The count is in BCD.
+    pub bcd: bool,
+    /// Bits 4 and 5 of the control word.
+    pub access: u8,
+    /// The count that was written, as binary; 0 is 65,536.
+    pub count: u16,
+    /// Ticks since it was loaded; None if it does not count.
+    pub elapsed: Option<u64>,
+    /// The latched count.
+    pub count_latch: Option<u16>,
+    /// The latched status.
+    pub status_latch: Option<u8>,
+    /// The low byte of a count of which the high one is still to come.
+    pub low_byte: Option<u8>,
+    /// The high byte is read next.
+    pub high_next: bool,
+}
+
 impl Channel {
+    /// What it has at `tick`.
+    pub(crate) fn state(&self, tick: u64) -> ChannelState {
+        let elapsed = self.elapsed(tick);
+        ChannelState {
+            gate: self.gate,
+            mode: elapsed.map(|_| self.mode),
+            bcd: self.bcd,
+            access: self.access_bits(),
+            count: self.modulus as u16,
+            elapsed,
+            count_latch: self.count_latch,
+            status_latch: self.status_latch,
+            low_byte: self.low_byte,
+            high_next: self.high_next,
+        }
+    }
+
+    /// Have this at `tick`.
+    pub(crate) fn set_state(&mut self, tick: u64, state: &ChannelState) {
+        let mode = state.mode.unwrap_or(3).min(5);
+        self.write_control((state.access.clamp(1, 3) << 4) | mode << 1 | u8::from(state.bcd));
+        self.gate = state.gate;
+        let radix = if self.bcd { 10_000 } else { 0x1_0000 };
+        let count = if state.count == 0 { radix } else { u64::from(state.count) };
+        self.modulus = if self.periodic() { count.max(2) } else { count };
+        if let (Some(elapsed), Some(_)) = (state.elapsed, state.mode) {
+            let start = tick.saturating_sub(elapsed);
+            self.run = Run::Running { start };
+            // What it has counted to is told by now.
+            self.last_edge = tick;
+        }
+        self.count_latch = state.count_latch;
+        self.status_latch = state.status_latch;
+        self.low_byte = state.low_byte;
+        self.high_next = state.high_next;
+    }
+
     /// Mode 3, no count yet: output high.
     pub(crate) fn new(gate: bool) -> Channel {
         Channel {
@@ -94,15 +156,19 @@ impl Channel {
         }
     }
 
+    /// Bits 4 and 5 of the control word.
+    fn access_bits(&self) -> u8 {
+        match self.access {
+            Access::Low => 1,
+            Access::High => 2,
+            Access::LowThenHigh => 3,
+        }
+    }
+
     pub(crate) fn latch_status(&mut self, tick: u64) {
         if self.status_latch.is_none() {
-            let access = match self.access {
-                Access::Low => 1,
-                Access::High => 2,
-                Access::LowThenHigh => 3,
-            };
             let flags = u8::from(self.output(tick)) << 7 | u8::from(self.null_count(tick)) << 6;
-            self.status_latch = Some(flags | access << 4 | self.mode << 1 | u8::from(self.bcd));
+            self.status_latch = Some(flags | self.access_bits() << 4 | self.mode << 1 | u8::from(self.bcd));
         }
     }
 

@@ -1,8 +1,9 @@
 //! The requests of processors that kvm-ioctls does not have.
 
 use kvm_bindings::{kvm_device_attr, kvm_interrupt};
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 /// A signal set of the kernel's, of 64 signals, for KVM_SET_SIGNAL_MASK.
 #[repr(C)]
@@ -44,6 +45,18 @@ fn request<T: Argument>(fd: RawFd, argument: &T) -> io::Result<()> {
     // SAFETY: `Argument` says what the kernel does with it.
     let result = unsafe { libc::ioctl(fd, T::REQUEST, std::ptr::from_ref(argument)) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// KVM_GET_STATS_FD.
+pub(crate) fn statistics(vcpu: &impl AsRawFd) -> io::Result<File> {
+    const REQUEST: libc::c_ulong = 0xaece;
+    // SAFETY: the request takes no argument.
+    let fd = unsafe { libc::ioctl(vcpu.as_raw_fd(), REQUEST) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made the descriptor, for nobody else.
+    Ok(File::from(unsafe { OwnedFd::from_raw_fd(fd) }))
 }
 
 /// KVM_INTERRUPT.

@@ -1,7 +1,9 @@
 //! A machine as KVM has it: its memory and its processors.
 
+use crate::controllers::KernelControllers;
 use crate::system::System;
 use crate::vcpu::Vcpu;
+use crate::watch::Watch;
 use crate::{host_error, msrs};
 use gasang_memory::{GuestMemory, PAGE_SIZE};
 use kvm_bindings::{
@@ -17,10 +19,20 @@ use std::sync::Arc;
 const TSS: usize = 0xfffb_d000;
 const IDENTITY_MAP: u64 = 0xfffb_c000;
 
+/// Where interrupt controllers and PIT are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InterruptControllers {
+    /// In the engine's chipset.
+    Own,
+    /// In the kernel.
+    Kernel,
+}
+
 /// A machine.
 #[derive(Debug)]
 pub struct Machine {
-    vm: VmFd,
+    vm: Arc<VmFd>,
+    controllers: Option<KernelControllers>,
     msrs: Vec<u32>,
     /// It is the guest's as long as KVM is.
     memory: Arc<GuestMemory>,
@@ -31,8 +43,12 @@ impl Machine {
     ///
     /// # Errors
     /// What KVM says.
-    pub fn new(system: &System, memory: Arc<GuestMemory>) -> io::Result<Machine> {
-        let vm = system.kvm.create_vm().map_err(host_error)?;
+    pub fn new(
+        system: &System,
+        memory: Arc<GuestMemory>,
+        controllers: InterruptControllers,
+    ) -> io::Result<Machine> {
+        let vm = Arc::new(system.kvm.create_vm().map_err(host_error)?);
         vm.set_tss_address(TSS).map_err(host_error)?;
         vm.set_identity_map_address(IDENTITY_MAP).map_err(host_error)?;
         set_memory(&vm, &memory, 0)?;
@@ -40,9 +56,24 @@ impl Machine {
         let mut capability = kvm_enable_cap { cap: KVM_CAP_X86_USER_SPACE_MSR, ..Default::default() };
         capability.args[0] = reasons.into();
         vm.enable_cap(&capability).map_err(host_error)?;
-        msrs::keep_from_kvm(&vm)?;
+        msrs::keep_from_kvm(&vm, controllers)?;
+        let kernel = controllers == InterruptControllers::Kernel;
+        let controllers = kernel.then(|| KernelControllers::new(Arc::clone(&vm))).transpose()?;
         let list = system.kvm.get_msr_index_list().map_err(host_error)?;
-        Ok(Machine { vm, msrs: list.as_slice().to_vec(), memory })
+        Ok(Machine { vm, controllers, msrs: list.as_slice().to_vec(), memory })
+    }
+
+    /// The kernel's interrupt controllers, if it has them.
+    pub fn controllers(&self) -> Option<&KernelControllers> {
+        self.controllers.as_ref()
+    }
+
+    /// A look at one of its processors.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn watch(&self, vcpu: &Vcpu) -> io::Result<Watch> {
+        vcpu.watch(&self.vm)
     }
 
     /// Its processor `index`, after reset.

@@ -1,6 +1,7 @@
 //! Model-specific registers: which KVM keeps, and which stay ours.
 
 use crate::host_error;
+use crate::machine::InterruptControllers;
 use gasang_cpu::MsrState;
 use gasang_x86::{msr, paravirtual};
 use kvm_bindings::{Msrs, kvm_msr_entry};
@@ -9,8 +10,7 @@ use std::io;
 
 /// What is the chipset's, what the model says in its own way, and what guests ask KVM's clock by, of which the engine has
 /// a version of its own: first and number.
-const OURS: [(u32, u32); 14] = [
-    (msr::APIC_BASE, 1),
+const OURS: [(u32, u32); 11] = [
     (msr::FEATURE_CONTROL, 1),
     (msr::BIOS_SIGN_ID, 1),
     (msr::MTRRCAP, 1),
@@ -21,20 +21,31 @@ const OURS: [(u32, u32); 14] = [
     (msr::MTRR_PHYSBASE0, 16),
     (msr::MTRR_FIX64K_00000, 32),
     (msr::MTRR_DEF_TYPE, 1),
-    (msr::TSC_DEADLINE, 1),
     (paravirtual::MSR_WALL_CLOCK_OLD, 2),
-    (paravirtual::MSR_WALL_CLOCK, 8),
 ];
+/// What belongs to the interrupt controllers.
+const OF_CONTROLLERS: [(u32, u32); 2] = [(msr::APIC_BASE, 1), (msr::TSC_DEADLINE, 1)];
+/// The rest of what guests ask KVM's clock by; among it is one register of the interrupt controllers, too.
+const OF_CLOCK: (u32, u32) = (paravirtual::MSR_WALL_CLOCK, 8);
+const END_OF_INTERRUPT: [u8; 4] =
+    [1 << (paravirtual::MSR_END_OF_INTERRUPT - paravirtual::MSR_WALL_CLOCK), 0, 0, 0];
 /// Written by the guest they move its time-stamp counter, of which the engine keeps the offset.
 const WRITES_OURS: [(u32, u32); 2] = [(msr::TSC, 1), (msr::TSC_ADJUST, 1)];
 
+/// A bit for each MSR of a range, which is 0: not KVM's.
+const NOT_KVMS: [u8; 4] = [0; 4];
+
 /// Have accesses to what is ours leave the guest.
-pub(crate) fn keep_from_kvm(vm: &VmFd) -> io::Result<()> {
+pub(crate) fn keep_from_kvm(vm: &VmFd, controllers: InterruptControllers) -> io::Result<()> {
     let both = MsrFilterRangeFlags::READ | MsrFilterRangeFlags::WRITE;
-    // A bit for each, which is 0: not KVM's.
-    let range = |flags| move |(base, msr_count)| MsrFilterRange { flags, base, msr_count, bitmap: &[0; 4] };
-    let ours = OURS.into_iter().map(range(both));
-    let ranges: Vec<_> = ours.chain(WRITES_OURS.into_iter().map(range(MsrFilterRangeFlags::WRITE))).collect();
+    let (of_controllers, of_clock): (&[_], _) = match controllers {
+        InterruptControllers::Own => (&OF_CONTROLLERS, &NOT_KVMS),
+        InterruptControllers::Kernel => (&[], &END_OF_INTERRUPT),
+    };
+    let range = |flags, bitmap| move |(base, msr_count)| MsrFilterRange { flags, base, msr_count, bitmap };
+    let ours = OURS.iter().chain(of_controllers).copied().map(range(both, &NOT_KVMS));
+    let writes = WRITES_OURS.into_iter().map(range(MsrFilterRangeFlags::WRITE, &NOT_KVMS));
+    let ranges: Vec<_> = ours.chain(writes).chain([range(both, of_clock)(OF_CLOCK)]).collect();
     vm.set_msr_filter(MsrFilterDefaultAction::ALLOW, &ranges).map_err(host_error)
 }
 
@@ -64,6 +75,18 @@ pub(crate) fn shared_with(fd: &VcpuFd, listed: &[u32]) -> Vec<(u32, Place)> {
         fd.get_msrs(&mut one).is_ok_and(|count| count == 1) && fd.set_msrs(&one).is_ok_and(|count| count == 1)
     };
     SHARED.into_iter().filter(|&(index, _)| listed.contains(&index) && works(index)).collect()
+}
+
+/// The value of one MSR.
+pub(crate) fn read(fd: &VcpuFd, index: u32) -> io::Result<u64> {
+    let mut one = entries([(index, 0)].into_iter());
+    fd.get_msrs(&mut one).map_err(host_error)?;
+    Ok(one.as_slice().first().map_or(0, |entry| entry.data))
+}
+
+/// Give one MSR a value.
+pub(crate) fn write(fd: &VcpuFd, index: u32, value: u64) -> io::Result<()> {
+    fd.set_msrs(&entries([(index, value)].into_iter())).map_err(host_error).map(|_| ())
 }
 
 fn entries(values: impl Iterator<Item = (u32, u64)>) -> Msrs {

@@ -1,6 +1,7 @@
 //! /dev/kvm itself: what this host's KVM offers.
 
 use crate::host_error;
+use crate::machine::InterruptControllers;
 use gasang_cpu::{CpuModel, Feature};
 use kvm_bindings::{CpuId, KVM_CAP_VCPU_ATTRIBUTES, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{Cap, Kvm};
@@ -45,14 +46,21 @@ impl System {
         }
     }
 
-    /// `model` without the features that a guest cannot have on this KVM.
+    /// `model` without the features that a guest cannot have on this KVM. The local APIC's timer has a deadline only in
+    /// the kernel: KVM for VT-x takes the MSR for a local APIC of its own before it looks at the filter of MSRs, and
+    /// forgets it if there is none (Linux 6.1, fast path of WRMSR).
     ///
     /// # Errors
     /// What KVM says.
-    pub fn restrict(&self, model: &CpuModel) -> io::Result<CpuModel> {
+    pub fn restrict(&self, model: &CpuModel, controllers: InterruptControllers) -> io::Result<CpuModel> {
+        let deadline =
+            controllers == InterruptControllers::Kernel && self.kvm.check_extension(Cap::TscDeadlineTimer);
         let supported = self.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(host_error)?;
         let leaf = |leaf, subleaf| leaf_of(&supported, leaf, subleaf);
-        Ok(model.restricted(leaf, |feature, has| has && !is_left_out(feature) || is_ours(feature)))
+        Ok(model.restricted(leaf, |feature, has| match feature {
+            Feature::TscDeadline => deadline,
+            feature => has && !is_left_out(feature) || is_ours(feature),
+        }))
     }
 }
 
@@ -64,10 +72,9 @@ fn is_ours(feature: Feature) -> bool {
         || matches!(feature, KvmClockStable | KvmStealTime | KvmEndOfInterrupt)
 }
 
-/// What only the software processor gives: VT-x; and the deadline of the local APIC's timer, which KVM for VT-x takes for a
-/// local APIC of its own before it looks at the filter of MSRs, and forgets if it has none (Linux 6.1, fast path of WRMSR).
+/// What only the software processor gives: VT-x.
 fn is_left_out(feature: Feature) -> bool {
-    matches!(feature, Feature::Vmx | Feature::TscDeadline)
+    feature == Feature::Vmx
 }
 
 /// EAX, EBX, ECX, EDX of a leaf, all 0 if it is not there.

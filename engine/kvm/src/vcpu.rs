@@ -1,17 +1,23 @@
 //! A processor as KVM has it. One thread runs it.
 
+use crate::controllers::{lapic_from, lapic_to};
 use crate::exit::{Exit, MsrAccess};
 use crate::msrs::{self, Place};
 use crate::state::{self, Undelivered};
+use crate::statistics::Statistics;
+use crate::watch::Watch;
 use crate::{host_error, ioctl, signals};
-use gasang_cpu::{CpuModel, VcpuState};
+use gasang_chipset::lapic::LocalApicState;
+use gasang_cpu::{Activity, CpuModel, VcpuState};
+use gasang_x86::{msr, paravirtual};
 use kvm_bindings::{
     CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR,
     KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_IN, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_SET_TPR,
     KVM_EXIT_SHUTDOWN, KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR, KVM_INTERNAL_ERROR_EMULATION,
-    KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, kvm_cpuid_entry2, kvm_run,
+    KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_UNINITIALIZED,
+    KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, kvm_cpuid_entry2, kvm_mp_state, kvm_run,
 };
-use kvm_ioctls::VcpuFd;
+use kvm_ioctls::{VcpuFd, VmFd};
 use std::io;
 
 /// EAX, EBX, ECX, EDX.
@@ -203,6 +209,99 @@ impl Vcpu {
     /// Set CR8.
     pub fn set_task_priority(&mut self, value: u8) {
         self.fd.get_kvm_run().cr8 = value.into();
+    }
+
+    /// With the kernel's interrupt controllers: have this local APIC, and end interrupts by this register
+    /// (MSR_KVM_PV_EOI_EN).
+    ///
+    /// # Errors
+    /// What KVM says.
+    pub fn load_local_apic(&mut self, state: &LocalApicState, end_of_interrupt: u64) -> io::Result<()> {
+        let mut system = self.fd.get_sregs().map_err(host_error)?;
+        system.apic_base = state.base;
+        self.fd.set_sregs(&system).map_err(host_error)?;
+        self.fd.set_lapic(&lapic_to(state)).map_err(host_error)?;
+        msrs::write(&self.fd, msr::TSC_DEADLINE, state.tsc_deadline)?;
+        msrs::write(&self.fd, paravirtual::MSR_END_OF_INTERRUPT, end_of_interrupt)
+    }
+
+    /// The same back.
+    ///
+    /// # Errors
+    /// What KVM says.
+    pub fn store_local_apic(&mut self) -> io::Result<(LocalApicState, u64)> {
+        let base = self.fd.get_sregs().map_err(host_error)?.apic_base;
+        let page = self.fd.get_lapic().map_err(host_error)?;
+        let deadline = msrs::read(&self.fd, msr::TSC_DEADLINE)?;
+        let end_of_interrupt = msrs::read(&self.fd, paravirtual::MSR_END_OF_INTERRUPT)?;
+        Ok((lapic_from(&page, base, deadline), end_of_interrupt))
+    }
+
+    pub(crate) fn watch(&self, vm: &VmFd) -> io::Result<Watch> {
+        Watch::new(vm, &self.fd)
+    }
+
+    /// What KVM itself counts of it, if it tells.
+    pub fn statistics(&self) -> Option<Statistics> {
+        Statistics::of(&self.fd).ok()
+    }
+
+    /// CR8 of the kernel's local APIC.
+    ///
+    /// # Errors
+    /// What KVM says.
+    pub fn cr8(&mut self) -> io::Result<u8> {
+        Ok(self.fd.get_sregs().map_err(host_error)?.cr8 as u8)
+    }
+
+    /// Set it.
+    ///
+    /// # Errors
+    /// What KVM says.
+    pub fn set_cr8(&mut self, value: u8) -> io::Result<()> {
+        let mut system = self.fd.get_sregs().map_err(host_error)?;
+        system.cr8 = value.into();
+        self.fd.set_sregs(&system).map_err(host_error)
+    }
+
+    /// With the kernel's interrupt controllers: what the processor is at.
+    ///
+    /// # Errors
+    /// What KVM says.
+    pub fn activity(&mut self) -> io::Result<Activity> {
+        Ok(match self.fd.get_mp_state().map_err(host_error)?.mp_state {
+            KVM_MP_STATE_HALTED => Activity::Halted,
+            KVM_MP_STATE_UNINITIALIZED | KVM_MP_STATE_INIT_RECEIVED => Activity::WaitForSipi,
+            _ => Activity::Active,
+        })
+    }
+
+    /// Set that.
+    ///
+    /// # Errors
+    /// What KVM says.
+    pub fn set_activity(&mut self, activity: Activity) -> io::Result<()> {
+        let mp_state = match activity {
+            Activity::Active | Activity::Shutdown => KVM_MP_STATE_RUNNABLE,
+            Activity::Halted => KVM_MP_STATE_HALTED,
+            Activity::WaitForSipi => KVM_MP_STATE_INIT_RECEIVED,
+        };
+        self.fd.set_mp_state(kvm_mp_state { mp_state }).map_err(host_error)
+    }
+
+    /// With the kernel's interrupt controllers: whether only another processor can wake it, and none has.
+    ///
+    /// # Errors
+    /// What KVM says.
+    pub fn is_stopped(&mut self) -> io::Result<bool> {
+        Ok(match self.activity()? {
+            Activity::Halted => {
+                let events = self.fd.get_vcpu_events().map_err(host_error)?;
+                !self.interrupt_flag() && events.nmi.pending == 0 && events.nmi.injected == 0
+            }
+            Activity::WaitForSipi => true,
+            Activity::Active | Activity::Shutdown => false,
+        })
     }
 }
 

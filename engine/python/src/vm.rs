@@ -3,7 +3,7 @@
 use crate::engine_error;
 use crate::numbers::unsigned;
 use crate::vcpu::Vcpu;
-use gasang_vm::{AcceleratorKind, ClockKind, VmOptions};
+use gasang_vm::{AcceleratorKind, ClockKind, Error, InterruptControllers, VmOptions};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
@@ -11,6 +11,16 @@ use pyo3::types::{PyBytes, PyDict};
 #[pyclass(frozen, module = "gasang._engine")]
 pub struct Vm {
     inner: gasang_vm::Vm,
+}
+
+fn controllers(name: &str) -> PyResult<InterruptControllers> {
+    match name {
+        "own" => Ok(InterruptControllers::Own),
+        "kernel" => Ok(InterruptControllers::Kernel),
+        _ => {
+            Err(engine_error(Error::Argument(format!("unknown irqchip '{name}'; there are own and kernel"))))
+        }
+    }
 }
 
 fn index(value: &Bound<'_, PyAny>, what: &str) -> PyResult<usize> {
@@ -23,10 +33,10 @@ impl Vm {
     #[pyo3(
         signature = (*, memory, cpus=None, accel="bt", cpu="max", trace_blocks=false, log_code=false,
             count_blocks=false, clock="host", wall_clock=None, seed=None, vm_exits=false,
-            kvm_may_fail=false, switchable=false),
+            kvm_may_fail=false, switchable=false, irqchip="own"),
         text_signature = "(*, memory, cpus=1, accel='bt', cpu='max', trace_blocks=False, log_code=False, \
             count_blocks=False, clock='host', wall_clock=0, seed=0, vm_exits=False, \
-            kvm_may_fail=False, switchable=False)"
+            kvm_may_fail=False, switchable=False, irqchip='own')"
     )]
     #[expect(clippy::too_many_arguments, reason = "Python names them")]
     fn new(
@@ -43,6 +53,7 @@ impl Vm {
         vm_exits: bool,
         kvm_may_fail: bool,
         switchable: bool,
+        irqchip: &str,
     ) -> PyResult<Vm> {
         let options = VmOptions {
             memory: unsigned(memory, "memory", u64::MAX)?,
@@ -58,6 +69,7 @@ impl Vm {
             vm_exits,
             kvm_may_fail,
             switchable,
+            controllers: controllers(irqchip)?,
         };
         Ok(Vm { inner: gasang_vm::Vm::new(&options).map_err(engine_error)? })
     }

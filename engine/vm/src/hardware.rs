@@ -18,13 +18,15 @@ use gasang_x86::{msr, segment};
 use std::io;
 use std::sync::Arc;
 
+/// Nanoseconds after which a processor that is in the kernel is looked at.
+const LOOK_AFTER: u64 = 100_000_000;
 /// Bytes (SDM vol. 2, 2.3.11).
 const LONGEST_INSTRUCTION: u64 = 15;
 
 /// A processor's part of KVM.
 #[derive(Debug)]
 pub(crate) struct Hardware {
-    vcpu: Vcpu,
+    pub(crate) vcpu: Vcpu,
     /// KVM's copy of the state is the valid one.
     holds_state: bool,
     /// The access that is being answered, and how many of its items are.
@@ -32,9 +34,11 @@ pub(crate) struct Hardware {
     /// CR8 as KVM was told it last; None if the chipset may have changed it since.
     task_priority: Option<u8>,
     alarm: Alarm,
+    /// The interrupt controllers are the kernel's.
+    pub(crate) controllers_in_kernel: bool,
 }
 
-fn failed(attempt: &str) -> impl FnOnce(io::Error) -> Error + '_ {
+pub(crate) fn failed(attempt: &str) -> impl FnOnce(io::Error) -> Error + '_ {
     move |source| Error::Host { attempt: format!("KVM: cannot {attempt}"), source }
 }
 
@@ -53,7 +57,14 @@ impl Hardware {
         let state = VcpuState::reset();
         let leaf = |leaf, subleaf| shared.model.cpuid(leaf, subleaf, &state, index as u32, cpus, tsc_hz);
         vcpu.set_cpuid(leaf).map_err(failed("set CPUID"))?;
-        Ok(Hardware { vcpu, holds_state: false, access: None, task_priority: None, alarm: Alarm::default() })
+        Ok(Hardware {
+            vcpu,
+            holds_state: false,
+            access: None,
+            task_priority: None,
+            alarm: Alarm::default(),
+            controllers_in_kernel: machine.controllers().is_some(),
+        })
     }
 }
 
@@ -120,6 +131,9 @@ impl Processor {
         let model = &self.surroundings.shared.model;
         let undelivered = hardware.vcpu.store(&mut self.state, model).map_err(failed("read the state"))?;
         hardware.holds_state = false;
+        if hardware.controllers_in_kernel {
+            self.state.activity = hardware.vcpu.activity().map_err(failed("read the state"))?;
+        }
         self.translation_changed();
         if let Some(vector) = undelivered.interrupt {
             return self.deliver(Unfinished::Interrupt(vector));
@@ -162,6 +176,9 @@ impl Processor {
         hardware.vcpu.load(&self.state, &shared.model).map_err(failed("set the state"))?;
         let offset = self.state.msr.tsc_offset.wrapping_sub(shared.clock.start());
         hardware.vcpu.set_tsc_offset(offset).map_err(failed("set the time-stamp counter"))?;
+        if hardware.controllers_in_kernel {
+            hardware.vcpu.set_activity(self.state.activity).map_err(failed("set the state"))?;
+        }
         hardware.holds_state = true;
         hardware.task_priority = None;
         Ok(())
@@ -197,6 +214,7 @@ impl Processor {
                 self.surroundings.trace(Tracepoint::Halt { rip: self.state.rip });
             }
             Left::Shutdown => self.state.activity = Activity::Shutdown,
+            Left::Interrupted if self.has_kernel_controllers() => return self.look_whether_stopped(),
             Left::InterruptWindow | Left::TaskPriority | Left::Interrupted => {}
             Left::EmulationFailure => {
                 let reason = self.what_kvm_cannot_emulate()?;
@@ -236,6 +254,7 @@ impl Processor {
         if self.take_state()? == Step::Pending {
             return Ok(Step::Pending);
         }
+        self.give_local_apic_back()?;
         self.hardware = None;
         let_signals_wait()?;
         let shared = &self.surroundings.shared;
@@ -249,15 +268,16 @@ impl Processor {
     fn enter(&mut self) -> Result<Option<Left>, Error> {
         let shared = Arc::clone(&self.surroundings.shared);
         let index = self.surroundings.index;
-        let told = self.hardware.as_ref().and_then(|hardware| hardware.task_priority);
-        let task_priority = told.unwrap_or_else(|| self.surroundings.task_priority());
-        let wants_window = self.surroundings.pending.interrupt;
+        let task_priority = self.prepare_controllers();
         let Some(hardware) = &mut self.hardware else { return Ok(None) };
-        hardware.vcpu.set_task_priority(task_priority);
-        hardware.vcpu.ask_for_window(wants_window);
-        let due = shared.next_deadline().min(shared.output_deadline());
+        let now = shared.clock.now();
+        let mut due = shared.next_deadline().min(shared.output_deadline());
+        if hardware.controllers_in_kernel {
+            // Nobody tells that a processor waits in the kernel for what cannot come.
+            due = due.min(now.saturating_add(LOOK_AFTER));
+        }
         let deadline = Some(due).filter(|&deadline| deadline != NEVER);
-        hardware.alarm.set(deadline, shared.clock.now()).map_err(failed("set an alarm"))?;
+        hardware.alarm.set(deadline, now).map_err(failed("set an alarm"))?;
         if let Some(pages) = &shared.code_pages {
             pages.thread_begins(index);
         }
@@ -271,12 +291,28 @@ impl Processor {
         if left == Left::Interrupted {
             hardware.alarm.may_have_rung();
         }
-        let now = hardware.vcpu.task_priority();
-        hardware.task_priority = Some(now);
-        if now != task_priority {
-            self.surroundings.set_task_priority(now);
+        if let Some(before) = task_priority {
+            let now = hardware.vcpu.task_priority();
+            hardware.task_priority = Some(now);
+            if now != before {
+                self.surroundings.set_task_priority(now);
+            }
         }
         Ok(Some(left))
+    }
+
+    /// Tell KVM what it is to know of interrupt controllers that it has not: the task priority that it is told.
+    fn prepare_controllers(&mut self) -> Option<u8> {
+        let told = match &self.hardware {
+            Some(hardware) if !hardware.controllers_in_kernel => hardware.task_priority,
+            _ => return None,
+        };
+        let task_priority = told.unwrap_or_else(|| self.surroundings.task_priority());
+        let wants_window = self.surroundings.pending.interrupt;
+        let hardware = self.hardware.as_mut()?;
+        hardware.vcpu.set_task_priority(task_priority);
+        hardware.vcpu.ask_for_window(wants_window);
+        Some(task_priority)
     }
 
     /// Answer the access for which KVM left. `Pending` if that takes an answer from outside.

@@ -2,11 +2,13 @@
 
 use crate::accelerator::AcceleratorKind;
 use crate::error::Error;
-use crate::hardware::Hardware;
+use crate::hardware::{Hardware, failed};
 use crate::processor::Processor;
 use crate::vm::Vm;
+use gasang_chipset::Pending;
 use gasang_cpu::CpuModel;
 use gasang_exec::Step;
+use gasang_kvm::InterruptControllers;
 use gasang_memory::GuestMemory;
 use std::io;
 use std::sync::{Arc, MutexGuard};
@@ -23,11 +25,16 @@ impl KvmMachine {
     ///
     /// # Errors
     /// What KVM says; a feature that was asked for by name and that it does not give.
-    pub(crate) fn new(memory: &Arc<GuestMemory>, model: &CpuModel, asked: &str) -> Result<KvmMachine, Error> {
+    pub(crate) fn new(
+        memory: &Arc<GuestMemory>,
+        model: &CpuModel,
+        asked: &str,
+        controllers: InterruptControllers,
+    ) -> Result<KvmMachine, Error> {
         let failed = |source| Error::Host { attempt: "cannot use /dev/kvm".to_owned(), source };
         let system = gasang_kvm::System::open().map_err(failed)?;
-        let machine = gasang_kvm::Machine::new(&system, Arc::clone(memory)).map_err(failed)?;
-        let kvm = KvmMachine { machine, model: system.restrict(model).map_err(failed)? };
+        let machine = gasang_kvm::Machine::new(&system, Arc::clone(memory), controllers).map_err(failed)?;
+        let kvm = KvmMachine { machine, model: system.restrict(model, controllers).map_err(failed)? };
         kvm.check(model, asked)?;
         Ok(kvm)
     }
@@ -88,15 +95,38 @@ impl Vm {
         }
         // What is left of a machine that KVM gave up.
         self.leave_kvm(processors)?;
-        let kvm = KvmMachine::new(&self.shared.memory, &self.shared.model, "max")?;
+        let kvm = KvmMachine::new(&self.shared.memory, &self.shared.model, "max", self.controllers)?;
         kvm.machine.log_dirty_pages(self.shared.logs_writes()).map_err(cannot_log)?;
         let hardware = (0..processors.len()).map(|index| Hardware::new(&kvm.machine, index, &self.shared));
         let hardware = hardware.collect::<Result<Vec<_>, _>>()?;
         for (processor, hardware) in processors.iter_mut().zip(hardware) {
             processor.hardware = Some(Box::new(hardware));
         }
-        *self.kvm() = Some(kvm);
         self.shared.on_kvm.arrive();
+        let given = self.give_controllers(&kvm, processors);
+        *self.kvm() = Some(kvm);
+        given
+    }
+
+    /// Give the interrupt controllers to the kernel, if that is where they are to be.
+    ///
+    /// # Errors
+    /// What KVM says.
+    pub(crate) fn give_controllers(
+        &self,
+        kvm: &KvmMachine,
+        processors: &mut [MutexGuard<'_, Processor>],
+    ) -> Result<(), Error> {
+        let Some(kernel) = kvm.machine.controllers() else { return Ok(()) };
+        processors.iter_mut().for_each(|processor| processor.surroundings.settle_end_of_interrupt());
+        let given = self.shared.give_controllers(kernel);
+        let local_apics = given.map_err(failed("set the interrupt controllers"))?;
+        for (processor, local_apic) in processors.iter_mut().zip(&local_apics) {
+            processor.surroundings.pending = Pending::default();
+            processor.give_local_apic(local_apic)?;
+            let watch = processor.on_hardware_watch(&kvm.machine)?;
+            watch.into_iter().for_each(|watch| self.shared.on_kvm.watch(watch));
+        }
         Ok(())
     }
 
@@ -106,6 +136,7 @@ impl Vm {
             processor.take_state_now()?;
         }
         for processor in processors {
+            processor.give_local_apic_back()?;
             processor.hardware = None;
         }
         self.shared.all_code_may_be_written();

@@ -208,6 +208,16 @@ impl Paravirtual {
         }
     }
 
+    /// MSR_KVM_PV_EOI_EN.
+    pub(crate) fn end_of_interrupt(&self) -> u64 {
+        self.registers.end_of_interrupt
+    }
+
+    /// Set it, as KVM has it.
+    pub(crate) fn set_end_of_interrupt(&mut self, value: u64) {
+        self.registers.end_of_interrupt = value;
+    }
+
     /// Where the guest looks whether it may end an interrupt by itself, if it does.
     pub(crate) fn end_of_interrupt_word(&self) -> Option<u64> {
         enabled(self.registers.end_of_interrupt)

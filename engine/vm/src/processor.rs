@@ -164,12 +164,16 @@ impl Processor {
             if let Some(exit) = self.vm_exit() {
                 return Ok(exit);
             }
+            if self.hardware.is_none() && !self.controllers_are_back() {
+                continue;
+            }
             let exit = match self.state.activity {
+                Activity::Shutdown => Some(self.output().unwrap_or(Exit::Shutdown)),
+                _ if self.has_kernel_controllers() => self.execute_on_hardware()?,
                 Activity::Active if self.hardware.is_some() => self.execute_on_hardware()?,
                 Activity::Active => self.execute(limit),
                 Activity::Halted => self.halt(),
                 Activity::WaitForSipi => self.stop(),
-                Activity::Shutdown => Some(self.output().unwrap_or(Exit::Shutdown)),
             };
             if let Some(exit) = exit {
                 return Ok(exit);
@@ -322,6 +326,9 @@ impl Processor {
         }
         if self.events.is_replayed() {
             return self.take_replayed();
+        }
+        if self.surroundings.shared.on_kvm.controllers_are_elsewhere() {
+            return Ok(Step::Retired);
         }
         if !self.surroundings.pending.any() {
             return Ok(Step::Retired);

@@ -4,12 +4,16 @@ use crate::attention::{Attention, CHIPSET};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::standstill::Standstill;
+use crate::surroundings::platform_time;
+use gasang_chipset::lapic::LocalApicState;
 use gasang_chipset::{Chipset, Pending, UART_COUNT};
 use gasang_cpu::CpuModel;
+use gasang_kvm::{KernelControllers, Watch};
 use gasang_memory::GuestMemory;
 use gasang_translate::CodePages;
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// No timer is running.
 pub(crate) const NEVER: u64 = u64::MAX;
@@ -58,6 +62,18 @@ pub(crate) struct OnKvm {
     left: AtomicBool,
     /// Processors that are inside the guest. While there is one, nobody translates: what it writes goes unnoticed.
     inside: AtomicUsize,
+    /// The interrupt controllers are in the kernel.
+    elsewhere: AtomicBool,
+    deposits: Mutex<Deposits>,
+}
+
+/// The kernel's interrupt controllers, and what processors that have left brought back of them.
+#[derive(Debug, Default)]
+struct Deposits {
+    kernel: Option<KernelControllers>,
+    /// Each processor's local APIC, and the offset of its time-stamp counter.
+    local_apics: Vec<Option<(LocalApicState, u64)>>,
+    watches: Vec<Watch>,
 }
 
 impl OnKvm {
@@ -79,6 +95,27 @@ impl OnKvm {
     /// Whether the machine has left KVM.
     pub(crate) fn has_left(&self) -> bool {
         self.left.load(Ordering::SeqCst)
+    }
+
+    fn deposits(&self) -> MutexGuard<'_, Deposits> {
+        self.deposits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Look at a processor by this, now and then.
+    pub(crate) fn watch(&self, watch: Watch) {
+        self.deposits().watches.push(watch);
+    }
+
+    /// Whether a processor that has stopped was woken by another one, in the kernel.
+    pub(crate) fn is_anybody_woken(&self) -> io::Result<bool> {
+        let deposits = self.deposits();
+        let mut woken = deposits.watches.iter().map(Watch::is_woken);
+        woken.try_fold(false, |any, woken| Ok(any || woken?))
+    }
+
+    /// Whether the interrupt controllers are in the kernel.
+    pub(crate) fn controllers_are_elsewhere(&self) -> bool {
+        self.elsewhere.load(Ordering::SeqCst)
     }
 
     /// Be inside the guest, unless the machine has left KVM.
@@ -138,6 +175,9 @@ impl Shared {
         let now = self.clock.now();
         let result = access(&mut chipset, now);
         self.next_deadline.store(chipset.next_deadline().unwrap_or(NEVER), Ordering::Relaxed);
+        if chipset.controllers_are_elsewhere() {
+            self.tell_outward(&mut chipset);
+        }
         let waiting = (0..UART_COUNT).map(|index| chipset.serial_output_len(index)).sum();
         if self.output_bytes.swap(waiting, Ordering::Relaxed) == 0 && waiting != 0 {
             self.output_since.store(now, Ordering::Relaxed);
@@ -149,6 +189,63 @@ impl Shared {
             self.raise(index, CHIPSET);
         }
         (result, pending)
+    }
+
+    /// Tell the kernel's interrupt controllers what the chipset did to lines, in its order.
+    fn tell_outward(&self, chipset: &mut Chipset) {
+        let outward = chipset.take_outward();
+        if outward.is_empty() {
+            return;
+        }
+        if let Some(kernel) = &self.on_kvm.deposits().kernel {
+            // KVM has every line that there is.
+            outward.into_iter().for_each(|outward| drop(kernel.tell(outward)));
+        }
+    }
+
+    /// Give the kernel the chipset's interrupt controllers; what each processor's local APIC has.
+    pub(crate) fn give_controllers(&self, kernel: &KernelControllers) -> io::Result<Vec<LocalApicState>> {
+        let given = self.with_chipset(None, |chipset, now| {
+            let controllers = chipset.give_controllers(now);
+            kernel.load(&controllers)?;
+            let mut deposits = self.on_kvm.deposits();
+            deposits.kernel = Some(kernel.clone());
+            deposits.local_apics = vec![None; controllers.local_apics.len()];
+            self.on_kvm.elsewhere.store(true, Ordering::SeqCst);
+            Ok(controllers.local_apics)
+        });
+        given.0
+    }
+
+    /// Processor `processor` has left the kernel with this local APIC and an offset of its time-stamp counter. The last
+    /// one takes the interrupt controllers back.
+    pub(crate) fn take_controllers(
+        &self,
+        processor: usize,
+        local_apic: LocalApicState,
+        tsc_offset: u64,
+    ) -> io::Result<()> {
+        let mut deposits = self.on_kvm.deposits();
+        if let Some(own) = deposits.local_apics.get_mut(processor) {
+            *own = Some((local_apic, tsc_offset));
+        }
+        let all: Option<Vec<_>> = deposits.local_apics.iter().copied().collect();
+        let (Some(all), Some(kernel)) = (all, deposits.kernel.clone()) else { return Ok(()) };
+        drop(deposits);
+        let (local_apics, offsets): (Vec<_>, Vec<_>) = all.into_iter().unzip();
+        let taken = self.with_chipset(None, |chipset, now| {
+            let controllers = kernel.store(local_apics)?;
+            let deadline =
+                |index: usize, tsc| platform_time(&self.clock, tsc, offsets.get(index).copied().unwrap_or(0));
+            chipset.take_controllers(now, &controllers, deadline);
+            let mut deposits = self.on_kvm.deposits();
+            deposits.kernel = None;
+            deposits.watches.clear();
+            self.on_kvm.elsewhere.store(false, Ordering::SeqCst);
+            Ok(())
+        });
+        (0..self.attention.len()).for_each(|index| self.raise(index, CHIPSET));
+        taken.0
     }
 
     /// Virtual time of the next timer, or `NEVER`.

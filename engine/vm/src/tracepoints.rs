@@ -3,6 +3,8 @@
 
 use crate::answers::Access;
 use crate::exit::Exit;
+use gasang_kvm::Statistics;
+use std::sync::Arc;
 
 /// Events are kept, until somebody takes them, up to so many.
 const ROOM: usize = 1 << 16;
@@ -64,12 +66,15 @@ pub(crate) struct ExitCounts {
     interrupts: u64,
     nmis: u64,
     userspace: u64,
+    /// KVM's own counters, where the kernel does some of these.
+    kernel: Option<Arc<Statistics>>,
 }
 
 impl ExitCounts {
     /// All of them, by name; `exits` is how often the guest was left.
     pub(crate) fn list(&self) -> [(&'static str, u64); 12] {
-        let ExitCounts { io, mmio, msr_reads, msr_writes, hypercalls, halts, windows, signals, .. } = *self;
+        let ExitCounts { io, mmio, msr_reads, msr_writes, hypercalls, windows, signals, .. } = *self;
+        let [halts, interrupts, nmis] = self.with_kernels();
         let exits = io + mmio + msr_reads + msr_writes + hypercalls + halts + windows + signals;
         [
             ("exits", exits),
@@ -81,10 +86,24 @@ impl ExitCounts {
             ("halt_exits", halts),
             ("irq_window_exits", windows),
             ("signal_exits", signals),
-            ("irq_injections", self.interrupts),
-            ("nmi_injections", self.nmis),
+            ("irq_injections", interrupts),
+            ("nmi_injections", nmis),
             ("userspace_exits", self.userspace),
         ]
+    }
+
+    /// The kernel does from now on what interrupt controllers have to do with, and counts it; or no longer.
+    pub(crate) fn let_kernel_count(&mut self, kernel: Option<Statistics>) {
+        [self.halts, self.interrupts, self.nmis] = self.with_kernels();
+        self.kernel = kernel.map(Arc::new);
+    }
+
+    /// Halts, interrupts and NMIs, the kernel's among them.
+    fn with_kernels(&self) -> [u64; 3] {
+        let own = [self.halts, self.interrupts, self.nmis];
+        let Some(kernel) = &self.kernel else { return own };
+        let names = ["halt_exits", "irq_injections", "nmi_injections"];
+        std::array::from_fn(|index| own[index] + kernel.get(names[index]))
     }
 
     fn count(&mut self, point: Tracepoint) {

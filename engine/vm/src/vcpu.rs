@@ -63,7 +63,10 @@ impl Vcpu {
         self.use_processor(|processor| {
             processor.refresh_state()?;
             let mut registers = registers::all(&mut processor.state);
-            let cr8 = self.shared.with_chipset(None, |chipset, _| chipset.task_priority(self.index)).0;
+            let cr8 = match processor.kernel_task_priority()? {
+                Some(cr8) => cr8,
+                None => self.shared.with_chipset(None, |chipset, _| chipset.task_priority(self.index)).0,
+            };
             registers.push((CR8, RegisterValue::Word(u64::from(cr8))));
             Ok(registers)
         })
@@ -85,7 +88,9 @@ impl Vcpu {
             if registers::set(&mut processor.state, &others)? {
                 processor.translation_changed();
             }
-            if let Some(cr8) = cr8 {
+            if let Some(cr8) = cr8
+                && !processor.set_kernel_task_priority(cr8)?
+            {
                 processor.surroundings.chipset(|chipset, _| chipset.set_task_priority(self.index, cr8));
             }
             Ok(())

@@ -11,6 +11,7 @@ use crate::shared::Shared;
 use crate::vcpu::Vcpu;
 use gasang_chipset::UART_COUNT;
 use gasang_cpu::CpuModel;
+use gasang_kvm::InterruptControllers;
 use gasang_memory::{GuestMemory, PAGE_SIZE};
 use gasang_translate::{CodeLog, CodePages, CodeRecord};
 use std::sync::{Arc, Mutex};
@@ -45,6 +46,8 @@ pub struct VmOptions {
     pub log_code: bool,
     /// Where KVM cannot go on, translation does.
     pub kvm_may_fail: bool,
+    /// Where interrupt controllers and PIT are on KVM.
+    pub controllers: InterruptControllers,
     /// The guest may go from translation to KVM and back: it is told of a processor that it finds on both. One that
     /// begins on KVM always may.
     pub switchable: bool,
@@ -67,6 +70,7 @@ impl VmOptions {
             count_blocks: false,
             log_code: false,
             kvm_may_fail: false,
+            controllers: InterruptControllers::Own,
             switchable: false,
             vm_exits: false,
         }
@@ -80,6 +84,8 @@ pub struct Vm {
     code_log: Option<Arc<CodeLog>>,
     /// The machine as KVM has it, if it is there.
     pub(crate) kvm: Mutex<Option<KvmMachine>>,
+    /// Where interrupt controllers are while it is.
+    pub(crate) controllers: InterruptControllers,
     /// The guest was told of a processor that it finds on either accelerator.
     pub(crate) switchable: bool,
 }
@@ -106,7 +112,9 @@ impl Vm {
         };
         let on_kvm = options.accelerator == AcceleratorKind::Kvm;
         let switchable = options.switchable || on_kvm;
-        let kvm = switchable.then(|| KvmMachine::new(&memory, &model, &options.cpu)).transpose()?;
+        let kvm = switchable
+            .then(|| KvmMachine::new(&memory, &model, &options.cpu, options.controllers))
+            .transpose()?;
         let (clock, model) = match &kvm {
             // Nobody scales the counter that the guest reads.
             Some(kvm) => (Clock::with_counter_of_host(), kvm.model.clone()),
@@ -130,7 +138,12 @@ impl Vm {
             Ok(Arc::new(Vcpu::new(index, Arc::clone(&shared), processor)))
         };
         let vcpus = (0..options.vcpus).map(vcpu).collect::<Result<_, Error>>()?;
-        Ok(Vm { shared, vcpus, code_log, kvm: Mutex::new(kvm), switchable })
+        let controllers = options.controllers;
+        let vm = Vm { shared, vcpus, code_log, kvm: Mutex::new(kvm), controllers, switchable };
+        if let Some(kvm) = &*vm.kvm() {
+            vm.give_controllers(kvm, &mut vm.hold_all()?)?;
+        }
+        Ok(vm)
     }
 
     /// What the guest's processors are, for those who ask within.

@@ -20,7 +20,7 @@ from gasang.cli.exit_trace import ExitTrace
 from gasang.cli.report import say
 from gasang.cli.session import Session
 from gasang.cli.vmx_trace import VmxTrace
-from gasang.config import ACCELERATORS, MachineConfig
+from gasang.config import ACCELERATORS, IRQCHIPS, MachineConfig
 from gasang.guest import APPEND, default_guest, default_initrd
 from gasang.machine import Machine, TimedOut
 from gasang.machine.accelerator import Choice
@@ -83,6 +83,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="kvm is the processor itself, bt translates the guest's code, interp interprets it "
         "(default: auto, the fastest that works)",
+    )
+    machine.add_argument(
+        "--irqchip",
+        choices=IRQCHIPS,
+        default="own",
+        help="on KVM, interrupt controllers and PIT are gasang's own, or the kernel's (default: own)",
     )
     time = parser.add_argument_group("time")
     time.add_argument(
@@ -165,6 +171,7 @@ def _configuration(options: argparse.Namespace) -> MachineConfig:
         cpus=options.cpus,
         cpu=options.cpu,
         accel=options.accel,
+        irqchip=options.irqchip,
         trace_blocks=options.trace == "blocks",
         trace_exits=options.trace == "exits",
         trace_vmx=options.trace == "vmx",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from gasang import loaders
 from gasang._engine import EngineError
-from gasang.config import Accelerator, MachineConfig
+from gasang.config import Accelerator, Irqchip, MachineConfig
 from gasang.errors import ConfigError, GuestCommandFailed, GuestTimeout
 from gasang.loaders import BootRequest
 from gasang.machine.accelerator import Choice, choose
@@ -108,6 +108,7 @@ class Machine:
         cpus: int = 1,
         cpu: str = "max",
         accel: Accelerator = "auto",
+        irqchip: Irqchip = "own",
         switchable: bool = False,
         trace_blocks: bool = False,
         trace_exits: bool = False,
@@ -135,6 +136,7 @@ class Machine:
                 cpus=cpus,
                 cpu=cpu,
                 accel=accel,
+                irqchip=irqchip,
                 switchable=switchable,
                 trace_blocks=trace_blocks,
                 trace_exits=trace_exits,

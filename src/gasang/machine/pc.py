@@ -121,6 +121,7 @@ def new_vm(config: MachineConfig, accel: str) -> _engine.Vm:
             cpu=config.cpu,
             kvm_may_fail=config.accel == "auto",
             switchable=config.switchable,
+            irqchip=config.irqchip,
             trace_blocks=config.trace_blocks,
             log_code=config.perf_map,
             count_blocks=config.count_blocks,

@@ -162,6 +162,7 @@ class Vm:
         seed=0,
         kvm_may_fail=False,
         switchable=False,
+        irqchip="own",
     ):
         if cpu == "nonesuch":
             raise EngineError("no processor model 'nonesuch'")

@@ -3,6 +3,7 @@
 //! This file holds state, priorities and what the APIC accepts; `registers` how software sees it; `timer` its
 //! timer.
 
+mod image;
 mod registers;
 #[cfg(test)]
 mod tests;
@@ -13,6 +14,7 @@ use crate::message::{BROADCAST, Delivery, InterruptMessage};
 use timer::{Mode, Timer};
 use vectors::Vectors;
 
+pub use image::LocalApicState;
 pub use registers::{Effect, Ipi, Shorthand};
 pub use timer::APIC_TIMER_HZ;
 

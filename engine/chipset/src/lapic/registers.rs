@@ -31,10 +31,11 @@ const DIVIDE: u8 = 0x3e;
 const SELF_IPI: u8 = 0x3f;
 
 /// Integrated APIC, six entries in its local vector table, no suppression of EOI broadcasts.
-const VERSION_VALUE: u32 = 0x14 | (LVT_COUNT as u32 - 1) << 16;
+pub(super) const VERSION_VALUE: u32 = 0x14 | (LVT_COUNT as u32 - 1) << 16;
 
 /// Bits that software can set in each entry of the local vector table, 0x320 to 0x370.
-const LVT_WRITABLE: [u32; LVT_COUNT] = [0x7_00ff, 0x1_07ff, 0x1_07ff, 0x1_a7ff, 0x1_a7ff, 0x1_00ff];
+pub(super) const LVT_WRITABLE: [u32; LVT_COUNT] =
+    [0x7_00ff, 0x1_07ff, 0x1_07ff, 0x1_a7ff, 0x1_a7ff, 0x1_00ff];
 /// Delivery status and remote IRR: read-only, not reserved.
 const LVT_READ_ONLY: u32 = 0x5000;
 

@@ -30,6 +30,14 @@ impl Mode {
     }
 }
 
+/// The timer's three registers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Registers {
+    pub(super) initial: u32,
+    pub(super) divide: u32,
+    pub(super) current: u32,
+}
+
 #[derive(Clone, Debug, Hash)]
 pub(super) struct Timer {
     // Volatile state.
@@ -116,6 +124,23 @@ impl Timer {
         }
         self.tsc_deadline = tsc;
         self.deadline = if tsc == 0 { NEVER } else { deadline };
+    }
+
+    /// Count down from `current` at `now`, or to `deadline`, which is `tsc` in guest time.
+    pub(super) fn set_state(
+        &mut self,
+        now: u64,
+        mode: Mode,
+        registers: Registers,
+        (tsc, deadline): (u64, u64),
+    ) {
+        let Registers { initial, divide, current } = registers;
+        *self = Timer { initial, divide: divide & 0x0b, ..Timer::new() };
+        if mode == Mode::Deadline {
+            self.set_tsc_deadline(mode, tsc, deadline);
+        } else if current != 0 {
+            self.deadline = now.saturating_add(u64::from(current) << self.shift());
+        }
     }
 
     /// Let time pass; true if the count reached zero, however often.

@@ -21,6 +21,10 @@ impl Vectors {
         Some((index * 32) as u8 + word.ilog2() as u8)
     }
 
+    pub(super) fn from_words(words: [u32; 8]) -> Vectors {
+        Vectors(words)
+    }
+
     pub(super) fn word(&self, index: usize) -> u32 {
         self.0.get(index).copied().unwrap_or(0)
     }
