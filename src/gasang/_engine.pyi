@@ -505,6 +505,27 @@ class Vm:
     def set_interrupt_line(self, gsi: int, level: bool) -> None:
         """Drive a global system interrupt line (0-23) high or low. Safe from any thread."""
 
+    def add_doorbell(self, address: int, *, port: bool = False) -> int:
+        """Answer writes of any size that begin at a physical address, or at a port, by adding 1 to an event
+        counter (eventfd(2)), without an exit: its descriptor, which the caller closes.
+
+        Raises `EngineError` if there is a doorbell already, and for what the host says.
+        """
+
+    def remove_doorbell(self, address: int, *, port: bool = False) -> None:
+        """Such writes are exits again. Raises `EngineError` if there is no doorbell."""
+
+    def signal_msi(self, address: int, data: int) -> bool:
+        """Send a message signalled interrupt, as a device that writes `data` to `address`; whether a local APIC
+        took it. Any thread may."""
+
+    def interrupt_descriptor(self, gsi: int) -> int:
+        """The descriptor of an event counter (eventfd(2)) whose every write is an edge of a line, until the
+        caller closes it.
+
+        Raises `EngineError` unless the interrupt controllers are the kernel's, and if there is no such line.
+        """
+
     def serial_input(self, index: int, data: bytes) -> int:
         """Offer bytes to serial port `index`; returns how many were queued (all, up to a queue of 64 KiB)."""
 

@@ -48,6 +48,7 @@ class Guest:
 
     def __init__(self, code: bytes, bits: int, **options: object) -> None:
         self.vm = _engine.Vm(**{"memory": 2 << 20, **options})
+        self.kernel_irqchip = options.get("irqchip") == "kernel"
         self.vcpu = self.vm.vcpu(0)
         self.vm.write_memory(ENTRY, code)
         data = dict.fromkeys(("ds", "es", "ss", "fs", "gs"), DATA)

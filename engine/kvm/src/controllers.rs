@@ -1,6 +1,6 @@
 //! Interrupt controllers and PIT in the kernel: their state as the chipset has it, and their interrupt lines.
 
-use crate::host_error;
+use crate::{doorbell, host_error};
 use gasang_chipset::ioapic::{IoApicState, PINS};
 use gasang_chipset::lapic::LocalApicState;
 use gasang_chipset::pic::ChipState;
@@ -15,6 +15,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::VmFd;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 /// The chipset's number for the timer's line, and KVM's, at which its PIT is.
@@ -57,9 +58,16 @@ impl KernelControllers {
         }
     }
 
+    /// A descriptor whose every write is an edge of a line, until it is closed.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn interrupt_descriptor(&self, gsi: u32) -> io::Result<OwnedFd> {
+        doorbell::interrupt_descriptor(&self.vm, kvm_gsi(gsi))
+    }
+
     fn set_line(&self, gsi: u32, level: bool) -> io::Result<()> {
-        let gsi = if gsi == TIMER_GSI { KVM_TIMER_GSI } else { gsi };
-        self.vm.set_irq_line(gsi, level).map_err(host_error)
+        self.vm.set_irq_line(kvm_gsi(gsi), level).map_err(host_error)
     }
 
     /// Deliver a message signalled interrupt; whether somebody took it.
@@ -126,6 +134,11 @@ impl KernelControllers {
         self.vm.get_irqchip(&mut chip).map_err(host_error)?;
         Ok(chip.chip)
     }
+}
+
+/// KVM's number of a line.
+fn kvm_gsi(gsi: u32) -> u32 {
+    if gsi == TIMER_GSI { KVM_TIMER_GSI } else { gsi }
 }
 
 /// A PC's wiring: ISA interrupts go to both controllers, the timer's to input 2 of the I/O APIC.

@@ -2,6 +2,7 @@
 
 mod alarm;
 mod controllers;
+mod doorbell;
 mod exit;
 mod ioctl;
 mod machine;
@@ -16,6 +17,7 @@ mod watch;
 
 pub use alarm::Alarm;
 pub use controllers::KernelControllers;
+pub use doorbell::{Doorbell, Place};
 pub use exit::{Exit, MsrAccess};
 pub use machine::{InterruptControllers, Machine};
 pub use probe::{PROBE_BASE, PROBE_EXPECTED, PROBE_PORT, PROBE_STEPS, PROBE_TABLES, probe_code};

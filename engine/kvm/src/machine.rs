@@ -1,6 +1,7 @@
 //! A machine as KVM has it: its memory and its processors.
 
 use crate::controllers::KernelControllers;
+use crate::doorbell::Doorbell;
 use crate::system::System;
 use crate::vcpu::Vcpu;
 use crate::watch::Watch;
@@ -66,6 +67,22 @@ impl Machine {
     /// The kernel's interrupt controllers, if it has them.
     pub fn controllers(&self) -> Option<&KernelControllers> {
         self.controllers.as_ref()
+    }
+
+    /// Have the kernel ring this from now on.
+    ///
+    /// # Errors
+    /// What KVM says.
+    pub fn add_doorbell(&self, doorbell: &Doorbell) -> io::Result<()> {
+        doorbell.hang(&self.vm)
+    }
+
+    /// No longer.
+    ///
+    /// # Errors
+    /// What KVM says.
+    pub fn remove_doorbell(&self, doorbell: &Doorbell) -> io::Result<()> {
+        doorbell.take_down(&self.vm)
     }
 
     /// A look at one of its processors.

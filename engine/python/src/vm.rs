@@ -3,9 +3,10 @@
 use crate::engine_error;
 use crate::numbers::unsigned;
 use crate::vcpu::Vcpu;
-use gasang_vm::{AcceleratorKind, ClockKind, Error, InterruptControllers, VmOptions};
+use gasang_vm::{AcceleratorKind, ClockKind, Error, InterruptControllers, Place, VmOptions};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
+use std::os::fd::IntoRawFd;
 
 /// Guest memory, processors, interrupt controllers, timers and four serial ports, on one virtual clock.
 #[pyclass(frozen, module = "gasang._engine")]
@@ -21,6 +22,13 @@ fn controllers(name: &str) -> PyResult<InterruptControllers> {
             Err(engine_error(Error::Argument(format!("unknown irqchip '{name}'; there are own and kernel"))))
         }
     }
+}
+
+fn place(address: &Bound<'_, PyAny>, port: bool) -> PyResult<Place> {
+    if port {
+        return Ok(Place::Port(unsigned(address, "a port", 0xffff)? as u16));
+    }
+    Ok(Place::Memory(unsigned(address, "address", u64::MAX)?))
 }
 
 fn index(value: &Bound<'_, PyAny>, what: &str) -> PyResult<usize> {
@@ -124,6 +132,28 @@ impl Vm {
     fn set_interrupt_line(&self, gsi: &Bound<'_, PyAny>, level: bool) -> PyResult<()> {
         let gsi = unsigned(gsi, "gsi", u64::from(u32::MAX))? as u32;
         self.inner.set_interrupt_line(gsi, level).map_err(engine_error)
+    }
+
+    #[pyo3(signature = (address, *, port=false))]
+    fn add_doorbell(&self, address: &Bound<'_, PyAny>, port: bool) -> PyResult<i32> {
+        let descriptor = self.inner.add_doorbell(place(address, port)?).map_err(engine_error)?;
+        Ok(descriptor.into_raw_fd())
+    }
+
+    #[pyo3(signature = (address, *, port=false))]
+    fn remove_doorbell(&self, address: &Bound<'_, PyAny>, port: bool) -> PyResult<()> {
+        self.inner.remove_doorbell(place(address, port)?).map_err(engine_error)
+    }
+
+    fn signal_msi(&self, address: &Bound<'_, PyAny>, data: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let address = unsigned(address, "address", u64::MAX)?;
+        let data = unsigned(data, "data", u64::from(u32::MAX))? as u32;
+        self.inner.signal_msi(address, data).map_err(engine_error)
+    }
+
+    fn interrupt_descriptor(&self, gsi: &Bound<'_, PyAny>) -> PyResult<i32> {
+        let gsi = unsigned(gsi, "gsi", u64::from(u32::MAX))? as u32;
+        Ok(self.inner.interrupt_descriptor(gsi).map_err(engine_error)?.into_raw_fd())
     }
 
     fn serial_input(&self, index: &Bound<'_, PyAny>, data: &Bound<'_, PyBytes>) -> PyResult<usize> {

@@ -117,6 +117,7 @@ impl Vm {
         kvm: &KvmMachine,
         processors: &mut [MutexGuard<'_, Processor>],
     ) -> Result<(), Error> {
+        self.hang_doorbells(&kvm.machine)?;
         let Some(kernel) = kvm.machine.controllers() else { return Ok(()) };
         processors.iter_mut().for_each(|processor| processor.surroundings.settle_end_of_interrupt());
         let given = self.shared.give_controllers(kernel);

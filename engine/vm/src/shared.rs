@@ -2,6 +2,7 @@
 
 use crate::attention::{Attention, CHIPSET};
 use crate::clock::Clock;
+use crate::doorbells::Doorbells;
 use crate::error::Error;
 use crate::standstill::Standstill;
 use crate::surroundings::platform_time;
@@ -48,6 +49,7 @@ pub(crate) struct Shared {
     output_carrier: AtomicUsize,
     /// Somebody wants to know which pages are written.
     logs_writes: AtomicBool,
+    pub(crate) doorbells: Doorbells,
     /// Where the machine runs on KVM.
     pub(crate) on_kvm: OnKvm,
     broken: OnceLock<String>,
@@ -159,6 +161,7 @@ impl Shared {
             output_since: AtomicU64::new(0),
             output_carrier: AtomicUsize::new(NOBODY),
             logs_writes: AtomicBool::new(false),
+            doorbells: Doorbells::default(),
             on_kvm: OnKvm::default(),
             broken: OnceLock::new(),
         }
@@ -200,6 +203,15 @@ impl Shared {
         if let Some(kernel) = &self.on_kvm.deposits().kernel {
             // KVM has every line that there is.
             outward.into_iter().for_each(|outward| drop(kernel.tell(outward)));
+        }
+    }
+
+    /// Send a message signalled interrupt; whether a local APIC took it.
+    pub(crate) fn send_msi(&self, address: u64, data: u32) -> io::Result<bool> {
+        let kernel = self.on_kvm.deposits().kernel.clone();
+        match kernel {
+            Some(kernel) => kernel.signal_msi(address, data),
+            None => Ok(self.with_chipset(None, |chipset, now| chipset.send_msi(now, address, data)).0),
         }
     }
 

@@ -10,6 +10,7 @@ use crate::shared::Shared;
 use crate::tracepoints::{Tracepoint, Tracepoints};
 use gasang_chipset::{Chipset, GeneralProtection, Pending};
 use gasang_cpu::{Exception, Feature, Identity, Platform, Trap};
+use gasang_kvm::Place;
 use gasang_x86::paravirtual::{HYPERCALL_KICK, HYPERCALL_POLL_INTERRUPT, HYPERCALL_SEND_IPI, NO_SUCH_CALL};
 use std::sync::Arc;
 
@@ -151,8 +152,10 @@ impl Platform for Surroundings {
     }
 
     fn port_write(&mut self, port: u16, size: u8, value: u32) -> Result<(), Trap> {
+        let shared = Arc::clone(&self.shared);
         let answer = self.answer(Access::PortWrite { port, size, value }, |chipset, now, _| {
-            chipset.port_write(now, port, size, value).then_some(0)
+            let taken = chipset.port_write(now, port, size, value);
+            (taken || shared.doorbells.ring(Place::Port(port))).then_some(0)
         });
         answer.map(|_| ())
     }
@@ -166,8 +169,10 @@ impl Platform for Surroundings {
 
     fn mmio_write(&mut self, address: u64, size: u8, value: u64) -> Result<(), Trap> {
         self.settle_end_of_interrupt();
+        let shared = Arc::clone(&self.shared);
         let answer = self.answer(Access::MmioWrite { address, size, value }, |chipset, now, vcpu| {
-            chipset.mmio_write(now, vcpu, address, size, value).then_some(0)
+            let taken = chipset.mmio_write(now, vcpu, address, size, value);
+            (taken || shared.doorbells.ring(Place::Memory(address))).then_some(0)
         });
         answer.map(|_| ())
     }

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex};
 /// More processors than APIC ids of 8 bits can name make no machine.
 const MOST_VCPUS: usize = 255;
 /// Interrupt lines, GSIs 0 to 23.
-const LINES: u32 = 24;
+pub(crate) const LINES: u32 = 24;
 
 /// What a machine is made of.
 #[derive(Debug, Clone)]
