@@ -516,8 +516,8 @@ class Vm:
         """Such writes are exits again. Raises `EngineError` if there is no doorbell."""
 
     def signal_msi(self, address: int, data: int) -> bool:
-        """Send a message signalled interrupt, as a device that writes `data` to `address`; whether a local APIC
-        took it. Any thread may."""
+        """Send a message signalled interrupt, as a device that writes `data` to `address`; whether a local
+        APIC took it. Any thread may."""
 
     def interrupt_descriptor(self, gsi: int) -> int:
         """The descriptor of an event counter (eventfd(2)) whose every write is an edge of a line, until the
