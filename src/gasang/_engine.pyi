@@ -15,6 +15,7 @@ __all__ = [
     "Interrupted",
     "KvmLost",
     "Measurements",
+    "MemorySpan",
     "MmioRead",
     "MmioWrite",
     "PioRead",
@@ -417,6 +418,16 @@ class Vcpu:
         """
 
 @final
+class MemorySpan:
+    """Guest RAM in place: a `memoryview` of it reads and writes what the guest does, at any time.
+
+    Whoever writes it tells by `Vm.memory_written`.
+    """
+
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+@final
 class Vm:
     """Guest memory, processors, interrupt controllers, timers and four serial ports, on one virtual clock.
 
@@ -491,6 +502,15 @@ class Vm:
         each run of them, ascending.
 
         Raises `EngineError` if nothing is logged, and while a thread is inside `run`.
+        """
+
+    def memory_span(self, address: int, length: int) -> MemorySpan:
+        """RAM in place. Raises `EngineError` if any of it is not RAM."""
+
+    def memory_written(self, address: int, length: int) -> None:
+        """Tell that RAM was written in place, so that code translated from it is void.
+
+        Raises `EngineError` if any of it is not RAM.
         """
 
     def memory_digest(self) -> int:

@@ -158,26 +158,39 @@ def test_engine_devices_are_not_accessed_twice_by_an_instruction_that_waits(boot
     assert guest.vcpu.registers()["rax"] & 0xFF == ord("y")
 
 
-def test_serial_output_comes_in_batches_and_before_what_follows_it(boot_anywhere):
-    guest = boot_anywhere("""
-        lea rsi, text[rip]
-        mov ecx, 6
-        mov dx, 0x3f8
-        rep outsb
-        mov dx, 0x200
-        out dx, al
-        mov dx, 0x2f8
-        mov al, 'z'
-        out dx, al
-        cli
-        hlt
-    text: .ascii "gasang"
-    """)
-    run = guest.vcpu.run
-    assert run() == SerialOutput(0, b"gasang")
-    assert run() == PioWrite(0x200, 1, 0)
+SPEAKS = """
+    lea rsi, text[rip]
+    mov ecx, 6
+    mov dx, 0x3f8
+    rep outsb
+    mov dx, 0x200
+    out dx, al
+    mov dx, 0x2f8
+    mov al, 'z'
+    out dx, al
+    cli
+    hlt
+text: .ascii "gasang"
+"""
+
+
+def test_serial_output_comes_before_what_follows_it(boot_anywhere):
+    run = boot_anywhere(SPEAKS).vcpu.run
+    exit, said = run(), b""
+    while isinstance(exit, SerialOutput):
+        assert exit.index == 0
+        said += exit.data
+        exit = run()
+    assert said == b"gasang"
+    assert exit == PioWrite(0x200, 1, 0)
     assert run() == SerialOutput(1, b"z")
     assert run() == Halted()
+
+
+def test_serial_output_comes_in_batches(boot):
+    guest = boot(SPEAKS, clock="instructions")
+    assert guest.vcpu.run() == SerialOutput(0, b"gasang")
+    assert guest.vcpu.run() == PioWrite(0x200, 1, 0)
 
 
 def test_output_of_a_busy_guest_does_not_wait_for_its_end(boot_anywhere):

@@ -1,8 +1,10 @@
 //! The Python face of `gasang_vm`: the module `gasang._engine`.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod exits;
 mod measurements;
+#[allow(unsafe_code, reason = "the buffer protocol")]
+mod memory;
 mod numbers;
 mod registers;
 mod vcpu;
@@ -37,6 +39,8 @@ mod _engine {
     };
     #[pymodule_export]
     use crate::measurements::Measurements;
+    #[pymodule_export]
+    use crate::memory::MemorySpan;
     #[pymodule_export]
     use crate::registers::{DescriptorTable, Segment};
     #[pymodule_export]

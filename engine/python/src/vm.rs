@@ -1,6 +1,7 @@
 //! `Vm`, and what the engine offers without one.
 
 use crate::engine_error;
+use crate::memory::MemorySpan;
 use crate::numbers::unsigned;
 use crate::vcpu::Vcpu;
 use gasang_vm::{AcceleratorKind, ClockKind, Error, InterruptControllers, Place, VmOptions};
@@ -111,6 +112,18 @@ impl Vm {
     fn set_accelerator(&self, python: Python<'_>, accel: &str) -> PyResult<()> {
         let kind = AcceleratorKind::parse(accel).map_err(engine_error)?;
         python.detach(|| self.inner.set_accelerator(kind)).map_err(engine_error)
+    }
+
+    fn memory_span(&self, address: &Bound<'_, PyAny>, length: &Bound<'_, PyAny>) -> PyResult<MemorySpan> {
+        let address = unsigned(address, "address", u64::MAX)?;
+        let length = unsigned(length, "length", u64::MAX)?;
+        Ok(MemorySpan { inner: self.inner.memory_span(address, length).map_err(engine_error)? })
+    }
+
+    fn memory_written(&self, address: &Bound<'_, PyAny>, length: &Bound<'_, PyAny>) -> PyResult<()> {
+        let address = unsigned(address, "address", u64::MAX)?;
+        let length = unsigned(length, "length", u64::MAX)?;
+        self.inner.memory_written(address, length).map_err(engine_error)
     }
 
     fn log_dirty_pages(&self, on: bool) -> PyResult<()> {

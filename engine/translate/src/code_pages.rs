@@ -102,22 +102,27 @@ impl CodePages {
     /// If any of it is not RAM; nothing is written then.
     pub fn write_physical(&self, address: u64, bytes: &[u8]) -> Result<(), NotRam> {
         self.memory.write_physical(address, bytes)?;
+        self.written(address, bytes.len() as u64);
+        Ok(())
+    }
+
+    /// Somebody has written RAM, and told nobody.
+    pub fn written(&self, address: u64, length: u64) {
         // Who marks a page after this look at the mark reads the bytes after this write.
         fence(Ordering::SeqCst);
         let mut ranges = Vec::new();
         let mut done = 0;
-        while done < bytes.len() {
-            let at = address + done as u64;
-            let length = (bytes.len() - done).min((PAGE_SIZE - at % PAGE_SIZE) as usize);
+        while done < length {
+            let at = address + done;
+            let part = (length - done).min(PAGE_SIZE - at % PAGE_SIZE);
             if let Some(host) = self.memory.host(at)
                 && self.memory.flags(host).load(Ordering::Acquire) & PAGE_HAS_CODE != 0
             {
-                ranges.push((host, length as u64));
+                ranges.push((host, part));
             }
-            done += length;
+            done += part;
         }
         self.tell(&ranges);
-        Ok(())
     }
 
     /// Any page may have been written, by somebody who told nobody: those that hold code are looked at again.

@@ -17,6 +17,7 @@ mod hardware;
 mod host;
 mod kernel_controllers;
 mod kvm_machine;
+mod memory_span;
 mod non_root;
 mod paravirtual;
 mod probe;
@@ -40,6 +41,7 @@ pub use gasang_cpu::{DescriptorTable, SegmentRegister, Transition, TransitionKin
 pub use gasang_kvm::{InterruptControllers, Place};
 pub use gasang_translate::{BlockListing, CodeRecord, Executions, Measured, Measurements};
 pub use host::host_capabilities;
+pub use memory_span::MemorySpan;
 pub use probe::{ProbedStep, probe_kvm};
 pub use registers::RegisterValue;
 pub use tracepoints::TraceEvent;

@@ -325,6 +325,14 @@ impl Shared {
         }
     }
 
+    /// RAM was written by somebody who told nobody.
+    pub(crate) fn memory_written(&self, address: u64, length: u64) {
+        self.memory.note_written(address, length);
+        if let Some(pages) = &self.code_pages {
+            pages.written(address, length);
+        }
+    }
+
     /// Write RAM from outside the processors.
     ///
     /// # Errors
