@@ -15,7 +15,6 @@ __all__ = [
     "Interrupted",
     "KvmLost",
     "Measurements",
-    "MemorySpan",
     "MmioRead",
     "MmioWrite",
     "PioRead",
@@ -418,16 +417,6 @@ class Vcpu:
         """
 
 @final
-class MemorySpan:
-    """Guest RAM in place: a `memoryview` of it reads and writes what the guest does, at any time.
-
-    Whoever writes it tells by `Vm.memory_written`.
-    """
-
-    def __len__(self) -> int: ...
-    def __buffer__(self, flags: int, /) -> memoryview: ...
-
-@final
 class Vm:
     """Guest memory, processors, interrupt controllers, timers and four serial ports, on one virtual clock.
 
@@ -504,8 +493,11 @@ class Vm:
         Raises `EngineError` if nothing is logged, and while a thread is inside `run`.
         """
 
-    def memory_span(self, address: int, length: int) -> MemorySpan:
-        """RAM in place. Raises `EngineError` if any of it is not RAM."""
+    def memory_view(self, address: int, length: int) -> memoryview:
+        """RAM in place, to be read and written as the guest does, at any time; it stays as long as the view.
+
+        Whoever writes it tells by `memory_written`. Raises `EngineError` if any of it is not RAM.
+        """
 
     def memory_written(self, address: int, length: int) -> None:
         """Tell that RAM was written in place, so that code translated from it is void.

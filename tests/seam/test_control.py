@@ -9,7 +9,7 @@ import pytest
 from conftest import ENTRY
 
 from gasang import _engine
-from gasang._engine import DescriptorTable, EngineError, Halted, Interrupted, Segment
+from gasang._engine import DescriptorTable, EngineError, Halted, Interrupted, PioWrite, Segment, Vm
 
 FOREVER = "1: jmp 1b"
 
@@ -219,3 +219,39 @@ def test_interrupt_from_the_keyboard_reaches_the_main_thread(accel):
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert (done.stdout, done.stderr, done.returncode) == ("[Interrupted()]\n", "", 0)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+REWRITTEN_IN_PLACE = """
+1:  call changing
+    out 0x80, al
+    jmp 1b
+    .balign 16
+changing:
+    mov al, 0x11
+    ret
+"""
+
+
+def test_memory_can_be_read_and_written_in_place(boot_anywhere):
+    guest = boot_anywhere(REWRITTEN_IN_PLACE)
+    vm = guest.vm
+    assert guest.vcpu.run() == PioWrite(0x80, 1, 0x11)
+    view = vm.memory_view(ENTRY, 32)
+    assert len(view) == 32
+    at = bytes(view).index(b"\xb0\x11")
+    view[at + 1] = 0x22
+    vm.memory_written(ENTRY + at + 1, 1)
+    assert guest.vcpu.run() == PioWrite(0x80, 1, 0x22)
+    vm.write_memory(ENTRY, b"abcd")
+    assert view[:4] == b"abcd"
+    for call in (vm.memory_view, vm.memory_written):
+        with pytest.raises(EngineError, match="is not all RAM"):
+            call(0x9FFFF, 2)
+
+
+def test_memory_in_place_outlives_the_machine():
+    vm = Vm(memory=1 << 20)
+    view = vm.memory_view(0x1000, 4)
+    del vm
+    view[:] = b"abcd"
+    assert bytes(view) == b"abcd"

@@ -40,8 +40,6 @@ mod _engine {
     #[pymodule_export]
     use crate::measurements::Measurements;
     #[pymodule_export]
-    use crate::memory::MemorySpan;
-    #[pymodule_export]
     use crate::registers::{DescriptorTable, Segment};
     #[pymodule_export]
     use crate::vcpu::{TraceEvent, TranslatedBlock, Vcpu};

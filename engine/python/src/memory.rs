@@ -13,10 +13,6 @@ pub struct MemorySpan {
 
 #[pymethods]
 impl MemorySpan {
-    fn __len__(&self) -> usize {
-        self.inner.length() as usize
-    }
-
     /// # Safety
     /// Python calls it with a structure to fill, and with this object alive until the buffer is released.
     unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {

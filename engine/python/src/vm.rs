@@ -6,7 +6,7 @@ use crate::numbers::unsigned;
 use crate::vcpu::Vcpu;
 use gasang_vm::{AcceleratorKind, ClockKind, Error, InterruptControllers, Place, VmOptions};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict};
+use pyo3::types::{PyBytes, PyDict, PyMemoryView};
 use std::os::fd::IntoRawFd;
 
 /// Guest memory, processors, interrupt controllers, timers and four serial ports, on one virtual clock.
@@ -114,10 +114,16 @@ impl Vm {
         python.detach(|| self.inner.set_accelerator(kind)).map_err(engine_error)
     }
 
-    fn memory_span(&self, address: &Bound<'_, PyAny>, length: &Bound<'_, PyAny>) -> PyResult<MemorySpan> {
+    fn memory_view<'py>(
+        &self,
+        python: Python<'py>,
+        address: &Bound<'py, PyAny>,
+        length: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyMemoryView>> {
         let address = unsigned(address, "address", u64::MAX)?;
         let length = unsigned(length, "length", u64::MAX)?;
-        Ok(MemorySpan { inner: self.inner.memory_span(address, length).map_err(engine_error)? })
+        let span = MemorySpan { inner: self.inner.memory_span(address, length).map_err(engine_error)? };
+        PyMemoryView::from(Bound::new(python, span)?.as_any())
     }
 
     fn memory_written(&self, address: &Bound<'_, PyAny>, length: &Bound<'_, PyAny>) -> PyResult<()> {
