@@ -44,6 +44,11 @@ class AddressSpace:
         self._starts.insert(index, start)
         self._regions.insert(index, _Region(start, start + length, start - offset, width, device))
 
+    def detach(self, start: int) -> None:
+        """Let nobody answer any more where a device was attached at `start`."""
+        index = self._starts.index(start)
+        del self._starts[index], self._regions[index]
+
     def read(self, address: int, size: int) -> int:
         """What `size` bytes at `address` read as, the byte at the lowest address least significant."""
         region = self._find(address)

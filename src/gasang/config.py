@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, Self, cast, get_args
 
 from gasang.errors import ConfigError
 from gasang.units import MIB, format_size
@@ -15,6 +15,8 @@ Accelerator = Literal["auto", "kvm", "bt", "interp"]
 ACCELERATORS: tuple[str, ...] = get_args(Accelerator)
 Irqchip = Literal["own", "kernel"]
 IRQCHIPS: tuple[str, ...] = get_args(Irqchip)
+DriveFormat = Literal["auto", "raw"]
+MOST_DRIVES = 24
 
 MINIMUM_MEMORY = 32 * MIB
 MAXIMUM_CPUS = 64
@@ -23,6 +25,46 @@ _SEEDS = 1 << 64
 _FIRST_DATE, _LAST_DATE = datetime(1970, 1, 1, tzinfo=UTC), datetime(2099, 12, 31, tzinfo=UTC)
 _DETERMINISTIC_DATE = datetime(2026, 1, 1, tzinfo=UTC)
 _CPU_NAME = re.compile(r"[\w.-]+(,[+-][\w.-]+)*", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Drive:
+    """A disk of the guest and the file that it is in."""
+
+    path: Path
+    """A file, or a block device of the host."""
+
+    format: DriveFormat = "auto"
+    """"raw", the disk's bytes; "auto" looks, and takes "raw" for what it does not know."""
+
+    readonly: bool = False
+    """The guest may not write it; other machines may read it at the same time."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """A drive as on the command line: FILE, or file=FILE[,format=FORMAT][,readonly=on|off].
+
+        A comma in a file's name is written twice. Raises `ConfigError`.
+        """
+        words = [word.replace("\0", ",") for word in text.replace(",,", "\0").split(",")]
+        if "=" not in words[0]:
+            words[0] = f"file={words[0]}"
+        options = dict(word.partition("=")[::2] for word in words)
+        unknown = sorted(options.keys() - {"file", "format", "readonly"})
+        if unknown or not options.get("file"):
+            what = f"no option {unknown[0]!r}" if unknown else "no file"
+            raise ConfigError(f"--drive {text}: {what}: write file=FILE,format=raw,readonly=on")
+        switch = options.get("readonly", "off")
+        if switch not in ("on", "off"):
+            raise ConfigError(f"--drive {text}: readonly is on or off, not {switch!r}")
+        return cls(Path(options["file"]), _drive_format(options.get("format", "auto")), switch == "on")
+
+
+def _drive_format(name: str) -> DriveFormat:
+    for known in get_args(DriveFormat):
+        if name == known:
+            return cast(DriveFormat, known)
+    raise ConfigError(f"drive format {name!r} is not one of {', '.join(get_args(DriveFormat))}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +95,9 @@ class MachineConfig:
 
     cpu: str = "max"
     """Processor model: MODEL[,+feature,-feature]... The engine knows the names."""
+
+    drives: tuple[Drive, ...] = ()
+    """Disks, in the order of /dev/vda, /dev/vdb and so on."""
 
     accel: Accelerator = "auto"
     """What executes the guest: "kvm" is the processor itself by /dev/kvm, "bt" translates, "interp"
@@ -128,6 +173,8 @@ class MachineConfig:
             raise ConfigError(f"cpu {self.cpu!r} is not MODEL[,+feature,-feature]..., such as max,-avx512f")
         if self.accel not in ACCELERATORS:
             raise ConfigError(f"accel {self.accel!r} is not one of {', '.join(ACCELERATORS)}")
+        if len(self.drives) > MOST_DRIVES:
+            raise ConfigError(f"{len(self.drives)} drives: there is room for {MOST_DRIVES}")
         if self.irqchip not in IRQCHIPS:
             raise ConfigError(f"irqchip {self.irqchip!r} is not one of {', '.join(IRQCHIPS)}")
 

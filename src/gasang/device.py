@@ -37,6 +37,16 @@ class GuestMemory(Protocol):
     def write(self, address: int, data: bytes) -> None: ...
 
 
+class MemoryInPlace(Protocol):
+    """Guest RAM by physical address, without copies. Raises `GuestMemoryError` as `GuestMemory` does."""
+
+    def view(self, address: int, length: int) -> memoryview:
+        """The bytes, which the guest may change at any time."""
+
+    def written(self, address: int, length: int) -> None:
+        """These bytes of a view were written."""
+
+
 class GuestMemoryError(Exception):
     """A guest gave a device an address that is not RAM: the device answers as its hardware would."""
 

@@ -20,7 +20,7 @@ from gasang.cli.exit_trace import ExitTrace
 from gasang.cli.report import say
 from gasang.cli.session import Session
 from gasang.cli.vmx_trace import VmxTrace
-from gasang.config import ACCELERATORS, IRQCHIPS, MachineConfig
+from gasang.config import ACCELERATORS, IRQCHIPS, Drive, MachineConfig
 from gasang.guest import APPEND, default_guest, default_initrd
 from gasang.machine import Machine, TimedOut
 from gasang.machine.accelerator import Choice
@@ -83,6 +83,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="kvm is the processor itself, bt translates the guest's code, interp interprets it "
         "(default: auto, the fastest that works)",
+    )
+    machine.add_argument(
+        "--drive",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="a disk of the guest, or file=FILE,format=raw,readonly=on; may be repeated",
     )
     machine.add_argument(
         "--irqchip",
@@ -169,6 +176,7 @@ def _configuration(options: argparse.Namespace) -> MachineConfig:
         append=options.append,
         memory=parse_size(options.memory),
         cpus=options.cpus,
+        drives=tuple(Drive.parse(each) for each in options.drive),
         cpu=options.cpu,
         accel=options.accel,
         irqchip=options.irqchip,
@@ -207,7 +215,7 @@ def _with_default_guest(
     """Fill in the default guest's parts, where they are used. Raises `GuestImageError`."""
     progress = None if options.quiet else say
     if config.kernel is None:
-        guest = default_guest(progress)
+        guest = default_guest(progress, drives=bool(config.drives))
         config = replace(config, kernel=guest.kernel, initrd=guest.initrd)
     elif options.command is not None:
         config = replace(config, initrd=default_initrd((), progress))

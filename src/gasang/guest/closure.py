@@ -11,6 +11,7 @@ import io
 import posixpath
 import tarfile
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -22,6 +23,9 @@ from gasang.guest.initramfs import Directory, Entry, File, Symlink
 from gasang.guest.packages import Progress, dependencies, download, download_all
 
 _MODULES = "lib/modules"
+_LISTS = "modules.dep modules.alias"
+"""What modprobe reads."""
+
 _AT_ONCE = 16
 """The package client takes longer to start than to fetch a package; most need not be fetched."""
 
@@ -70,7 +74,7 @@ def fetch_modules(
             }
         _write(directory, _needed_modules(modules, names, f"{_MODULES}/{release}"))
 
-    return _read(obtain(f"modules/{release}-{_digest(names)}", make))
+    return _read(obtain(f"modules/{release}-{_digest([_LISTS, *names])}", make))
 
 
 def kernel_release(kernel: Path) -> str:
@@ -167,9 +171,10 @@ def _libraries(content: bytes) -> set[str]:
 
 
 def _needed_modules(modules: dict[str, File], names: Sequence[str], root: str) -> list[Entry]:
-    """The modules, those that they need, and modprobe's list of these."""
+    """The modules, those that they need, and modprobe's lists: of these, and of what they drive."""
     taken: dict[str, File] = {}
     needs: dict[str, list[str]] = {}
+    aliases: list[str] = []
 
     def take(name: str) -> None:
         if name in taken:
@@ -177,7 +182,10 @@ def _needed_modules(modules: dict[str, File], names: Sequence[str], root: str) -
         if name not in modules:
             raise DownloadError(f"this kernel has no module {name}")
         taken[name] = modules[name]
-        needs[name] = _module_needs(modules[name].content)
+        told = _module_information(modules[name].content)
+        depends = ",".join(told["depends"]).replace("-", "_").split(",")
+        needs[name] = [other for other in depends if other]
+        aliases.extend(f"alias {pattern} {name}\n" for pattern in told["alias"])
         for other in needs[name]:
             take(other)
 
@@ -185,8 +193,17 @@ def _needed_modules(modules: dict[str, File], names: Sequence[str], root: str) -
         take(name.replace("-", "_"))
 
     def all_needs(name: str) -> list[str]:
-        direct = needs[name]
-        return list(dict.fromkeys([*direct, *(far for near in direct for far in all_needs(near))]))
+        """Each before what it needs itself: modprobe begins with the last."""
+        order: dict[str, None] = {}
+
+        def visit(module: str) -> None:
+            for near in needs[module]:
+                if near not in order:
+                    visit(near)
+                    order[near] = None
+
+        visit(name)
+        return list(reversed(order))
 
     def place(name: str) -> str:
         return taken[name].path.removeprefix(f"{root}/")
@@ -194,20 +211,26 @@ def _needed_modules(modules: dict[str, File], names: Sequence[str], root: str) -
     lines = [
         f"{place(name)}: {' '.join(map(place, all_needs(name)))}".rstrip() + "\n" for name in sorted(taken)
     ]
-    return with_directories([*taken.values(), File(f"{root}/modules.dep", "".join(lines).encode())])
+    lists = {"modules.dep": lines, "modules.alias": aliases}
+    files = (File(f"{root}/{name}", "".join(content).encode()) for name, content in lists.items())
+    return with_directories([*taken.values(), *files])
 
 
 def _module_name(path: str) -> str:
     return posixpath.basename(path).removesuffix(".ko").replace("-", "_")
 
 
-def _module_needs(content: bytes) -> list[str]:
+def _module_information(content: bytes) -> defaultdict[str, list[str]]:
+    """What a module says of itself, by key."""
     from elftools.elf.elffile import ELFFile  # noqa: PLC0415 - slow to load, and rarely needed
 
     section = ELFFile(io.BytesIO(content)).get_section_by_name(".modinfo")
     told = section.data().split(b"\0") if section is not None else []
-    needs = [item.removeprefix(b"depends=") for item in told if item.startswith(b"depends=")]
-    return [name.replace("-", "_") for item in needs for name in item.decode().split(",") if name]
+    information: defaultdict[str, list[str]] = defaultdict(list)
+    for item in told:
+        key, _, value = item.decode(errors="replace").partition("=")
+        information[key].append(value)
+    return information
 
 
 def _digest(words: Sequence[str]) -> str:

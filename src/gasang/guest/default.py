@@ -13,6 +13,7 @@ from gasang.guest.rootfs import build
 
 CLOUD_KERNEL = "linux-image-cloud-amd64"
 GENERIC_KERNEL = "linux-image-amd64"
+DISK_MODULES = ("virtio-pci", "virtio-blk")
 APPEND = "console=ttyS0 quiet panic=-1 cryptomgr.notests no_timer_check nowatchdog tsc=reliable"
 """The kernel command line of the default guest.
 
@@ -31,12 +32,21 @@ class Guest:
     append: str
 
 
-def default_guest(progress: Progress | None = None) -> Guest:
+def default_guest(progress: Progress | None = None, *, drives: bool = False) -> Guest:
     """The default guest, from the cache or else from Debian's archive; needs no root.
+
+    With `drives` it has the drivers of disks: modules of its kernel.
 
     Raises `DownloadError` if a part of it cannot be had, `CacheError` if the cache cannot be used.
     """
-    return Guest(fetch_kernel(CLOUD_KERNEL, progress), default_initrd((), progress), APPEND)
+    more = _drivers(progress) if drives else ()
+    return Guest(fetch_kernel(CLOUD_KERNEL, progress), default_initrd(more, progress), APPEND)
+
+
+def _drivers(progress: Progress | None) -> list[Entry]:
+    from gasang.guest.closure import fetch_modules  # noqa: PLC0415 - slow to load, and rarely needed
+
+    return fetch_modules(DISK_MODULES, progress=progress)
 
 
 def default_initrd(more: Iterable[Entry] = (), progress: Progress | None = None) -> bytes:

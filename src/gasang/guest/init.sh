@@ -6,6 +6,13 @@
 /bin/busybox mount -a
 echo gasang >/proc/sys/kernel/hostname
 
+# Drivers, if there are any: of PCI functions, then of the virtio devices that these are.
+if [ -d /lib/modules ]; then
+    for bus in pci virtio; do
+        cat /sys/bus/$bus/devices/*/modalias | xargs modprobe -a
+    done 2>/dev/null
+fi
+
 shell=$GASANG_SHELL size=$GASANG_SIZE
 unset GASANG_SHELL GASANG_SIZE
 export PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin HOME=/root

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from gasang import loaders
 from gasang._engine import EngineError
-from gasang.config import Accelerator, Irqchip, MachineConfig
+from gasang.config import Accelerator, Drive, Irqchip, MachineConfig
 from gasang.errors import ConfigError, GuestCommandFailed, GuestTimeout
 from gasang.loaders import BootRequest
 from gasang.machine.accelerator import Choice, choose
@@ -28,6 +29,7 @@ from gasang.machine.run_loop import RunLoop
 from gasang.machine.serial_ports import SerialPorts
 from gasang.machine.symbols import guest_symbols
 from gasang.profile import PerfMap, Profile, Symbols, profile
+from gasang.storage import open_image
 from gasang.units import format_size, parse_size
 
 if TYPE_CHECKING:
@@ -74,7 +76,11 @@ class Machine:
         self._debug_console = Channel("the debug console", lambda _: 0)
         self._ending = Ending(self._ports.judge)
         self._pc = Pc(vm, self.config, self._ending, self._debug_console.deliver)
-        self._load_kernel()
+        with ExitStack() as unless_started:
+            unless_started.callback(self._pc.slots.close)
+            self._pc.plug_drives(open_image(drive) for drive in self.config.drives)
+            self._load_kernel()
+            unless_started.pop_all()
         self._symbols: Symbols | None = None
         if self.config.profile:
             self._set_profile(_SAMPLES_A_SECOND)
@@ -88,6 +94,7 @@ class Machine:
         )
         self._ending.watch(self._ports.close)
         self._ending.watch(_closer(self._debug_console))
+        self._ending.watch(_caller(self._pc.slots.close))
         # Stops a machine that nobody refers to any more, and every machine before the interpreter exits:
         # its threads must be gone by then.
         self._reader = self._code_log_reader()
@@ -106,6 +113,7 @@ class Machine:
         append: str = "",
         memory: str | int = "512M",
         cpus: int = 1,
+        drives: Sequence[Drive | str | Path] = (),
         cpu: str = "max",
         accel: Accelerator = "auto",
         irqchip: Irqchip = "own",
@@ -134,6 +142,7 @@ class Machine:
                 append=append,
                 memory=parse_size(memory) if isinstance(memory, str) else memory,
                 cpus=cpus,
+                drives=tuple(_drive(each) for each in drives),
                 cpu=cpu,
                 accel=accel,
                 irqchip=irqchip,
@@ -343,17 +352,25 @@ class Machine:
         return CodeLogReader(self._pc.vm.take_code_log, PerfMap(self._guest_symbols()).add, self._ending)
 
 
+def _drive(drive: Drive | str | Path) -> Drive:
+    return drive if isinstance(drive, Drive) else Drive(Path(drive))
+
+
 def _with_default_guest(config: MachineConfig) -> MachineConfig:
     """The default guest's kernel, its initrd unless another is named, and its command line before ours."""
     from gasang.guest.default import default_guest  # noqa: PLC0415 - guest is above machine
 
-    guest = default_guest()
+    guest = default_guest(drives=bool(config.drives))
     return replace(
         config,
         kernel=guest.kernel,
         initrd=guest.initrd if config.initrd is None else config.initrd,
         append=f"{guest.append} {config.append}".strip(),
     )
+
+
+def _caller(act: Callable[[], None]) -> Callable[[Outcome], None]:
+    return lambda _: act()
 
 
 def _closer(channel: Channel) -> Callable[[Outcome], None]:

@@ -6,22 +6,23 @@ The engine has RAM, processors, interrupt controllers, timers and serial ports. 
     ports 0x70-0x71     clock and its memory         port 0xf4           isa-debug-exit
     ports 0x510-0x51b   firmware configuration       ports 0x600-0x605   ACPI PM1a event and control
     ports 0xcf8-0xcff   PCI configuration, and the reset control register at 0xcf9
+
+and behind the latter, in slots, a virtio disk for each drive.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 
 from gasang import _engine
 from gasang.bus import Bus
 from gasang.config import MachineConfig
-from gasang.device import GuestMemoryError
 from gasang.devices.clock import RealTimeClock, memory_size_bytes
 from gasang.devices.debug import DebugConsole, DebugExit
 from gasang.devices.fw_cfg import FirmwareConfiguration
 from gasang.devices.keyboard_controller import DATA, STATUS, KeyboardController
-from gasang.devices.pci import HostBridge, PciConfiguration
+from gasang.devices.pci import PciConfiguration
 from gasang.devices.power import PowerManagement
 from gasang.errors import ConfigError, KernelError
 from gasang.firmware.bios import bios_remains
@@ -31,6 +32,10 @@ from gasang.firmware.tables import PM1_EVENT_PORT, SCI_IRQ, acpi_tables
 from gasang.loaders import BootImage, SegmentRegister, TableRegister
 from gasang.machine import outcome
 from gasang.machine.ending import Ending
+from gasang.machine.ram import Ram
+from gasang.machine.slots import Slots
+from gasang.storage import Image
+from gasang.virtio import BlockDevice
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PIECE = 4 << 20
@@ -60,7 +65,18 @@ class Pc:
             _Line(self.vm, SCI_IRQ), lambda: ending.end(outcome.PowerOff()), SLEEP_TYPE_OFF
         )
         self.bus = Bus()
+        self.slots = Slots(
+            self.vm,
+            self.bus.memory,
+            lambda error: ending.end(outcome.EngineFailed(error)),
+            synchronous=config.deterministic,
+        )
         self._attach_devices(config, ending, debug_output)
+
+    def plug_drives(self, images: Iterable[Image]) -> None:
+        """Plug a disk in for each image, which is its own from now on."""
+        for number, image in enumerate(images):
+            self.slots.plug(BlockDevice(image, f"gasang-{number}"))
 
     def load(self, image: BootImage) -> None:
         """Write firmware's tables and a boot image to memory, and set processor 0 to enter it.
@@ -93,14 +109,14 @@ class Pc:
         ports.attach(DebugExit(lambda code: ending.end(outcome.DebugExit(code))), 0xF4, 4, width=4)
         ports.attach(self._firmware_configuration(config), 0x510, 12, width=4)
         ports.attach(self.power, PM1_EVENT_PORT, 6)
-        ports.attach(PciConfiguration({(0, 0, 0): HostBridge()}, reset), 0xCF8, 8, width=4)
+        ports.attach(PciConfiguration(self.slots.functions, reset), 0xCF8, 8, width=4)
 
     def _clock(self, config: MachineConfig) -> RealTimeClock:
         memory = memory_size_bytes(config.memory, config.cpus)
         return RealTimeClock(self.vm.virtual_time, config.first_date, memory)
 
     def _firmware_configuration(self, config: MachineConfig) -> FirmwareConfiguration:
-        return FirmwareConfiguration(_Ram(self.vm), config.memory, config.cpus, files={})
+        return FirmwareConfiguration(Ram(self.vm), config.memory, config.cpus, files={})
 
     def _write(self, address: int, data: bytes | memoryview) -> None:
         view = memoryview(data)
@@ -142,25 +158,6 @@ class _Line:
 
     def set_level(self, high: bool) -> None:
         self._vm.set_interrupt_line(self._gsi, high)
-
-
-class _Ram:
-    """The engine's RAM as devices see it."""
-
-    def __init__(self, vm: _engine.Vm) -> None:
-        self._vm = vm
-
-    def read(self, address: int, length: int) -> bytes:
-        try:
-            return self._vm.read_memory(address, length)
-        except _engine.EngineError as error:
-            raise GuestMemoryError(str(error)) from error
-
-    def write(self, address: int, data: bytes) -> None:
-        try:
-            self._vm.write_memory(address, data)
-        except _engine.EngineError as error:
-            raise GuestMemoryError(str(error)) from error
 
 
 def _engine_register(

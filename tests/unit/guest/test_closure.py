@@ -114,7 +114,8 @@ KERNEL = (
 
 
 def module(directory, name, needs):
-    source = f'__attribute__((section(".modinfo"), used)) static const char it[] = "depends={needs}";'
+    told = rf"depends={needs}\0alias=pci:v00001AF4*{name}"
+    source = f'__attribute__((section(".modinfo"), used)) static const char it[] = "{told}";'
     return compiled(directory, f"{name}.ko", source, "-c")
 
 
@@ -133,11 +134,14 @@ def test_modules_come_with_those_that_they_need_and_modprobes_list(kernel):
         "far.ko",
         "near-by.ko",
         "top.ko",
+        "modules.alias",
         "modules.dep",
     ]
     listing = next(entry.content for entry in entries if entry.path.endswith("modules.dep")).decode()
     assert "kernel/top.ko: kernel/near-by.ko kernel/far.ko\n" in listing
     assert "kernel/far.ko:\n" in listing
+    aliases = next(entry.content for entry in entries if entry.path.endswith("modules.alias")).decode()
+    assert "alias pci:v00001AF4*near-by near_by\n" in aliases
     assert [path.rpartition("/")[2] for path in paths(fetch_modules(["near_by"]))][:2] == [
         "far.ko",
         "near-by.ko",
@@ -159,3 +163,14 @@ def test_a_file_that_is_no_kernel_has_no_release(tmp_path):
 def test_directories_come_before_what_they_hold():
     entries = with_directories([File("b/c/d", b""), File("a", b""), Directory("b", 0o700)])
     assert entries == [File("a", b""), Directory("b", 0o700), Directory("b/c"), File("b/c/d", b"")]
+
+
+def test_modprobe_begins_with_what_others_need(client, tmp_path):
+    """It goes through the list from its end."""
+    folder = f"./lib/modules/{RELEASE}/kernel"
+    needs = {"ring": "", "bus": "ring", "pci": "bus,ring"}
+    modules = [(f"{folder}/{name}.ko", module(tmp_path, name, need)) for name, need in needs.items()]
+    client.add(f"linux-image-{RELEASE}", [(f"./boot/vmlinuz-{RELEASE}", KERNEL), *modules])
+    entries = fetch_modules(["pci"])
+    listing = next(entry.content for entry in entries if entry.path.endswith("modules.dep")).decode()
+    assert "kernel/pci.ko: kernel/bus.ko kernel/ring.ko\n" in listing

@@ -1,0 +1,77 @@
+"""The slots of PCI bus 0: what is plugged in, where its BARs lie, and how it reaches the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gasang import _engine
+from gasang.bus import AddressSpace
+from gasang.device import Device
+from gasang.devices.pci import HostBridge, PciFunction
+from gasang.firmware.memory_map import LOW_RAM_LIMIT
+from gasang.machine.ram import Ram
+from gasang.virtio import VirtioPci
+from gasang.virtio.device import VirtioDevice
+from gasang.virtio.pci import LENGTHS
+
+_WINDOW = LOW_RAM_LIMIT
+"""Where BARs lie at first: the window that the ACPI tables declare begins there."""
+
+_SLOT_LENGTH = 1 << 16
+_WIDTH = 4
+
+
+class Slots:
+    """The functions of bus 0, by (bus, device, function); the host bridge is the first."""
+
+    def __init__(
+        self, vm: _engine.Vm, space: AddressSpace, fail: Callable[[BaseException], None], *, synchronous: bool
+    ) -> None:
+        self.functions: dict[tuple[int, int, int], PciFunction] = {(0, 0, 0): HostBridge()}
+        self._vm = vm
+        self._space = space
+        self._fail = fail
+        self._synchronous = synchronous
+        self._ram = Ram(vm)
+        self._virtio: list[VirtioPci] = []
+
+    def plug(self, device: VirtioDevice) -> None:
+        """Plug a virtio device into the next slot."""
+        number = len(self.functions)
+        address = _WINDOW + _SLOT_LENGTH * number
+        addresses = {bar: address + (_SLOT_LENGTH // 2) * (bar // 2) for bar in LENGTHS}
+        slot = _Slot(self._vm, self._space, self._fail)
+        function = VirtioPci(device, self._ram, slot, addresses, synchronous=self._synchronous)
+        self.functions[0, number, 0] = function
+        self._virtio.append(function)
+
+    def close(self) -> None:
+        """The machine has ended: end the devices' threads, and give their files back."""
+        while self._virtio:
+            self._virtio.pop().close()
+
+
+class _Slot:
+    """One slot, as the function in it sees it."""
+
+    def __init__(self, vm: _engine.Vm, space: AddressSpace, fail: Callable[[BaseException], None]) -> None:
+        self._vm = vm
+        self._space = space
+        self.fail = fail
+        self._starts: dict[int, int] = {}
+
+    def map(self, bar: int, address: int, length: int, device: Device) -> None:
+        self._space.attach(device, address, length, width=_WIDTH)
+        self._starts[bar] = address
+
+    def unmap(self, bar: int) -> None:
+        self._space.detach(self._starts.pop(bar))
+
+    def add_doorbell(self, address: int) -> int:
+        return self._vm.add_doorbell(address)
+
+    def remove_doorbell(self, address: int) -> None:
+        self._vm.remove_doorbell(address)
+
+    def send_message(self, address: int, data: int) -> None:
+        self._vm.signal_msi(address, data)
