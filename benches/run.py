@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import boot
+import disk
 import exit_round_trip
 import idle
 import kvm
@@ -50,6 +51,7 @@ _BENCHMARKS: dict[str, tuple[Measure, int]] = {
     "parallel": (parallel.measure, 3),
     "translation": (translation.measure, 1),
     "exit": (_measure_exit, 1),
+    "disk": (disk.measure, 3),
     "idle": (idle.measure, 1),
     "kvm": (kvm.measure, 3),
     "vmx": (vmx.measure, 3),

@@ -4,6 +4,7 @@ from gasang.guest.closure import fetch_files, fetch_modules
 from gasang.guest.default import (
     APPEND,
     CLOUD_KERNEL,
+    DISK_MODULES,
     GENERIC_KERNEL,
     Guest,
     default_guest,
@@ -15,6 +16,7 @@ from gasang.guest.packages import dependencies, fetch_package, fetch_with_depend
 __all__ = [
     "APPEND",
     "CLOUD_KERNEL",
+    "DISK_MODULES",
     "GENERIC_KERNEL",
     "Guest",
     "default_guest",
