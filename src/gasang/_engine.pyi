@@ -499,8 +499,9 @@ class Vm:
         Whoever writes it tells by `memory_written`. Raises `EngineError` if any of it is not RAM.
         """
 
-    def memory_written(self, address: int, length: int) -> None:
-        """Tell that RAM was written in place, so that code translated from it is void.
+    def memory_written(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Tell that RAM was written in place at these (address, length), so that code translated from it is
+        void.
 
         Raises `EngineError` if any of it is not RAM.
         """

@@ -6,7 +6,7 @@ with a byte buffer, and the same device can be wired twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 
@@ -43,8 +43,11 @@ class MemoryInPlace(Protocol):
     def view(self, address: int, length: int) -> memoryview:
         """The bytes, which the guest may change at any time."""
 
-    def written(self, address: int, length: int) -> None:
-        """These bytes of a view were written."""
+    def views(self, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
+        """The same of each (address, length)."""
+
+    def written(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """The bytes at each (address, length) were written."""
 
 
 class GuestMemoryError(Exception):

@@ -240,13 +240,14 @@ def test_memory_can_be_read_and_written_in_place(boot_anywhere):
     assert len(view) == 32
     at = bytes(view).index(b"\xb0\x11")
     view[at + 1] = 0x22
-    vm.memory_written(ENTRY + at + 1, 1)
+    vm.memory_written([(ENTRY + at + 1, 1)])
     assert guest.vcpu.run() == PioWrite(0x80, 1, 0x22)
     vm.write_memory(ENTRY, b"abcd")
     assert view[:4] == b"abcd"
-    for call in (vm.memory_view, vm.memory_written):
-        with pytest.raises(EngineError, match="is not all RAM"):
-            call(0x9FFFF, 2)
+    with pytest.raises(EngineError, match="is not all RAM"):
+        vm.memory_view(0x9FFFF, 2)
+    with pytest.raises(EngineError, match="is not all RAM"):
+        vm.memory_written([(0x1000, 1), (0x9FFFF, 2)])
 
 
 def test_memory_in_place_outlives_the_machine():

@@ -126,10 +126,11 @@ impl Vm {
         PyMemoryView::from(Bound::new(python, span)?.as_any())
     }
 
-    fn memory_written(&self, address: &Bound<'_, PyAny>, length: &Bound<'_, PyAny>) -> PyResult<()> {
-        let address = unsigned(address, "address", u64::MAX)?;
-        let length = unsigned(length, "length", u64::MAX)?;
-        self.inner.memory_written(address, length).map_err(engine_error)
+    fn memory_written(&self, ranges: Vec<(u64, u64)>) -> PyResult<()> {
+        let mut ranges = ranges.into_iter();
+        ranges
+            .try_for_each(|(address, length)| self.inner.memory_written(address, length))
+            .map_err(engine_error)
     }
 
     fn log_dirty_pages(&self, on: bool) -> PyResult<()> {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 
 from gasang import _engine
@@ -35,5 +36,15 @@ class Ram:
                 return memory[address - start : address - start + length]
         raise GuestMemoryError(f"physical range {address:#x}+{length:#x} is not all RAM")
 
-    def written(self, address: int, length: int) -> None:
-        self._vm.memory_written(address, length)
+    def views(self, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
+        # Nearly all of them are in one region, and of a large request there are hundreds.
+        start, end, memory = max(self._regions, key=lambda region: region[1] - region[0])
+        return [
+            memory[address - start : address - start + length]
+            if start <= address and address + length <= end
+            else self.view(address, length)
+            for address, length in ranges
+        ]
+
+    def written(self, ranges: Sequence[tuple[int, int]]) -> None:
+        self._vm.memory_written(ranges)

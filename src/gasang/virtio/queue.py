@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import struct
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from gasang.device import GuestMemoryError, MemoryInPlace
 
-MOST_DESCRIPTORS = 256
+MOST_DESCRIPTORS = 1024
 """Of a queue, and so of a chain."""
 
 _DESCRIPTOR = struct.Struct("<QIHH")
@@ -31,10 +31,10 @@ class Chain:
     """The buffers of one request: those to read come first, then those to write."""
 
     head: int
-    readable: list[memoryview] = field(default_factory=list)
-    writable: list[memoryview] = field(default_factory=list)
-    addresses: list[int] = field(default_factory=list)
-    """Where each writable buffer is in guest memory."""
+    readable: list[memoryview]
+    writable: list[memoryview]
+    writable_ranges: list[tuple[int, int]]
+    """Where the latter are in guest memory: address and length."""
 
 
 class Queue:
@@ -86,21 +86,16 @@ class Queue:
             raise QueueError(f"{waiting} requests in a queue of {self.size}")
         head = self._available[2 + self._next % self.size]
         self._next = (self._next + 1) % _WRAP
-        chain = Chain(head)
         try:
-            self._collect(chain, self._table, head, self.size)
+            readable, writable = self._collect(head)
+            return Chain(head, self._memory.views(readable), self._memory.views(writable), writable)
         except GuestMemoryError as error:
             raise QueueError(f"a buffer is no RAM: {error}") from error
-        return chain
 
     def push(self, chain: Chain, written: int) -> None:
         """The request is done, and so many bytes of its buffers written. `publish` lets the driver see it."""
-        left = written
-        for address, buffer in zip(chain.addresses, chain.writable, strict=True):
-            if left <= 0:
-                break
-            self._memory.written(address, min(left, len(buffer)))
-            left -= len(buffer)
+        if written:
+            self._memory.written(_first(chain.writable_ranges, written))
         _USED.pack_into(self._ring, 4 + 8 * (self._used % self.size), chain.head, written)
         self._used = (self._used + 1) % _WRAP
 
@@ -111,7 +106,7 @@ class Queue:
             return False
         self._ring_words[1] = now
         self._told = now
-        self._memory.written(self.device_area, len(self._ring))
+        self._memory.written([(self.device_area, len(self._ring))])
         self._barrier()
         if not self._event_index:
             return not self._available[0] & _NO_INTERRUPT
@@ -133,37 +128,74 @@ class Queue:
         with self._lock:
             pass
 
-    def _collect(self, chain: Chain, table: memoryview, index: int, size: int) -> None:
-        """The buffers of a chain that begins at `index` of a table of `size` descriptors."""
-        indirect = table is not self._table
-        for _ in range(size):
-            if index >= size:
-                raise QueueError(f"descriptor {index} of {size}")
-            address, length, flags, following = _DESCRIPTOR.unpack_from(table, 16 * index)
-            if flags & _INDIRECT:
-                self._follow(chain, address, length, indirect=indirect, flags=flags)
-                return
-            self._add(chain, address, length, flags)
-            if not flags & _NEXT:
-                return
-            index = following
-        raise QueueError("a chain without an end")
+    def _collect(self, head: int) -> tuple[list[_Range], list[_Range]]:
+        """The buffers of a chain, to be read and to be written."""
+        chain = _walk(self._table, self.size, head)
+        last = chain[-1]
+        if last[2] & _INDIRECT:
+            chain[-1:] = self._indirect(*last[:3])
+        readable: list[_Range] = []
+        writable: list[_Range] = []
+        start = end = 0
+        ranges = readable
+        for address, length, flags in chain:
+            if length == 0:
+                raise QueueError("a buffer of no bytes")
+            if address == end and (flags & _WRITE != 0) == (ranges is writable):
+                end += length
+                continue
+            if end:
+                ranges.append((start, end - start))
+            start, end = address, address + length
+            if flags & _WRITE:
+                ranges = writable
+            elif ranges is writable:
+                raise QueueError("a buffer to read behind one to write")
+        ranges.append((start, end - start))
+        return readable, writable
 
-    def _follow(self, chain: Chain, address: int, length: int, *, indirect: bool, flags: int) -> None:
-        """A descriptor that points to a table of others (2.7.5.3)."""
-        count, rest = divmod(length, 16)
-        if indirect or flags & _NEXT or rest or not 0 < count <= MOST_DESCRIPTORS:
+    def _indirect(self, address: int, length: int, flags: int) -> list[_Descriptor]:
+        """What a descriptor that points to a table of others stands for (2.7.5.3)."""
+        count, rest = divmod(length, _DESCRIPTOR.size)
+        if flags & _NEXT or rest or not 0 < count <= MOST_DESCRIPTORS:
             raise QueueError(f"an indirect table of {length} bytes where it may not be")
-        self._collect(chain, self._memory.view(address, length), 0, count)
+        found = _walk(self._memory.view(address, length), count, 0)
+        if found[-1][2] & _INDIRECT:
+            raise QueueError("an indirect table in another")
+        return found
 
-    def _add(self, chain: Chain, address: int, length: int, flags: int) -> None:
-        if length == 0:
-            raise QueueError("a buffer of no bytes")
-        buffer = self._memory.view(address, length)
-        if flags & _WRITE:
-            chain.writable.append(buffer)
-            chain.addresses.append(address)
-        elif chain.writable:
-            raise QueueError("a buffer to read behind one to write")
-        else:
-            chain.readable.append(buffer)
+
+_Range = tuple[int, int]
+_Descriptor = tuple[int, int, int]
+
+
+def _walk(table: memoryview, size: int, index: int) -> list[_Descriptor]:
+    """Address, length and flags of the descriptors of a chain, up to one that points elsewhere."""
+    found = []
+    for place, (address, length, flags, following) in enumerate(_DESCRIPTOR.iter_unpack(table)):
+        # Nearly all drivers write them one behind the other.
+        if place != index:
+            break
+        found.append((address, length, flags))
+        if not flags & _NEXT or flags & _INDIRECT:
+            return found
+        index = following
+    for _ in range(size - len(found)):
+        if index >= size:
+            raise QueueError(f"descriptor {index} of {size}")
+        address, length, flags, index = _DESCRIPTOR.unpack_from(table, _DESCRIPTOR.size * index)
+        found.append((address, length, flags))
+        if not flags & _NEXT or flags & _INDIRECT:
+            return found
+    raise QueueError("a chain without an end")
+
+
+def _first(ranges: list[_Range], length: int) -> list[_Range]:
+    """The first so many bytes of ranges."""
+    found = []
+    for address, size in ranges:
+        if length <= 0:
+            break
+        found.append((address, min(size, length)))
+        length -= size
+    return found

@@ -21,8 +21,11 @@ class Memory:
             raise GuestMemoryError(f"{address:#x}+{length:#x}")
         return memoryview(self.bytes)[address : address + length]
 
-    def written(self, address, length):
-        self.told.append((address, length))
+    def views(self, ranges):
+        return [self.view(address, length) for address, length in ranges]
+
+    def written(self, ranges):
+        self.told.extend(ranges)
 
 
 class Driver:
