@@ -5,6 +5,7 @@ use gasang_exec::host_fault::AlternateStack;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
+use std::sync::OnceLock;
 
 /// Signals that tell of a fault in the code that runs: they cannot wait.
 const FAULTS: [Signal; 5] =
@@ -89,6 +90,12 @@ fn let_kicks_wait() -> Result<(), Error> {
     kick.thread_block().map_err(|error| host("cannot block signals", error.into()))?;
     KICKS_WAIT.set(true);
     Ok(())
+}
+
+/// How many processors the host has for this process.
+pub(crate) fn host_processors() -> usize {
+    static PROCESSORS: OnceLock<usize> = OnceLock::new();
+    *PROCESSORS.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
 /// What the host processor and kernel offer the engine, by name.

@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::events::{Event, Events, NMI};
 use crate::exit::Exit;
 use crate::hardware::Hardware;
+use crate::host::host_processors;
 use crate::shared::{NEVER, Shared};
 use crate::surroundings::Surroundings;
 use crate::tracepoints::{Tracepoint, userspace_reason};
@@ -28,6 +29,8 @@ const POLL_INSTRUCTIONS: u64 = 32_768;
 const OUTPUT_BYTES: usize = 4096;
 /// Counters are made public so often (virtual nanoseconds) while the guest runs.
 const COUNTS_AGE: u64 = 100_000_000;
+/// A processor that halts looks so long (nanoseconds) for what wakes it before it sleeps.
+const HALT_POLL: u64 = 100_000;
 /// Entries of each TLB context.
 const TLB_ENTRIES: usize = 1024;
 
@@ -520,7 +523,10 @@ impl Processor {
         match (shared.clock.kind(), deadline) {
             (ClockKind::Instructions, Some(deadline)) => shared.clock.skip_to(deadline),
             (ClockKind::Host, Some(deadline)) => {
-                attention.sleep(Some(Duration::from_nanos(deadline.saturating_sub(shared.clock.now()))));
+                if !self.poll_while_halted(deadline) {
+                    let left = deadline.saturating_sub(shared.clock.now());
+                    attention.sleep(Some(Duration::from_nanos(left)));
+                }
             }
             (_, None) => attention.sleep(None),
         }
@@ -528,6 +534,24 @@ impl Processor {
             profile.begin(Phase::Machine, self.state.rip);
         }
         None
+    }
+
+    /// What the processor waits for often comes soon, from a device that has just been told: look for it a moment before
+    /// going to sleep, if the host has a processor to spare for that. True if it has come.
+    fn poll_while_halted(&self, deadline: u64) -> bool {
+        let shared = &self.surroundings.shared;
+        let Some(attention) = shared.attention.get(self.surroundings.index) else { return false };
+        if shared.attention.len() >= host_processors() {
+            return false;
+        }
+        let end = shared.clock.now().saturating_add(HALT_POLL).min(deadline);
+        while shared.clock.now() < end {
+            if attention.is_raised() {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        false
     }
 
     /// Registers on which translation depends were set from outside, or reset.
