@@ -14,7 +14,7 @@ from peers import GASANG, NATIVE, QEMU, Guest, command, guest_of
 from request import Findings, Request
 from user import compile_program
 
-from gasang.guest import DISK_MODULES, default_guest, default_initrd, fetch_modules
+from gasang.guest import default_guest, default_initrd, fetch_modules
 from gasang.guest.initramfs import File
 
 _SOURCE = Path(__file__).with_name("guests") / "disk.c"
@@ -63,7 +63,7 @@ def _guest() -> Iterator[tuple[Guest, Path]]:
         program = File("bin/disk", (Path(directory) / "disk").read_bytes(), 0o755)
         disk = Path(directory) / "disk.img"
         disk.write_bytes(bytes(range(1, 256)) * (_SIZE // 255) + bytes(_SIZE % 255))
-        initrd = default_initrd([*fetch_modules(DISK_MODULES), program])
+        initrd = default_initrd([*fetch_modules(("virtio-pci", "virtio-blk")), program])
         with guest_of(default.kernel, initrd, default.append) as guest:
             yield guest, disk
 

@@ -99,6 +99,9 @@ class MachineConfig:
     drives: tuple[Drive, ...] = ()
     """Disks, in the order of /dev/vda, /dev/vdb and so on."""
 
+    rng: bool = False
+    """A virtio device of random numbers: the host's, or those that `seed` chooses."""
+
     accel: Accelerator = "auto"
     """What executes the guest: "kvm" is the processor itself by /dev/kvm, "bt" translates, "interp"
     interprets; "auto" takes KVM if a guest that tries it out comes to its end there, else "bt"."""

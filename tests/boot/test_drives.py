@@ -106,6 +106,16 @@ def test_a_process_that_is_killed_while_it_writes_leaves_what_was_synced(disk):
         assert machine.run(f"head -n1 /mnt/{done % 50}", timeout=60).stdout.strip().isdigit()
 
 
+def test_random_numbers_come_from_the_host_or_from_the_seed():
+    read = "cat /sys/class/misc/hw_random/rng_current; head -c 64 /dev/hwrng | sha256sum"
+    said = set()
+    for options in ({}, {}, {"deterministic": True}, {"deterministic": True}):
+        with Machine.boot(rng=True, **options) as machine:
+            said.add(machine.run(read, timeout=120, check=True).stdout)
+    assert len(said) == 3, "two that differ, and two that are the same"
+    assert all(each.startswith(b"virtio_rng.0\n") for each in said)
+
+
 def test_a_machine_that_cannot_be_leaves_no_thread_and_no_open_disk(disk, tmp_path):
     with pytest.raises(ConfigError, match="No such file"):
         Machine.boot(drives=[disk, tmp_path / "none"])

@@ -21,7 +21,7 @@ from gasang.cli.report import say
 from gasang.cli.session import Session
 from gasang.cli.vmx_trace import VmxTrace
 from gasang.config import ACCELERATORS, IRQCHIPS, Drive, MachineConfig
-from gasang.guest import APPEND, default_guest, default_initrd
+from gasang.guest import APPEND, default_guest, default_initrd, drivers
 from gasang.machine import Machine, TimedOut
 from gasang.machine.accelerator import Choice
 from gasang.units import parse_size
@@ -91,6 +91,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="a disk of the guest, or file=FILE,format=raw,readonly=on; may be repeated",
     )
+    machine.add_argument("--rng", action="store_true", help="a device of random numbers")
     machine.add_argument(
         "--irqchip",
         choices=IRQCHIPS,
@@ -177,6 +178,7 @@ def _configuration(options: argparse.Namespace) -> MachineConfig:
         memory=parse_size(options.memory),
         cpus=options.cpus,
         drives=tuple(Drive.parse(each) for each in options.drive),
+        rng=options.rng,
         cpu=options.cpu,
         accel=options.accel,
         irqchip=options.irqchip,
@@ -215,7 +217,7 @@ def _with_default_guest(
     """Fill in the default guest's parts, where they are used. Raises `GuestImageError`."""
     progress = None if options.quiet else say
     if config.kernel is None:
-        guest = default_guest(progress, drives=bool(config.drives))
+        guest = default_guest(progress, drivers=drivers(config))
         config = replace(config, kernel=guest.kernel, initrd=guest.initrd)
     elif options.command is not None:
         config = replace(config, initrd=default_initrd((), progress))

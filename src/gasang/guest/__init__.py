@@ -4,11 +4,11 @@ from gasang.guest.closure import fetch_files, fetch_modules
 from gasang.guest.default import (
     APPEND,
     CLOUD_KERNEL,
-    DISK_MODULES,
     GENERIC_KERNEL,
     Guest,
     default_guest,
     default_initrd,
+    drivers,
     fetch_kernel,
 )
 from gasang.guest.packages import dependencies, fetch_package, fetch_with_dependencies
@@ -16,12 +16,12 @@ from gasang.guest.packages import dependencies, fetch_package, fetch_with_depend
 __all__ = [
     "APPEND",
     "CLOUD_KERNEL",
-    "DISK_MODULES",
     "GENERIC_KERNEL",
     "Guest",
     "default_guest",
     "default_initrd",
     "dependencies",
+    "drivers",
     "fetch_files",
     "fetch_kernel",
     "fetch_modules",

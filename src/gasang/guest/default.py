@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gasang.config import MachineConfig
 from gasang.guest.cache import obtain
 from gasang.guest.initramfs import Entry
 from gasang.guest.packages import Progress, dependencies, download
@@ -13,7 +14,6 @@ from gasang.guest.rootfs import build
 
 CLOUD_KERNEL = "linux-image-cloud-amd64"
 GENERIC_KERNEL = "linux-image-amd64"
-DISK_MODULES = ("virtio-pci", "virtio-blk")
 APPEND = "console=ttyS0 quiet panic=-1 cryptomgr.notests no_timer_check nowatchdog tsc=reliable"
 """The kernel command line of the default guest.
 
@@ -32,21 +32,25 @@ class Guest:
     append: str
 
 
-def default_guest(progress: Progress | None = None, *, drives: bool = False) -> Guest:
+def default_guest(progress: Progress | None = None, *, drivers: Sequence[str] = ()) -> Guest:
     """The default guest, from the cache or else from Debian's archive; needs no root.
 
-    With `drives` it has the drivers of disks: modules of its kernel.
-
-    Raises `DownloadError` if a part of it cannot be had, `CacheError` if the cache cannot be used.
+    `drivers` are modules of its kernel that it is to have. Raises `DownloadError` if a part of it cannot be
+    had, `CacheError` if the cache cannot be used.
     """
-    more = _drivers(progress) if drives else ()
+    more: Sequence[Entry] = ()
+    if drivers:
+        from gasang.guest.closure import fetch_modules  # noqa: PLC0415 - slow to load, and rarely needed
+
+        more = fetch_modules(drivers, progress=progress)
     return Guest(fetch_kernel(CLOUD_KERNEL, progress), default_initrd(more, progress), APPEND)
 
 
-def _drivers(progress: Progress | None) -> list[Entry]:
-    from gasang.guest.closure import fetch_modules  # noqa: PLC0415 - slow to load, and rarely needed
-
-    return fetch_modules(DISK_MODULES, progress=progress)
+def drivers(config: MachineConfig) -> tuple[str, ...]:
+    """The modules that the default guest needs for the devices of a machine."""
+    needed = (("virtio-blk", bool(config.drives)), ("virtio-rng", config.rng))
+    found = tuple(name for name, wanted in needed if wanted)
+    return ("virtio-pci", *found) if found else ()
 
 
 def default_initrd(more: Iterable[Entry] = (), progress: Progress | None = None) -> bytes:

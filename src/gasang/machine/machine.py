@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from random import Random
 from subprocess import CompletedProcess
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
@@ -79,6 +81,8 @@ class Machine:
         with ExitStack() as unless_started:
             unless_started.callback(self._pc.slots.close)
             self._pc.plug_drives(open_image(drive) for drive in self.config.drives)
+            if self.config.rng:
+                self._pc.plug_entropy(_entropy(self.config))
             self._load_kernel()
             unless_started.pop_all()
         self._symbols: Symbols | None = None
@@ -114,6 +118,7 @@ class Machine:
         memory: str | int = "512M",
         cpus: int = 1,
         drives: Sequence[Drive | str | Path] = (),
+        rng: bool = False,
         cpu: str = "max",
         accel: Accelerator = "auto",
         irqchip: Irqchip = "own",
@@ -143,6 +148,7 @@ class Machine:
                 memory=parse_size(memory) if isinstance(memory, str) else memory,
                 cpus=cpus,
                 drives=tuple(_drive(each) for each in drives),
+                rng=rng,
                 cpu=cpu,
                 accel=accel,
                 irqchip=irqchip,
@@ -352,15 +358,19 @@ class Machine:
         return CodeLogReader(self._pc.vm.take_code_log, PerfMap(self._guest_symbols()).add, self._ending)
 
 
+def _entropy(config: MachineConfig) -> Callable[[int], bytes]:
+    return Random(config.seed).randbytes if config.deterministic else os.urandom
+
+
 def _drive(drive: Drive | str | Path) -> Drive:
     return drive if isinstance(drive, Drive) else Drive(Path(drive))
 
 
 def _with_default_guest(config: MachineConfig) -> MachineConfig:
     """The default guest's kernel, its initrd unless another is named, and its command line before ours."""
-    from gasang.guest.default import default_guest  # noqa: PLC0415 - guest is above machine
+    from gasang.guest.default import default_guest, drivers  # noqa: PLC0415 - guest is above machine
 
-    guest = default_guest(drives=bool(config.drives))
+    guest = default_guest(drivers=drivers(config))
     return replace(
         config,
         kernel=guest.kernel,

@@ -35,7 +35,7 @@ from gasang.machine.ending import Ending
 from gasang.machine.ram import Ram
 from gasang.machine.slots import Slots
 from gasang.storage import Image
-from gasang.virtio import BlockDevice
+from gasang.virtio import BlockDevice, EntropyDevice
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PIECE = 4 << 20
@@ -77,6 +77,10 @@ class Pc:
         """Plug a disk in for each image, which is its own from now on."""
         for number, image in enumerate(images):
             self.slots.plug(BlockDevice(image, f"gasang-{number}"))
+
+    def plug_entropy(self, source: Callable[[int], bytes]) -> None:
+        """Plug a device in that gives the guest random bytes."""
+        self.slots.plug(EntropyDevice(source))
 
     def load(self, image: BootImage) -> None:
         """Write firmware's tables and a boot image to memory, and set processor 0 to enter it.

@@ -10,10 +10,10 @@ TABLE, AVAILABLE, USED, BUFFERS = 0x1000, 0x2000, 0x3000, 0x4000
 
 
 class Memory:
-    """64 KiB of RAM from address 0, and what was told of it."""
+    """RAM from address 0, 64 KiB unless told otherwise, and what was told of it."""
 
-    def __init__(self):
-        self.bytes = bytearray(1 << 16)
+    def __init__(self, size=1 << 16):
+        self.bytes = bytearray(size)
         self.told = []
 
     def view(self, address, length):
