@@ -15,7 +15,7 @@ Accelerator = Literal["auto", "kvm", "bt", "interp"]
 ACCELERATORS: tuple[str, ...] = get_args(Accelerator)
 Irqchip = Literal["own", "kernel"]
 IRQCHIPS: tuple[str, ...] = get_args(Irqchip)
-DriveFormat = Literal["auto", "raw"]
+DriveFormat = Literal["auto", "raw", "qcow2"]
 MOST_DRIVES = 24
 
 MINIMUM_MEMORY = 32 * MIB
@@ -35,7 +35,7 @@ class Drive:
     """A file, or a block device of the host."""
 
     format: DriveFormat = "auto"
-    """"raw", the disk's bytes; "auto" looks, and takes "raw" for what it does not know."""
+    """"raw", the disk's bytes, or "qcow2"; "auto" looks, and takes "raw" for what it does not know."""
 
     readonly: bool = False
     """The guest may not write it; other machines may read it at the same time."""

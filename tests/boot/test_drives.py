@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,6 +32,19 @@ def test_a_file_system_is_made_written_and_read_again(disk):
         said = machine.run("sha256sum </mnt/numbers", timeout=60, check=True).stdout
     numbers = "".join(f"{number}\n" for number in range(1, 100001)).encode()
     assert said.split()[0].decode() == hashlib.sha256(numbers).hexdigest()
+
+
+@pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is not installed")
+def test_a_qcow2_image_grows_with_what_is_written(tmp_path):
+    path = tmp_path / "disk.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", path, "1G"], check=True)
+    with Machine.boot(drives=[path]) as machine:
+        make = "mke2fs /dev/vda >/dev/null && mkdir /mnt && mount /dev/vda /mnt && seq 1000000 >/mnt/numbers"
+        machine.run(f"{make} && umount /mnt", timeout=120, check=True)
+        machine.run("mount /dev/vda /mnt && sha256sum /mnt/numbers && umount /mnt", timeout=60, check=True)
+    assert path.stat().st_size < 64 * MIB
+    checked = subprocess.run(["qemu-img", "check", path], capture_output=True, text=True, check=True)
+    assert "No errors were found" in checked.stdout
 
 
 def test_bytes_are_those_of_the_file_and_interrupts_are_messages(disk):

@@ -30,7 +30,7 @@ class RawImage:
 
     def write_zeroes(self, offset: int, length: int) -> None:
         try:
-            _punch_hole(self._descriptor, offset, length)
+            punch_hole(self._descriptor, offset, length)
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV):
                 raise
@@ -66,8 +66,8 @@ def _transfer(call: _Call, descriptor: int, offset: int, buffers: Sequence[memor
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _punch_hole(descriptor: int, offset: int, length: int) -> None:
-    """fallocate(2), for which Python has no name."""
+def punch_hole(descriptor: int, offset: int, length: int) -> None:
+    """Let a range read as zeroes and take no room: fallocate(2), for which Python has no name."""
     arguments = (ctypes.c_int(descriptor), ctypes.c_int(_KEEP_SIZE | _PUNCH_HOLE), ctypes.c_int64(offset))
     if _libc.fallocate(*arguments, ctypes.c_int64(length)) != 0:
         number = ctypes.get_errno()

@@ -105,7 +105,7 @@ def test_a_drive_that_cannot_be_one_is_named(path, tmp_path):
         (Drive(tmp_path), "Is a directory"),
         (Drive(empty), "0 bytes are no disk"),
         (Drive(odd), "1000 bytes are no disk"),
-        (Drive(qcow2), "a qcow2 image"),
+        (Drive(qcow2), "a truncated qcow2 image|qcow2 version 0"),
         (Drive(fifo), "neither a file nor a block device"),
     ):
         descriptors = len(os.listdir("/proc/self/fd"))
@@ -136,7 +136,7 @@ def test_drives_are_written_as_qemus_are(text, drive):
         ("format=raw", "no file"),
         ("file=a,cache=none", "no option 'cache'"),
         ("file=a,readonly=yes", "readonly is on or off, not 'yes'"),
-        ("file=a,format=vmdk", "drive format 'vmdk' is not one of auto, raw"),
+        ("file=a,format=vmdk", "drive format 'vmdk' is not one of auto, raw, qcow2"),
     ],
 )
 def test_what_is_wrong_with_an_option_is_said(text, message):
