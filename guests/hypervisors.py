@@ -26,6 +26,7 @@ from gasang.guest.deb import read_package
 from gasang.guest.initramfs import Directory, Entry, File
 
 KVM_MODULES = ("kvm-intel",)
+DISK_MODULES = ("virtio-pci", "virtio-blk")
 
 QEMU_PACKAGE = "qemu-system-x86"
 QEMU_FILES = (
@@ -207,4 +208,5 @@ extra = "console=hvc0 quiet rdinit=/init.guest"
 def _guest_files() -> Iterator[Entry]:
     yield Directory("guest")
     yield File("guest/vmlinuz", fetch_kernel(CLOUD_KERNEL).read_bytes())
-    yield File("guest/initrd", default_initrd([File("init.guest", GUEST_INIT.encode(), 0o755)]))
+    more = [*fetch_modules(DISK_MODULES), File("init.guest", GUEST_INIT.encode(), 0o755)]
+    yield File("guest/initrd", default_initrd(more))

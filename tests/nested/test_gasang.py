@@ -75,6 +75,35 @@ def test_linux_goes_from_kvm_to_translation_and_back(host, irqchip):
     assert result.stdout == b"1 wrong; clean\n", result.stdout + result.stderr
 
 
+DISK = """
+import hashlib, os
+from gasang import Machine
+
+content = hashlib.shake_256(b"disk").digest(1 << 20) * 8
+with open("/tmp/disk.img", "wb") as file:
+    file.write(content)
+with Machine.boot(
+    kernel="/guest/vmlinuz", initrd="/guest/initrd", append="console=ttyS0 quiet rdinit=/init.guest",
+    accel="kvm", cpus=2, irqchip="IRQCHIP", drives=["/tmp/disk.img"],
+) as vm:
+    vm.console.write("modprobe virtio_pci; modprobe virtio_blk; sha256sum /dev/vda; echo read $((6 * 7))\\n")
+    vm.console.expect("read 42\\r\\n", timeout=None)
+    vm.console.write("printf changed | dd of=/dev/vda conv=notrunc,fsync; echo written $((6 * 7))\\n")
+    vm.console.expect("written 42\\r\\n", timeout=None)
+    said = vm.console.log.decode()
+with open("/tmp/disk.img", "rb") as file:
+    after = file.read()
+print(hashlib.sha256(content).hexdigest() in said, after == b"changed" + content[7:])
+"""
+
+
+@pytest.mark.parametrize("irqchip", ["own", "kernel"])
+def test_a_disk_rings_and_interrupts_by_the_kernel(host, irqchip):
+    script = DISK.replace("IRQCHIP", irqchip).encode()
+    result = host.run(f"timeout -s KILL 150 {PYTHON} -", input=script, timeout=160)
+    assert result.stdout == b"True True\n", result.stdout + result.stderr
+
+
 def test_the_suite_of_small_guests_passes(host):
     command = f"cd /opt/tests/seam && {PYTHON} -m pytest -q -k 'kvm or switching' -p no:cacheprovider ."
     result = host.run(f'timeout -s KILL 280 sh -c "{command}"', timeout=290)
