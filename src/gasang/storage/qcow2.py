@@ -22,6 +22,7 @@ from typing import NamedTuple
 from gasang.storage.image import Image
 from gasang.storage.qcow2_header import ZSTD, Header
 from gasang.storage.qcow2_refcounts import Refcounts, read_table, table_bytes
+from gasang.storage.raw import MOST_BUFFERS
 
 _OFFSET = 0x00FFFFFFFFFFFE00
 _COPIED, _COMPRESSED, _ZERO = 1 << 63, 1 << 62, 1
@@ -342,25 +343,27 @@ def _unpack(packed: bytes, compression: int, size: int) -> bytes:
 
 def _read_all(descriptor: int, buffers: list[memoryview], at: int) -> None:
     """Read the buffers; beyond the file's end there are zeroes."""
-    for start in range(0, len(buffers), 1024):
-        part = buffers[start : start + 1024]
-        expected = sum(map(len, part))
-        done = os.preadv(descriptor, part, at)
+    for part, place, expected in _pieces(buffers, at):
+        done = os.preadv(descriptor, part, place)
         if done < expected:
             cursor = _Cursor(part)
             cursor.take(done)
             _fill(cursor.take(expected - done), bytes(expected - done))
-        at += expected
 
 
 def _write_all(descriptor: int, buffers: list[memoryview], at: int) -> None:
-    for start in range(0, len(buffers), 1024):
-        part = buffers[start : start + 1024]
-        expected = sum(map(len, part))
-        done = os.pwritev(descriptor, part, at)
-        if done < expected:
-            rest = b"".join(part)[done:]
-            while rest:
-                count = os.pwrite(descriptor, rest, at + done)
-                rest, done = rest[count:], done + count
-        at += expected
+    for part, place, expected in _pieces(buffers, at):
+        done = os.pwritev(descriptor, part, place)
+        rest = b"".join(part)[done:] if done < expected else b""
+        while rest:
+            count = os.pwrite(descriptor, rest, place + done)
+            rest, done = rest[count:], done + count
+
+
+def _pieces(buffers: list[memoryview], at: int) -> Iterator[tuple[list[memoryview], int, int]]:
+    """So many buffers as one system call takes, where they go, and how many bytes they have."""
+    for start in range(0, len(buffers), MOST_BUFFERS):
+        part = buffers[start : start + MOST_BUFFERS]
+        length = sum(map(len, part))
+        yield part, at, length
+        at += length

@@ -7,7 +7,7 @@ import errno
 import os
 from collections.abc import Callable, Sequence
 
-_MOST_BUFFERS = 1024
+MOST_BUFFERS = 1024
 """IOV_MAX: of one system call."""
 
 _KEEP_SIZE, _PUNCH_HOLE = 0x01, 0x02
@@ -51,7 +51,7 @@ _Call = Callable[[int, Sequence[memoryview], int], int]
 def _transfer(call: _Call, descriptor: int, offset: int, buffers: Sequence[memoryview]) -> None:
     """Move all of the buffers, in as many calls as it takes."""
     expected = sum(map(len, buffers))
-    if len(buffers) <= _MOST_BUFFERS and call(descriptor, buffers, offset) == expected:
+    if len(buffers) <= MOST_BUFFERS and call(descriptor, buffers, offset) == expected:
         return
     for buffer in buffers:
         done = 0
