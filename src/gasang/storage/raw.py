@@ -29,11 +29,7 @@ class RawImage:
         _transfer(os.pwritev, self._descriptor, offset, buffers)
 
     def write_zeroes(self, offset: int, length: int) -> None:
-        try:
-            punch_hole(self._descriptor, offset, length)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV):
-                raise
+        if not punch_hole(self._descriptor, offset, length):
             for start in range(offset, offset + length, len(_ZEROES)):
                 self.write_from(start, [_ZEROES[: offset + length - start]])
 
@@ -66,9 +62,15 @@ def _transfer(call: _Call, descriptor: int, offset: int, buffers: Sequence[memor
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def punch_hole(descriptor: int, offset: int, length: int) -> None:
-    """Let a range read as zeroes and take no room: fallocate(2), for which Python has no name."""
+def punch_hole(descriptor: int, offset: int, length: int) -> bool:
+    """Let a range read as zeroes and take no room; False where the file system cannot do that.
+
+    That is fallocate(2), for which Python has no name. Raises `OSError`.
+    """
     arguments = (ctypes.c_int(descriptor), ctypes.c_int(_KEEP_SIZE | _PUNCH_HOLE), ctypes.c_int64(offset))
-    if _libc.fallocate(*arguments, ctypes.c_int64(length)) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+    if _libc.fallocate(*arguments, ctypes.c_int64(length)) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV):
+        return False
+    raise OSError(number, os.strerror(number))

@@ -47,6 +47,14 @@ def test_zeroed_ranges_read_as_zeroes_and_take_no_room(path):
     image.close()
 
 
+def test_where_there_are_no_holes_zeroes_are_written(path, monkeypatch):
+    monkeypatch.setattr("gasang.storage.raw.punch_hole", lambda *_: False)
+    image = open_image(Drive(path))
+    image.write_zeroes(512, SIZE - 1024)
+    assert read(image, 0, SIZE) == path.read_bytes()[:512] + bytes(SIZE - 1024) + path.read_bytes()[-512:]
+    image.close()
+
+
 def test_many_buffers_go_in_several_calls(path):
     image = open_image(Drive(path))
     assert read(image, 0, *[1] * 3000) == path.read_bytes()[:3000]
