@@ -499,6 +499,13 @@ class Vm:
         Whoever writes it tells by `memory_written`. Raises `EngineError` if any of it is not RAM.
         """
 
+    def discard_memory(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Give the host back what RAM takes at these (address, length): whole pages, which read as zeroes
+        then.
+
+        Raises `EngineError` if any of it is not RAM or no whole pages, and for what the host says.
+        """
+
     def memory_written(self, ranges: Sequence[tuple[int, int]]) -> None:
         """Tell that RAM was written in place at these (address, length), so that code translated from it is
         void.

@@ -102,6 +102,9 @@ class MachineConfig:
     rng: bool = False
     """A virtio device of random numbers: the host's, or those that `seed` chooses."""
 
+    balloon: bool = False
+    """A virtio balloon: memory that the guest has free is the host's; `Machine.set_balloon` asks for more."""
+
     accel: Accelerator = "auto"
     """What executes the guest: "kvm" is the processor itself by /dev/kvm, "bt" translates, "interp"
     interprets; "auto" takes KVM if a guest that tries it out comes to its end there, else "bt"."""

@@ -281,6 +281,21 @@ impl GuestMemory {
         }
     }
 
+    /// Give the host back what a physical range of whole pages takes: it reads as zeroes then.
+    ///
+    /// # Errors
+    /// `InvalidInput` if any of it is not RAM, or not whole pages; what fallocate says.
+    pub fn discard(&self, address: u64, length: u64) -> io::Result<()> {
+        let whole = address % PAGE_SIZE == 0 && length % PAGE_SIZE == 0;
+        let offset = self.map.offset(address).filter(|_| whole && self.map.check(address, length).is_ok());
+        let offset = offset.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        // SAFETY: the range is inside the file. Its pages stay mapped; other accesses to them are single machine
+        // instructions and copies of opaque bytes.
+        let done = unsafe { libc::fallocate(self.file.as_raw_fd(), mode, offset as i64, length as i64) };
+        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
     /// Mark the pages of a physical range as written, as far as it is RAM: by somebody who did not do it here.
     pub fn note_written(&self, address: u64, length: u64) {
         let first = address & !(PAGE_SIZE - 1);
@@ -388,6 +403,23 @@ mod tests {
     fn a_host_address_beyond_ram_panics() {
         let memory = GuestMemory::new(PAGE_SIZE).unwrap();
         memory.load(memory.base() + PAGE_SIZE - 1, 2);
+    }
+
+    #[test]
+    fn discarded_pages_read_as_zeroes_and_take_no_room() {
+        let memory = GuestMemory::new(16 * PAGE_SIZE).unwrap();
+        memory.write_physical(0, &[7; 4 * PAGE_SIZE as usize]).unwrap();
+        memory.discard(PAGE_SIZE, 2 * PAGE_SIZE).unwrap();
+        let mut bytes = vec![1; 4 * PAGE_SIZE as usize];
+        memory.read_physical(0, &mut bytes).unwrap();
+        let page = PAGE_SIZE as usize;
+        assert!(bytes[..page].iter().chain(&bytes[3 * page..]).all(|&byte| byte == 7));
+        assert!(bytes[page..3 * page].iter().all(|&byte| byte == 0));
+        for (address, length) in
+            [(1, PAGE_SIZE), (0, 100), (15 * PAGE_SIZE, 2 * PAGE_SIZE), (1 << 40, PAGE_SIZE)]
+        {
+            assert_eq!(memory.discard(address, length).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        }
     }
 
     #[test]

@@ -126,6 +126,13 @@ impl Vm {
         PyMemoryView::from(Bound::new(python, span)?.as_any())
     }
 
+    fn discard_memory(&self, ranges: Vec<(u64, u64)>) -> PyResult<()> {
+        let mut ranges = ranges.into_iter();
+        ranges
+            .try_for_each(|(address, length)| self.inner.discard_memory(address, length))
+            .map_err(engine_error)
+    }
+
     fn memory_written(&self, ranges: Vec<(u64, u64)>) -> PyResult<()> {
         let mut ranges = ranges.into_iter();
         ranges

@@ -36,6 +36,18 @@ impl Vm {
         Ok(MemorySpan { host, length, _memory: memory })
     }
 
+    /// Give the host back what RAM takes: whole pages, which read as zeroes then.
+    ///
+    /// # Errors
+    /// If any of it is not RAM, or no whole pages; what the host says.
+    pub fn discard_memory(&self, address: u64, length: u64) -> Result<(), Error> {
+        let discarded = self.shared.memory.discard(address, length);
+        discarded
+            .map_err(|source| Error::Host { attempt: "cannot discard guest memory".to_owned(), source })?;
+        self.shared.memory_written(address, length);
+        Ok(())
+    }
+
     /// RAM was written in place: code translated from it is void.
     ///
     /// # Errors

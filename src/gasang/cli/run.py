@@ -91,6 +91,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="a disk of the guest, or file=FILE,format=raw,readonly=on; may be repeated",
     )
+    machine.add_argument(
+        "--balloon", action="store_true", help="a balloon: memory that the guest has free is the host's"
+    )
     machine.add_argument("--rng", action="store_true", help="a device of random numbers")
     machine.add_argument(
         "--irqchip",
@@ -179,6 +182,7 @@ def _configuration(options: argparse.Namespace) -> MachineConfig:
         cpus=options.cpus,
         drives=tuple(Drive.parse(each) for each in options.drive),
         rng=options.rng,
+        balloon=options.balloon,
         cpu=options.cpu,
         accel=options.accel,
         irqchip=options.irqchip,

@@ -48,7 +48,11 @@ def default_guest(progress: Progress | None = None, *, drivers: Sequence[str] = 
 
 def drivers(config: MachineConfig) -> tuple[str, ...]:
     """The modules that the default guest needs for the devices of a machine."""
-    needed = (("virtio-blk", bool(config.drives)), ("virtio-rng", config.rng))
+    needed = (
+        ("virtio-blk", bool(config.drives)),
+        ("virtio-rng", config.rng),
+        ("virtio-balloon", config.balloon),
+    )
     found = tuple(name for name, wanted in needed if wanted)
     return ("virtio-pci", *found) if found else ()
 

@@ -83,6 +83,7 @@ class Machine:
             self._pc.plug_drives(open_image(drive) for drive in self.config.drives)
             if self.config.rng:
                 self._pc.plug_entropy(_entropy(self.config))
+            self._balloon = self._pc.plug_balloon() if self.config.balloon else None
             self._load_kernel()
             unless_started.pop_all()
         self._symbols: Symbols | None = None
@@ -119,6 +120,7 @@ class Machine:
         cpus: int = 1,
         drives: Sequence[Drive | str | Path] = (),
         rng: bool = False,
+        balloon: bool = False,
         cpu: str = "max",
         accel: Accelerator = "auto",
         irqchip: Irqchip = "own",
@@ -149,6 +151,7 @@ class Machine:
                 cpus=cpus,
                 drives=tuple(_drive(each) for each in drives),
                 rng=rng,
+                balloon=balloon,
                 cpu=cpu,
                 accel=accel,
                 irqchip=irqchip,
@@ -259,6 +262,20 @@ class Machine:
     def stop(self, outcome: Outcome = Stopped()) -> None:  # noqa: B008 - an immutable value
         """End the machine, if it runs, with `outcome`; wait until its processors have left the guest."""
         _stop(self._ending, self._loop, self._reader, outcome)
+
+    @property
+    def balloon(self) -> int:
+        """Bytes that the guest has given up, if it has a balloon."""
+        return 0 if self._balloon is None else self._balloon.actual
+
+    def set_balloon(self, size: str | int) -> None:
+        """Ask the guest to give up so much memory in all; it does when it can. Raises `ConfigError`."""
+        if self._balloon is None:
+            raise ConfigError("this machine has no balloon: boot it with balloon (--balloon)")
+        wanted = parse_size(size) if isinstance(size, str) else size
+        if not 0 <= wanted <= self.config.memory:
+            raise ConfigError(f"a balloon of {wanted} bytes in a machine of {self.config.memory}")
+        self._balloon.inflate_to(wanted)
 
     def press_power_button(self) -> None:
         """Ask the guest to shut down, as the power button of a PC does."""

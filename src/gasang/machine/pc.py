@@ -35,7 +35,7 @@ from gasang.machine.ending import Ending
 from gasang.machine.ram import Ram
 from gasang.machine.slots import Slots
 from gasang.storage import Image
-from gasang.virtio import BlockDevice, EntropyDevice
+from gasang.virtio import Balloon, BlockDevice, EntropyDevice
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PIECE = 4 << 20
@@ -81,6 +81,12 @@ class Pc:
     def plug_entropy(self, source: Callable[[int], bytes]) -> None:
         """Plug a device in that gives the guest random bytes."""
         self.slots.plug(EntropyDevice(source))
+
+    def plug_balloon(self) -> Balloon:
+        """Plug a balloon in."""
+        balloon = Balloon(self.slots.discard)
+        self.slots.plug(balloon)
+        return balloon
 
     def load(self, image: BootImage) -> None:
         """Write firmware's tables and a boot image to memory, and set processor 0 to enter it.

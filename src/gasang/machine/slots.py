@@ -13,6 +13,7 @@ from gasang.machine.ram import Ram
 from gasang.virtio import VirtioPci
 from gasang.virtio.device import VirtioDevice
 from gasang.virtio.pci import LENGTHS
+from gasang.virtio.queue import QueueError
 
 _WINDOW = LOW_RAM_LIMIT
 """Where BARs lie at first: the window that the ACPI tables declare begins there."""
@@ -44,6 +45,13 @@ class Slots:
         function = VirtioPci(device, self._ram, slot, addresses, synchronous=self._synchronous)
         self.functions[0, number, 0] = function
         self._virtio.append(function)
+
+    def discard(self, ranges: list[tuple[int, int]]) -> None:
+        """Give the host back what guest memory takes there. Raises `QueueError` if any of it is not RAM."""
+        try:
+            self._vm.discard_memory(ranges)
+        except _engine.EngineError as error:
+            raise QueueError(str(error)) from error
 
     def close(self) -> None:
         """The machine has ended: end the devices' threads, and give their files back."""

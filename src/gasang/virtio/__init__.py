@@ -1,7 +1,8 @@
 """Virtio devices (OASIS, Virtual I/O Device Version 1.2), for the machine to attach."""
 
+from gasang.virtio.balloon import Balloon
 from gasang.virtio.block import BlockDevice
 from gasang.virtio.entropy import EntropyDevice
 from gasang.virtio.pci import PciSlot, VirtioPci
 
-__all__ = ["BlockDevice", "EntropyDevice", "PciSlot", "VirtioPci"]
+__all__ = ["Balloon", "BlockDevice", "EntropyDevice", "PciSlot", "VirtioPci"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 
 from gasang.storage import Image
@@ -78,6 +78,12 @@ class BlockDevice:
         topology = struct.pack("<BBHIBBH", 0, 0, 1, 0, 0, 0, 1)
         discard = struct.pack("<III", _MOST_SECTORS, _MOST_RANGES, 1)
         return head + topology + discard + struct.pack("<IIB3x", _MOST_SECTORS, _MOST_RANGES, 1)
+
+    def write_config(self, offset: int, size: int, value: int) -> None:
+        """Nothing there can be written."""
+
+    def connect(self, changed: Callable[[], None]) -> None:
+        """It never changes."""
 
     def negotiated(self, features: int) -> None:
         """There is nothing to choose."""

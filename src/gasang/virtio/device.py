@@ -28,6 +28,12 @@ class VirtioDevice(Protocol):
     def config(self) -> bytes:
         """Its configuration space."""
 
+    def write_config(self, offset: int, size: int, value: int) -> None:
+        """The driver writes there."""
+
+    def connect(self, changed: Callable[[], None]) -> None:
+        """`changed` tells the driver that the configuration space has changed."""
+
     def negotiated(self, features: int) -> None:
         """The driver has chosen these features."""
 

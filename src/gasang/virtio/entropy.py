@@ -25,6 +25,12 @@ class EntropyDevice:
         """It has none."""
         return b""
 
+    def write_config(self, offset: int, size: int, value: int) -> None:
+        """Nothing there can be written."""
+
+    def connect(self, changed: Callable[[], None]) -> None:
+        """It never changes."""
+
     def negotiated(self, features: int) -> None:
         """There is nothing to choose."""
 

@@ -182,6 +182,8 @@ class _RegistersBar:
         structure, at = offset & ~0xFFF, offset & 0xFFF
         if structure == COMMON:
             self._registers.write_common(at, size, value)
+        elif structure == DEVICE:
+            self._registers.write_config(at, size, value)
         elif structure == NOTIFY and at % NOTIFY_STRIDE == 0:
             self._registers.notify(at // NOTIFY_STRIDE)
 

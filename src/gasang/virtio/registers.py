@@ -80,7 +80,9 @@ class Registers:
         self._worker: Worker | None = None
         self._audible = False
         # volatile state
+        self._generation = 0
         self._reset()
+        device.connect(self._configuration_changed)
 
     def _reset(self) -> None:
         self._status = Status(0)
@@ -117,6 +119,9 @@ class Registers:
     def read_config(self, offset: int, size: int) -> int:
         return int.from_bytes(self._device.config()[offset : offset + size], "little")
 
+    def write_config(self, offset: int, size: int, value: int) -> None:
+        self._device.write_config(offset, size, value)
+
     def read_common(self, offset: int, size: int) -> int:
         register = offset & ~3 if offset < _Common.CONFIG_VECTOR or offset >= 0x20 else offset
         value = self._common(register)
@@ -134,6 +139,7 @@ class Registers:
             _Common.CONFIG_VECTOR: self._config_vector,
             _Common.QUEUES: len(self._queues),
             _Common.STATUS: self._status,
+            _Common.CONFIG_GENERATION: self._generation,
             _Common.QUEUE_SELECT: self._selected,
         }
         return registers.get(register, 0)
@@ -256,6 +262,10 @@ class Registers:
         """The driver broke a rule: nothing is done until it resets the device (2.1.2)."""
         _log.warning("virtio device %d: %s; it waits for a reset", self._device.device_id, error)
         self._status |= Status.NEEDS_RESET
+        self._configuration_changed()
+
+    def _configuration_changed(self) -> None:
+        self._generation = self._generation + 1 & 0xFF
         if self._status & Status.DRIVER_OK and self._config_vector != NO_VECTOR:
             self._interrupt(self._config_vector)
 

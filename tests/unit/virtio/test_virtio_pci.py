@@ -33,6 +33,12 @@ class Echo:
     def config(self):
         return bytes(range(16))
 
+    def write_config(self, offset, size, value):
+        self.written = (offset, size, value)
+
+    def connect(self, changed):
+        self.changed = changed
+
     def negotiated(self, features):
         self.chosen = features
 
@@ -309,6 +315,19 @@ def test_the_device_s_configuration_is_read(card):
     assert card.read(0x2000, 4) == 0x03020100
     assert card.read(0x200F, 1) == 15
     assert card.read(0x2100, 4) == 0
+
+
+def test_a_driver_is_told_of_a_change_and_can_make_one(card):
+    card.start()
+    before = card.read(0x15, 1)
+    card.device.changed()
+    assert card.slot.messages == [], "it has no vector for that"
+    card.write(0x10, 2, 1)
+    card.device.changed()
+    assert card.slot.messages == [(0xFEE00000, 0x41)]
+    assert card.read(0x15, 1) == before + 2
+    card.write(0x2004, 4, 77)
+    assert card.device.written == (4, 4, 77)
 
 
 def test_closing_ends_the_thread_and_the_device():
