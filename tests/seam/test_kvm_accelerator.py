@@ -212,8 +212,9 @@ def test_where_kvm_cannot_go_on_the_error_names_the_instruction(assemble):
         guest.vcpu.run()
 
 
-def test_where_kvm_cannot_go_on_translation_does(assemble):
-    guest = boot(assemble, "kvm", 64, CODE_IN_A_DEVICE, kvm_may_fail=True)
+@pytest.mark.parametrize("irqchip", ["own", "kernel"])
+def test_where_kvm_cannot_go_on_translation_does(irqchip, assemble):
+    guest = boot(assemble, "kvm", 64, CODE_IN_A_DEVICE, kvm_may_fail=True, irqchip=irqchip)
     exits, _ = run_to_the_end(guest)
     assert isinstance(exits[0], KvmLost)
     assert f"cannot emulate the instruction at {DEVICE:#x}" in exits[0].reason
@@ -236,8 +237,9 @@ START_ANOTHER = f"""
 COUNT = "mov ax, 0x3000\nmov ds, ax\n1: lock inc dword ptr [0]\njmp 1b"
 
 
-def test_the_other_processors_leave_kvm_too(assemble):
-    guest = boot(assemble, "kvm", 64, START_ANOTHER, cpus=2, kvm_may_fail=True)
+@pytest.mark.parametrize("irqchip", ["own", "kernel"])
+def test_the_other_processors_leave_kvm_too(irqchip, assemble):
+    guest = boot(assemble, "kvm", 64, START_ANOTHER, cpus=2, kvm_may_fail=True, irqchip=irqchip)
     second = guest.vm.vcpu(1)
     guest.vm.write_memory(0x40000, assemble(COUNT, 16))
 

@@ -1,5 +1,7 @@
 """A guest goes from translation to KVM and back: the same registers, memory and devices at the switch."""
 
+import threading
+import time
 from itertools import cycle
 
 import pytest
@@ -227,6 +229,56 @@ def test_the_pit_ticks_on_wherever_it_is(switchable):
         guest.vm.set_accelerator(next(accels))
     assert counts == sorted(set(counts)), "each HLT ended by a tick"
     assert counts[-1] <= guest.vm.virtual_time() // 10_000_000 + 1, "no tick came twice"
+
+
+COUNT_MESSAGES = """
+    jmp start
+    .org 0x40
+handler:
+    inc dword ptr [0x30000]
+    mov dword ptr [rdx + 0xb0], 0
+    iretq
+start:
+    mov edx, 0xfee00000
+    mov dword ptr [rdx + 0xf0], 0x1ff
+    mov al, 0xff
+    out 0x21, al
+    out 0x80, al
+    sti
+1:  hlt
+    jmp 1b
+"""
+
+
+def test_no_interrupt_is_lost_on_the_way(switchable):
+    guest = switchable("kvm", 64, COUNT_MESSAGES)
+    guest.set_gate(0x51, ENTRY + 0x40)
+    assert guest.vcpu.run() == PioWrite(0x80, 1, 0xFF)
+
+    def count():
+        return int.from_bytes(guest.vm.read_memory(0x30000, 4), "little")
+
+    def send():
+        for number in range(1, 201):
+            # The message comes before the switch, in the midst of it, or after.
+            guest.vcpu.kick()
+            time.sleep(number % 25 * 1e-4)
+            assert guest.vm.signal_msi(0xFEE00000, 0x51)
+            patience = (time.sleep(1e-4) for _ in range(50_000))
+            if not any(count() == number for _ in patience):
+                break
+        sent.append(number)
+        guest.vcpu.kick()
+
+    sent = []
+    device = threading.Thread(target=send)
+    device.start()
+    accels = cycle(["bt", "kvm"])
+    while not sent:
+        assert guest.vcpu.run() == Interrupted()
+        guest.vm.set_accelerator(next(accels))
+    device.join()
+    assert (sent, count()) == ([200], 200)
 
 
 def test_a_machine_that_was_not_made_for_it_is_not_switched(assemble):

@@ -1,15 +1,13 @@
 //! A processor as KVM has it. One thread runs it.
 
-use crate::controllers::{lapic_from, lapic_to};
 use crate::exit::{Exit, MsrAccess};
 use crate::msrs::{self, Place};
 use crate::state::{self, Undelivered};
 use crate::statistics::Statistics;
 use crate::watch::Watch;
 use crate::{host_error, ioctl, signals};
-use gasang_chipset::lapic::LocalApicState;
 use gasang_cpu::{Activity, CpuModel, VcpuState};
-use gasang_x86::{msr, paravirtual};
+use gasang_x86::paravirtual;
 use kvm_bindings::{
     CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR,
     KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_IN, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_SET_TPR,
@@ -211,30 +209,20 @@ impl Vcpu {
         self.fd.get_kvm_run().cr8 = value.into();
     }
 
-    /// With the kernel's interrupt controllers: have this local APIC, and end interrupts by this register
-    /// (MSR_KVM_PV_EOI_EN).
+    /// The register that says how the guest ends interrupts, which is KVM's with its interrupt controllers.
     ///
     /// # Errors
     /// What KVM says.
-    pub fn load_local_apic(&mut self, state: &LocalApicState, end_of_interrupt: u64) -> io::Result<()> {
-        let mut system = self.fd.get_sregs().map_err(host_error)?;
-        system.apic_base = state.base;
-        self.fd.set_sregs(&system).map_err(host_error)?;
-        self.fd.set_lapic(&lapic_to(state)).map_err(host_error)?;
-        msrs::write(&self.fd, msr::TSC_DEADLINE, state.tsc_deadline)?;
-        msrs::write(&self.fd, paravirtual::MSR_END_OF_INTERRUPT, end_of_interrupt)
+    pub fn end_of_interrupt(&self) -> io::Result<u64> {
+        msrs::read(&self.fd, paravirtual::MSR_END_OF_INTERRUPT)
     }
 
-    /// The same back.
+    /// Set it.
     ///
     /// # Errors
     /// What KVM says.
-    pub fn store_local_apic(&mut self) -> io::Result<(LocalApicState, u64)> {
-        let base = self.fd.get_sregs().map_err(host_error)?.apic_base;
-        let page = self.fd.get_lapic().map_err(host_error)?;
-        let deadline = msrs::read(&self.fd, msr::TSC_DEADLINE)?;
-        let end_of_interrupt = msrs::read(&self.fd, paravirtual::MSR_END_OF_INTERRUPT)?;
-        Ok((lapic_from(&page, base, deadline), end_of_interrupt))
+    pub fn set_end_of_interrupt(&mut self, value: u64) -> io::Result<()> {
+        msrs::write(&self.fd, paravirtual::MSR_END_OF_INTERRUPT, value)
     }
 
     pub(crate) fn watch(&self, vm: &VmFd) -> io::Result<Watch> {

@@ -1,6 +1,9 @@
 //! A look at a processor that another thread runs, while it is outside of the guest.
 
-use crate::host_error;
+use crate::controllers::{lapic_from, lapic_to};
+use crate::{host_error, msrs};
+use gasang_chipset::lapic::LocalApicState;
+use gasang_x86::msr;
 use kvm_bindings::{KVM_MP_STATE_HALTED, KVM_MP_STATE_RUNNABLE};
 use kvm_ioctls::{VcpuFd, VmFd};
 use std::io;
@@ -34,5 +37,30 @@ impl Watch {
             }
             _ => false,
         })
+    }
+
+    /// With the kernel's interrupt controllers: have this local APIC.
+    ///
+    /// # Errors
+    /// What KVM says.
+    pub fn set_local_apic(&self, state: &LocalApicState) -> io::Result<()> {
+        let mut system = self.0.get_sregs().map_err(host_error)?;
+        system.apic_base = state.base;
+        self.0.set_sregs(&system).map_err(host_error)?;
+        self.0.set_lapic(&lapic_to(state)).map_err(host_error)?;
+        msrs::write(&self.0, msr::TSC_DEADLINE, state.tsc_deadline)
+    }
+
+    /// Its local APIC, and the time-stamp counter that the guest reads now.
+    ///
+    /// # Errors
+    /// What KVM says.
+    pub fn local_apic(&self) -> io::Result<(LocalApicState, u64)> {
+        // KVM acts upon INIT when it is asked what the processor is at: before the rest is read.
+        self.0.get_mp_state().map_err(host_error)?;
+        let base = self.0.get_sregs().map_err(host_error)?.apic_base;
+        let page = self.0.get_lapic().map_err(host_error)?;
+        let deadline = msrs::read(&self.0, msr::TSC_DEADLINE)?;
+        Ok((lapic_from(&page, base, deadline), msrs::read(&self.0, msr::TSC)?))
     }
 }

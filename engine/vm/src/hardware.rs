@@ -128,12 +128,13 @@ impl Processor {
         let Some(hardware) = self.hardware.as_mut().filter(|hardware| hardware.holds_state) else {
             return Ok(Step::Retired);
         };
+        if hardware.controllers_in_kernel {
+            // First of all: KVM acts upon INIT and start-up IPIs when it is asked this.
+            self.state.activity = hardware.vcpu.activity().map_err(failed("read the state"))?;
+        }
         let model = &self.surroundings.shared.model;
         let undelivered = hardware.vcpu.store(&mut self.state, model).map_err(failed("read the state"))?;
         hardware.holds_state = false;
-        if hardware.controllers_in_kernel {
-            self.state.activity = hardware.vcpu.activity().map_err(failed("read the state"))?;
-        }
         self.translation_changed();
         if let Some(vector) = undelivered.interrupt {
             return self.deliver(Unfinished::Interrupt(vector));
@@ -251,14 +252,14 @@ impl Processor {
     }
 
     fn leave_kvm(&mut self) -> Result<Step, Error> {
+        self.surroundings.shared.on_kvm.wait_for_the_last();
         if self.take_state()? == Step::Pending {
             return Ok(Step::Pending);
         }
-        self.give_local_apic_back()?;
+        self.bring_controllers_back()?;
         self.hardware = None;
         let_signals_wait()?;
         let shared = &self.surroundings.shared;
-        shared.on_kvm.wait_for_the_last();
         // Code that was translated before the machine went to KVM.
         shared.all_code_may_be_written();
         Ok(Step::Retired)

@@ -4,7 +4,7 @@ use crate::error::Error;
 use crate::exit::Exit;
 use crate::hardware::failed;
 use crate::processor::Processor;
-use gasang_chipset::lapic::LocalApicState;
+use gasang_chipset::Pending;
 use gasang_kvm::{Machine, Watch};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,15 +18,17 @@ impl Processor {
         self.hardware.as_ref().is_some_and(|hardware| hardware.controllers_in_kernel)
     }
 
-    /// Have KVM have this local APIC.
+    /// What is the processor's of the interrupt controllers goes to the kernel with them.
     ///
     /// # Errors
     /// What KVM says.
-    pub(crate) fn give_local_apic(&mut self, state: &LocalApicState) -> Result<(), Error> {
+    pub(crate) fn follow_controllers(&mut self) -> Result<(), Error> {
         let Some(hardware) = &mut self.hardware else { return Ok(()) };
         let end_of_interrupt = self.surroundings.paravirtual.end_of_interrupt();
         self.surroundings.tracepoints.counts.let_kernel_count(hardware.vcpu.statistics());
-        hardware.vcpu.load_local_apic(state, end_of_interrupt).map_err(failed("set the local APIC"))?;
+        let set = hardware.vcpu.set_end_of_interrupt(end_of_interrupt);
+        set.map_err(failed("set the local APIC"))?;
+        self.surroundings.pending = Pending::default();
         self.publish_counts();
         Ok(())
     }
@@ -40,21 +42,19 @@ impl Processor {
         vcpu.map(|vcpu| machine.watch(vcpu).map_err(failed("make a processor"))).transpose()
     }
 
-    /// Bring the local APIC back to the chipset.
+    /// Bring the interrupt controllers back to the chipset, if nobody has: those of all processors. None is in the guest any
+    /// more, where it would interrupt others in the kernel.
     ///
     /// # Errors
     /// What KVM says.
-    pub(crate) fn give_local_apic_back(&mut self) -> Result<(), Error> {
+    pub(crate) fn bring_controllers_back(&mut self) -> Result<(), Error> {
         let Some(hardware) = self.hardware.as_mut().filter(|hardware| hardware.controllers_in_kernel) else {
             return Ok(());
         };
-        let stored = hardware.vcpu.store_local_apic();
-        let (local_apic, end_of_interrupt) = stored.map_err(failed("read the local APIC"))?;
+        let end_of_interrupt = hardware.vcpu.end_of_interrupt().map_err(failed("read the local APIC"))?;
         self.surroundings.paravirtual.set_end_of_interrupt(end_of_interrupt);
         self.surroundings.tracepoints.counts.let_kernel_count(None);
-        let (index, offset) = (self.surroundings.index, self.state.msr.tsc_offset);
-        let taken = self.surroundings.shared.take_controllers(index, local_apic, offset);
-        taken.map_err(failed("read the interrupt controllers"))
+        self.surroundings.shared.take_controllers().map_err(failed("read the interrupt controllers"))
     }
 
     /// CR8, if the kernel has it.
@@ -104,17 +104,5 @@ impl Processor {
     fn is_stopped_in_kernel(&mut self) -> Result<bool, Error> {
         let Some(hardware) = &mut self.hardware else { return Ok(false) };
         hardware.vcpu.is_stopped().map_err(failed("read the state"))
-    }
-
-    /// Wait for the other processors to bring their local APICs back. True if that is done.
-    pub(crate) fn controllers_are_back(&self) -> bool {
-        let shared = &self.surroundings.shared;
-        if !shared.on_kvm.controllers_are_elsewhere() {
-            return true;
-        }
-        if let Some(attention) = shared.attention.get(self.surroundings.index) {
-            attention.sleep(Some(LOOK_AGAIN));
-        }
-        false
     }
 }

@@ -5,7 +5,6 @@ use crate::error::Error;
 use crate::hardware::{Hardware, failed};
 use crate::processor::Processor;
 use crate::vm::Vm;
-use gasang_chipset::Pending;
 use gasang_cpu::CpuModel;
 use gasang_exec::Step;
 use gasang_kvm::InterruptControllers;
@@ -100,6 +99,8 @@ impl Vm {
         let hardware = (0..processors.len()).map(|index| Hardware::new(&kvm.machine, index, &self.shared));
         let hardware = hardware.collect::<Result<Vec<_>, _>>()?;
         for (processor, hardware) in processors.iter_mut().zip(hardware) {
+            // The kernel is not told of messages that wait: NMI, INIT, start-up. An answer from outside is asked for later.
+            processor.take_signals()?;
             processor.hardware = Some(Box::new(hardware));
         }
         self.shared.on_kvm.arrive();
@@ -120,15 +121,11 @@ impl Vm {
         self.hang_doorbells(&kvm.machine)?;
         let Some(kernel) = kvm.machine.controllers() else { return Ok(()) };
         processors.iter_mut().for_each(|processor| processor.surroundings.settle_end_of_interrupt());
-        let given = self.shared.give_controllers(kernel);
-        let local_apics = given.map_err(failed("set the interrupt controllers"))?;
-        for (processor, local_apic) in processors.iter_mut().zip(&local_apics) {
-            processor.surroundings.pending = Pending::default();
-            processor.give_local_apic(local_apic)?;
-            let watch = processor.on_hardware_watch(&kvm.machine)?;
-            watch.into_iter().for_each(|watch| self.shared.on_kvm.watch(watch));
-        }
-        Ok(())
+        let watches = processors.iter().map(|processor| processor.on_hardware_watch(&kvm.machine));
+        let watches: Vec<_> = watches.filter_map(Result::transpose).collect::<Result<_, _>>()?;
+        let given = self.shared.give_controllers(kernel, watches);
+        given.map_err(failed("set the interrupt controllers"))?;
+        processors.iter_mut().try_for_each(|processor| processor.follow_controllers())
     }
 
     fn leave_kvm(&self, processors: &mut [MutexGuard<'_, Processor>]) -> Result<(), Error> {
@@ -137,7 +134,7 @@ impl Vm {
             processor.take_state_now()?;
         }
         for processor in processors {
-            processor.give_local_apic_back()?;
+            processor.bring_controllers_back()?;
             processor.hardware = None;
         }
         self.shared.all_code_may_be_written();

@@ -167,9 +167,6 @@ impl Processor {
             if let Some(exit) = self.vm_exit() {
                 return Ok(exit);
             }
-            if self.hardware.is_none() && !self.controllers_are_back() {
-                continue;
-            }
             let exit = match self.state.activity {
                 Activity::Shutdown => Some(self.output().unwrap_or(Exit::Shutdown)),
                 _ if self.has_kernel_controllers() => self.execute_on_hardware()?,
@@ -321,7 +318,7 @@ impl Processor {
 
     /// INIT, SIPI, NMI and interrupts, in the order of their priority (SDM vol. 3, 6.9). `Pending` if a delivery needs
     /// an answer from outside.
-    fn take_signals(&mut self) -> Result<Step, Error> {
+    pub(crate) fn take_signals(&mut self) -> Result<Step, Error> {
         if self.state.vmx.non_root()
             && let Some(step) = self.act_in_non_root()?
         {
@@ -330,7 +327,7 @@ impl Processor {
         if self.events.is_replayed() {
             return self.take_replayed();
         }
-        if self.surroundings.shared.on_kvm.controllers_are_elsewhere() {
+        if self.has_kernel_controllers() {
             return Ok(Step::Retired);
         }
         if !self.surroundings.pending.any() {

@@ -5,8 +5,6 @@ use crate::clock::Clock;
 use crate::doorbells::Doorbells;
 use crate::error::Error;
 use crate::standstill::Standstill;
-use crate::surroundings::platform_time;
-use gasang_chipset::lapic::LocalApicState;
 use gasang_chipset::{Chipset, Pending, UART_COUNT};
 use gasang_cpu::CpuModel;
 use gasang_kvm::{KernelControllers, Watch};
@@ -64,17 +62,14 @@ pub(crate) struct OnKvm {
     left: AtomicBool,
     /// Processors that are inside the guest. While there is one, nobody translates: what it writes goes unnoticed.
     inside: AtomicUsize,
-    /// The interrupt controllers are in the kernel.
-    elsewhere: AtomicBool,
-    deposits: Mutex<Deposits>,
+    in_kernel: Mutex<InKernel>,
 }
 
-/// The kernel's interrupt controllers, and what processors that have left brought back of them.
+/// The kernel's interrupt controllers, while it has them.
 #[derive(Debug, Default)]
-struct Deposits {
+struct InKernel {
     kernel: Option<KernelControllers>,
-    /// Each processor's local APIC, and the offset of its time-stamp counter.
-    local_apics: Vec<Option<(LocalApicState, u64)>>,
+    /// Each processor's.
     watches: Vec<Watch>,
 }
 
@@ -99,25 +94,15 @@ impl OnKvm {
         self.left.load(Ordering::SeqCst)
     }
 
-    fn deposits(&self) -> MutexGuard<'_, Deposits> {
-        self.deposits.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Look at a processor by this, now and then.
-    pub(crate) fn watch(&self, watch: Watch) {
-        self.deposits().watches.push(watch);
+    fn in_kernel(&self) -> MutexGuard<'_, InKernel> {
+        self.in_kernel.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a processor that has stopped was woken by another one, in the kernel.
     pub(crate) fn is_anybody_woken(&self) -> io::Result<bool> {
-        let deposits = self.deposits();
-        let mut woken = deposits.watches.iter().map(Watch::is_woken);
+        let in_kernel = self.in_kernel();
+        let mut woken = in_kernel.watches.iter().map(Watch::is_woken);
         woken.try_fold(false, |any, woken| Ok(any || woken?))
-    }
-
-    /// Whether the interrupt controllers are in the kernel.
-    pub(crate) fn controllers_are_elsewhere(&self) -> bool {
-        self.elsewhere.load(Ordering::SeqCst)
     }
 
     /// Be inside the guest, unless the machine has left KVM.
@@ -200,7 +185,7 @@ impl Shared {
         if outward.is_empty() {
             return;
         }
-        if let Some(kernel) = &self.on_kvm.deposits().kernel {
+        if let Some(kernel) = &self.on_kvm.in_kernel().kernel {
             // KVM has every line that there is.
             outward.into_iter().for_each(|outward| drop(kernel.tell(outward)));
         }
@@ -208,52 +193,43 @@ impl Shared {
 
     /// Send a message signalled interrupt; whether a local APIC took it.
     pub(crate) fn send_msi(&self, address: u64, data: u32) -> io::Result<bool> {
-        let kernel = self.on_kvm.deposits().kernel.clone();
-        match kernel {
+        let sent = self.with_chipset(None, |chipset, now| match &self.on_kvm.in_kernel().kernel {
+            // They do not go back to the chipset meanwhile.
             Some(kernel) => kernel.signal_msi(address, data),
-            None => Ok(self.with_chipset(None, |chipset, now| chipset.send_msi(now, address, data)).0),
-        }
+            None => Ok(chipset.send_msi(now, address, data)),
+        });
+        sent.0
     }
 
-    /// Give the kernel the chipset's interrupt controllers; what each processor's local APIC has.
-    pub(crate) fn give_controllers(&self, kernel: &KernelControllers) -> io::Result<Vec<LocalApicState>> {
+    /// Give the kernel the chipset's interrupt controllers, and each processor, in it, its local APIC.
+    pub(crate) fn give_controllers(&self, kernel: &KernelControllers, watches: Vec<Watch>) -> io::Result<()> {
         let given = self.with_chipset(None, |chipset, now| {
             let controllers = chipset.give_controllers(now);
+            // Before those that may send them something at once.
+            for (watch, local_apic) in watches.iter().zip(&controllers.local_apics) {
+                watch.set_local_apic(local_apic)?;
+            }
             kernel.load(&controllers)?;
-            let mut deposits = self.on_kvm.deposits();
-            deposits.kernel = Some(kernel.clone());
-            deposits.local_apics = vec![None; controllers.local_apics.len()];
-            self.on_kvm.elsewhere.store(true, Ordering::SeqCst);
-            Ok(controllers.local_apics)
+            *self.on_kvm.in_kernel() = InKernel { kernel: Some(kernel.clone()), watches };
+            Ok(())
         });
         given.0
     }
 
-    /// Processor `processor` has left the kernel with this local APIC and an offset of its time-stamp counter. The last
-    /// one takes the interrupt controllers back.
-    pub(crate) fn take_controllers(
-        &self,
-        processor: usize,
-        local_apic: LocalApicState,
-        tsc_offset: u64,
-    ) -> io::Result<()> {
-        let mut deposits = self.on_kvm.deposits();
-        if let Some(own) = deposits.local_apics.get_mut(processor) {
-            *own = Some((local_apic, tsc_offset));
-        }
-        let all: Option<Vec<_>> = deposits.local_apics.iter().copied().collect();
-        let (Some(all), Some(kernel)) = (all, deposits.kernel.clone()) else { return Ok(()) };
-        drop(deposits);
-        let (local_apics, offsets): (Vec<_>, Vec<_>) = all.into_iter().unzip();
+    /// Take the interrupt controllers back from the kernel, unless somebody has.
+    pub(crate) fn take_controllers(&self) -> io::Result<()> {
         let taken = self.with_chipset(None, |chipset, now| {
-            let controllers = kernel.store(local_apics)?;
-            let deadline =
-                |index: usize, tsc| platform_time(&self.clock, tsc, offsets.get(index).copied().unwrap_or(0));
-            chipset.take_controllers(now, &controllers, deadline);
-            let mut deposits = self.on_kvm.deposits();
-            deposits.kernel = None;
-            deposits.watches.clear();
-            self.on_kvm.elsewhere.store(false, Ordering::SeqCst);
+            let mut in_kernel = self.on_kvm.in_kernel();
+            let Some(kernel) = in_kernel.kernel.clone() else { return Ok(()) };
+            let local_apics: Vec<_> =
+                in_kernel.watches.iter().map(Watch::local_apic).collect::<io::Result<_>>()?;
+            let (local_apics, counters): (Vec<_>, Vec<_>) = local_apics.into_iter().unzip();
+            let deadline = |index: usize, deadline: u64| {
+                let counter = counters.get(index).copied().unwrap_or_default();
+                now.saturating_add(self.clock.time_at(deadline.saturating_sub(counter)))
+            };
+            chipset.take_controllers(now, &kernel.store(local_apics)?, deadline);
+            *in_kernel = InKernel::default();
             Ok(())
         });
         (0..self.attention.len()).for_each(|index| self.raise(index, CHIPSET));

@@ -39,7 +39,7 @@ fn general_protection(_: GeneralProtection) -> Trap {
 }
 
 /// The platform's time of a guest TSC value; 0 for what lies before the machine's creation.
-pub(crate) fn platform_time(clock: &Clock, tsc: u64, tsc_offset: u64) -> u64 {
+fn platform_time(clock: &Clock, tsc: u64, tsc_offset: u64) -> u64 {
     // The offset is a signed number in two's complement.
     let counter = i128::from(tsc) - i128::from(tsc_offset as i64);
     clock.time_at(u64::try_from(counter.max(0)).unwrap_or(u64::MAX))
