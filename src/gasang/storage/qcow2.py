@@ -122,7 +122,8 @@ class Qcow2Image:
             self.flush()
         if self._backing is not None:
             self._backing.close()
-        os.close(self._descriptor)
+        descriptor, self._descriptor = self._descriptor, -1
+        os.close(descriptor)
 
     def _own_metadata(self) -> set[int]:
         """The clusters of the header, of the L1 table and of L2 tables: no data is ever written there."""

@@ -11,6 +11,9 @@ MOST_BUFFERS = 1024
 """IOV_MAX: of one system call."""
 
 _KEEP_SIZE, _PUNCH_HOLE = 0x01, 0x02
+_CLOSED = -1
+"""In place of a descriptor whose number may be another file's by now."""
+
 _ZEROES = memoryview(bytes(1 << 20))
 
 
@@ -38,7 +41,8 @@ class RawImage:
             os.fdatasync(self._descriptor)
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        descriptor, self._descriptor = self._descriptor, _CLOSED
+        os.close(descriptor)
 
 
 _Call = Callable[[int, Sequence[memoryview], int], int]

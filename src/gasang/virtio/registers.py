@@ -79,6 +79,7 @@ class Registers:
         self._remove_bell = remove_bell
         self._worker: Worker | None = None
         self._audible = False
+        self._closed = False
         # volatile state
         self._generation = 0
         self._reset()
@@ -104,8 +105,9 @@ class Registers:
         self._audible = False
 
     def close(self) -> None:
-        """End the thread, and give the device's resources back."""
+        """End the thread, and give the device's resources back. Nothing is done any more after that."""
         self._halt()
+        self._closed = True
         self._device.close()
 
     def notify(self, index: int) -> None:
@@ -229,9 +231,8 @@ class Registers:
         self._go()
 
     def _is_live(self) -> bool:
-        return bool(self._status & Status.DRIVER_OK) and not self._status & (
-            Status.NEEDS_RESET | Status.FAILED
-        )
+        stopped = self._closed or self._status & (Status.NEEDS_RESET | Status.FAILED)
+        return bool(self._status & Status.DRIVER_OK) and not stopped
 
     def _go(self) -> None:
         """Serve requests from now on, if everything is as it must be."""

@@ -55,6 +55,13 @@ def test_where_there_are_no_holes_zeroes_are_written(path, monkeypatch):
     image.close()
 
 
+def test_a_closed_image_touches_no_file(path):
+    image = open_image(Drive(path))
+    image.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        image.write_from(0, [memoryview(bytes(512))])
+
+
 def test_many_buffers_go_in_several_calls(path):
     image = open_image(Drive(path))
     assert read(image, 0, *[1] * 3000) == path.read_bytes()[:3000]

@@ -337,6 +337,10 @@ def test_closing_ends_the_thread_and_the_device():
     card.function.close()
     assert card.device.closed
     assert threading.active_count() == before - 1
+    card.driver.add([b"late"], [4])
+    card.write(0x3000, 2, 0)
+    card.write(0x14, 1, ALIVE | FEATURES_OK | DRIVER_OK)
+    assert card.driver.used()[0] == 0, "a guest that runs on for a moment finds nobody"
 
 
 @pytest.mark.parametrize("control", [0, ENABLE | FUNCTION_MASK])
