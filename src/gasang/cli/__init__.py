@@ -23,6 +23,7 @@ examples:
   gasang run                                  a Debian guest: its shell, on this terminal
   gasang run -- uname -a                      one command in it: its output and exit code are ours
   gasang run --kernel bzImage --initrd i.img --append console=ttyS0
+  gasang image create disk.qcow2 10G          a disk for it
   gasang top                                  what running machines do
   gasang doctor                               what this host offers
 
@@ -32,6 +33,7 @@ itself; 128 + n signal n; 255 the guest's kernel panicked.
 
 _VERBS = {
     "run": "boot a guest: its console here, or one command in it",
+    "image": "make disk images",
     "top": "what running machines do",
     "doctor": "what this host offers, and what gasang will use",
 }

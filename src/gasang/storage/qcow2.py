@@ -46,7 +46,7 @@ class Qcow2Image:
         self.size = header.size
         self.readonly = readonly
         self._descriptor = descriptor
-        self._header = header
+        self.header = header
         self._bits = header.cluster_bits
         self._cluster = 1 << self._bits
         self._in_table = self._cluster // 8
@@ -90,7 +90,7 @@ class Qcow2Image:
             entry = self._entry(offset)
             if entry == _ZERO or (entry == 0 and self._backing is None):
                 pass
-            elif part == self._cluster and self._header.version >= 3:
+            elif part == self._cluster and self.header.version >= 3:
                 self._set(offset, _ZERO)
             else:
                 self._write_part(offset, [memoryview(bytes(part))], part)
@@ -110,7 +110,7 @@ class Qcow2Image:
         if self._dirty_l1:
             for index in self._dirty_l1:
                 entry = self._l1[index].to_bytes(8, "big")
-                os.pwrite(self._descriptor, entry, self._header.l1_offset + 8 * index)
+                os.pwrite(self._descriptor, entry, self.header.l1_offset + 8 * index)
             self._dirty_l1.clear()
             os.fdatasync(self._descriptor)
         given_back, self._given_back = self._given_back, []
@@ -127,8 +127,8 @@ class Qcow2Image:
 
     def _own_metadata(self) -> set[int]:
         """The clusters of the header, of the L1 table and of L2 tables: no data is ever written there."""
-        first = self._header.l1_offset >> self._bits
-        count = -(-self._header.l1_entries * 8 >> self._bits)
+        first = self.header.l1_offset >> self._bits
+        count = -(-self.header.l1_entries * 8 >> self._bits)
         return {0, *range(first, first + count), *((entry & _OFFSET) >> self._bits for entry in self._l1)}
 
     # Where bytes are.
@@ -205,7 +205,7 @@ class Qcow2Image:
         at, length = self._compressed_place(entry)
         packed = os.pread(self._descriptor, length, at)
         try:
-            content = _unpack(packed, self._header.compression, self._cluster)
+            content = _unpack(packed, self.header.compression, self._cluster)
         except (zlib.error, ValueError) as error:
             raise OSError(errno.EIO, f"a corrupt qcow2 image: a compressed cluster: {error}") from error
         self._decompressed = (entry, content.ljust(self._cluster, b"\0"))
