@@ -1,17 +1,21 @@
-//! Guest RAM: one memfd, the physical address map, and one byte of flags for each page.
+//! Guest RAM: one memfd or a private copy of a file, the physical address map, and one byte of flags for each page.
 //!
 //! A *host address* here is the address, in our own process, of a byte of guest RAM. Accessors check every host
 //! address against the mapping, so a wrong one is a panic of ours and never an access outside the guest.
 
+mod backing;
+mod image;
 mod map;
 mod mirrors;
 
+use backing::Backing;
 use std::arch::asm;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd};
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+
+pub use image::{ImageDigest, digest_of_image};
 
 pub use map::{HIGH_RAM_START, LOW_RAM_LIMIT, PhysicalMap, VIDEO_HOLE};
 pub use mirrors::{Laid, Mirrors};
@@ -50,7 +54,7 @@ pub struct GuestMemory {
     base: *mut u8,
     size: u64,
     map: PhysicalMap,
-    file: File,
+    backing: RwLock<Backing>,
     flags: Box<[AtomicU8]>,
     split: Mutex<()>,
 }
@@ -67,43 +71,30 @@ impl GuestMemory {
     /// # Errors
     /// What memfd_create, ftruncate or mmap say; `InvalidInput` for a size that is no whole number of pages.
     pub fn new(size: u64) -> io::Result<GuestMemory> {
-        if size == 0 || size % PAGE_SIZE != 0 || size > i64::MAX as u64 {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "memory must be a whole number of pages",
-            ));
+        check_size(size)?;
+        GuestMemory::backed(Backing::Shared(backing::memfd(size)?), size)
+    }
+
+    /// RAM that begins as the `size` bytes of a file from `offset` on, and goes its own way: what is written stays here,
+    /// and what is never touched is never read. Whoever changes the file meanwhile changes RAM.
+    ///
+    /// # Errors
+    /// What mmap says; `InvalidInput` for a size or an offset that is no whole number of pages, or that the file does not
+    /// have.
+    pub fn over(file: File, offset: u64, size: u64) -> io::Result<GuestMemory> {
+        check_size(size)?;
+        let end = offset.checked_add(size).filter(|_| offset % PAGE_SIZE == 0);
+        if end.is_none_or(|end| file.metadata().is_ok_and(|file| file.len() < end)) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "memory beyond the end of its file"));
         }
-        // SAFETY: the name is a NUL-terminated literal; the result is checked.
-        let descriptor = unsafe { libc::memfd_create(c"gasang-ram".as_ptr(), libc::MFD_CLOEXEC) };
-        if descriptor < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: `descriptor` is a fresh descriptor that nothing else owns.
-        let file = unsafe { File::from_raw_fd(descriptor) };
-        file.set_len(size)?;
-        // SAFETY: a new shared mapping of our own file at an address of the kernel's choice; the result is checked.
-        let base = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                size as usize,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED | libc::MAP_NORESERVE,
-                file.as_raw_fd(),
-                0,
-            )
-        };
-        if base == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
+        GuestMemory::backed(Backing::Private { file, offset }, size)
+    }
+
+    fn backed(backing: Backing, size: u64) -> io::Result<GuestMemory> {
+        let base = backing.map(size)?;
         let flags = (0..size / PAGE_SIZE).map(|_| AtomicU8::new(0)).collect();
-        Ok(GuestMemory {
-            base: base.cast(),
-            size,
-            map: PhysicalMap::new(size),
-            file,
-            flags,
-            split: Mutex::new(()),
-        })
+        let map = PhysicalMap::new(size);
+        Ok(GuestMemory { base, size, map, backing: RwLock::new(backing), flags, split: Mutex::new(()) })
     }
 
     /// Where RAM lies in the physical address space.
@@ -116,9 +107,13 @@ impl GuestMemory {
         self.size
     }
 
-    /// The memfd behind RAM.
-    pub fn file(&self) -> &File {
-        &self.file
+    fn backing(&self) -> RwLockReadGuard<'_, Backing> {
+        self.backing.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether what is written stays in this mapping: the file behind it does not have it, and no other mapping can.
+    pub fn is_private(&self) -> bool {
+        matches!(*self.backing(), Backing::Private { .. })
     }
 
     /// Host address of the first byte of RAM.
@@ -284,16 +279,17 @@ impl GuestMemory {
     /// Give the host back what a physical range of whole pages takes: it reads as zeroes then.
     ///
     /// # Errors
-    /// `InvalidInput` if any of it is not RAM, or not whole pages; what fallocate says.
+    /// `InvalidInput` if any of it is not RAM, or not whole pages; what fallocate or mmap say.
     pub fn discard(&self, address: u64, length: u64) -> io::Result<()> {
         let whole = address % PAGE_SIZE == 0 && length % PAGE_SIZE == 0;
         let offset = self.map.offset(address).filter(|_| whole && self.map.check(address, length).is_ok());
         let offset = offset.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-        // SAFETY: the range is inside the file. Its pages stay mapped; other accesses to them are single machine
-        // instructions and copies of opaque bytes.
-        let done = unsafe { libc::fallocate(self.file.as_raw_fd(), mode, offset as i64, length as i64) };
-        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        if length == 0 {
+            return Ok(());
+        }
+        assert!(offset + length <= self.size);
+        // SAFETY: the range is inside the mapping that `base` begins (checked above).
+        unsafe { self.backing().discard(self.base, offset, length) }
     }
 
     /// Mark the pages of a physical range as written, as far as it is RAM: by somebody who did not do it here.
@@ -360,6 +356,13 @@ impl GuestMemory {
         }
         Ok(())
     }
+}
+
+fn check_size(size: u64) -> io::Result<()> {
+    if size == 0 || size % PAGE_SIZE != 0 || size > i64::MAX as u64 {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "memory must be a whole number of pages"));
+    }
+    Ok(())
 }
 
 impl Drop for GuestMemory {

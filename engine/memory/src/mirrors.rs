@@ -85,6 +85,8 @@ impl Window {
 
     /// Map `count` pages of RAM from number `page` on at `place`.
     fn map(&mut self, memory: &GuestMemory, place: usize, page: u64, count: usize) -> io::Result<()> {
+        let backing = memory.backing();
+        let file = backing.shared().ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))?.as_raw_fd();
         assert!(place + count <= WINDOW_PAGES && (page + count as u64) * PAGE_SIZE <= memory.size());
         // SAFETY: `place..place + count` is inside our own mapping and the pages inside the file (checked above); the only
         // addresses that anybody has of what was mapped there before are those that `Laid` tells to forget.
@@ -94,7 +96,7 @@ impl Window {
                 count * PAGE_SIZE as usize,
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_SHARED | libc::MAP_FIXED | libc::MAP_POPULATE,
-                memory.file().as_raw_fd(),
+                file,
                 (page * PAGE_SIZE) as libc::off_t,
             )
         };
@@ -144,7 +146,7 @@ impl Mirrors {
     /// Have the pages at the host addresses `pages` (`GuestMemory::host_page`) follow each other, as those of the linear
     /// addresses from `linear` on in address space `space` do, all within a window.
     ///
-    /// None if they need too many mappings, or more than were earned, and nothing was done.
+    /// None if they need too many mappings, or more than were earned, and nothing was done; always, of RAM that is private.
     ///
     /// # Errors
     /// What the host says if it refuses: every window is closed then.
@@ -158,7 +160,7 @@ impl Mirrors {
         let number = |host: u64| memory.offset(host, PAGE_SIZE) / PAGE_SIZE;
         let pages: Vec<u64> = pages.iter().map(|&page| number(page)).collect();
         let runs = self.missing(space, linear, &pages);
-        if runs > self.most_mappings / 2 || runs as u64 > self.credit {
+        if memory.is_private() || runs > self.most_mappings / 2 || runs as u64 > self.credit {
             return Ok(None);
         }
         self.credit -= runs as u64;
@@ -185,7 +187,7 @@ impl Mirrors {
     }
 
     /// Close every window; the spaces that lost one.
-    fn close(&mut self) -> Vec<usize> {
+    pub fn close(&mut self) -> Vec<usize> {
         self.mappings = 0;
         self.windows.drain(..).map(|window| window.space).collect()
     }

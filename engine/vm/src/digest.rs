@@ -1,7 +1,6 @@
 //! Digests of RAM and of everything else, to compare two machines.
 
 use gasang_memory::{GuestMemory, PAGE_SIZE};
-use nix::unistd::{Whence, lseek};
 use std::hash::{Hash, Hasher};
 
 fn mix(hash: u64, word: u64) -> u64 {
@@ -49,33 +48,17 @@ fn page(index: u64, bytes: &[u8; PAGE_SIZE as usize]) -> u64 {
 /// The digest. Memory that was never touched costs nothing.
 ///
 /// # Errors
-/// What lseek says.
+/// What the host says.
 pub(crate) fn memory(memory: &GuestMemory) -> std::io::Result<u64> {
     let mut digest = 0u64;
-    let mut at = 0;
-    while let Some((start, end)) = next_data(memory, at)? {
-        let mut bytes = [0; PAGE_SIZE as usize];
-        for index in start / PAGE_SIZE..end.div_ceil(PAGE_SIZE) {
+    let mut bytes = [0; PAGE_SIZE as usize];
+    for range in memory.populated()? {
+        for index in range.start / PAGE_SIZE..range.end / PAGE_SIZE {
             memory.copy_out(memory.base() + index * PAGE_SIZE, &mut bytes);
             digest = digest.wrapping_add(page(index, &bytes));
         }
-        at = end;
     }
     Ok(digest)
-}
-
-/// The next range of offsets, from `at`, that the host has allocated.
-fn next_data(memory: &GuestMemory, at: u64) -> std::io::Result<Option<(u64, u64)>> {
-    if at >= memory.size() {
-        return Ok(None);
-    }
-    let start = match lseek(memory.file(), at as i64, Whence::SeekData) {
-        Ok(start) => start,
-        Err(nix::errno::Errno::ENXIO) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    let end = lseek(memory.file(), start, Whence::SeekHole)?;
-    Ok(Some((start as u64, end as u64)))
 }
 
 #[cfg(test)]
