@@ -100,7 +100,7 @@ class GuestAgentError(GasangError):
 
 
 class GuestFileError(GasangError):
-    """A file of the guest's cannot be read, written or copied: `path`, with the guest's `errno` and its text."""
+    """A file of the guest's cannot be read, written or copied: its `path`, the guest's `errno` and text."""
 
     def __init__(self, path: str, number: int, text: str) -> None:
         super().__init__(path, number, text)

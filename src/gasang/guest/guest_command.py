@@ -93,7 +93,10 @@ class Command:
             frames.send(Kind.RUN, payload)
 
     def pass_on(self, stdout: Sink, stderr: Sink, deadline: float | None = None) -> None:
-        """Pass output on until the command is complete. Raises `GuestTimeout`, and what ended the connection."""
+        """Pass output on until the command is complete.
+
+        Raises `GuestTimeout` at the deadline, and what ended the connection.
+        """
         try:
             while not self.complete:
                 kind, payload = self._frames.receive(deadline)

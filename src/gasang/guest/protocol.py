@@ -11,6 +11,7 @@ import struct
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from enum import IntEnum
 
 from gasang.errors import GuestAgentError, GuestTimeout
@@ -92,10 +93,8 @@ class Frames:
 
     def close(self) -> None:
         """End the connection."""
-        try:
+        with suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)  # wakes a thread that receives
-        except OSError:
-            pass
         self.socket.close()
 
     def _exactly(self, length: int, deadline: float | None) -> bytes:

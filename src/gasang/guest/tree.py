@@ -1,4 +1,7 @@
-"""Trees of files between host and guest. What the guest sends names something below the tree's root, or fails."""
+"""Trees of files between host and guest.
+
+What the guest sends names something below the tree's root, or it fails.
+"""
 
 from __future__ import annotations
 
@@ -84,14 +87,15 @@ class Receiver:
         parts = self._parts(fields.text())
         target = fields.text()
         with self._holding(parts) as (directory, name):
-            self._make(what, mode, parts, directory, name, target)
+            self._make(what, mode, target, directory=directory, name=name)
+        if what == DIRECTORY:
+            self._modes.append((parts, mode))
 
-    def _make(self, what: int, mode: int, parts: list[str], directory: int, name: str, target: str) -> None:
+    def _make(self, what: int, mode: int, target: str, *, directory: int, name: str) -> None:
         if what == DIRECTORY:
             with suppress(FileExistsError):
                 os.mkdir(name, 0o700, dir_fd=directory)
             os.close(os.open(name, _DIRECTORY_FLAGS, dir_fd=directory))
-            self._modes.append((parts, mode))
             return
         with suppress(FileNotFoundError):
             os.unlink(name, dir_fd=directory)
@@ -105,7 +109,7 @@ class Receiver:
             raise GuestAgentError("the guest's agent sent an entry of no kind")
 
     def _parts(self, relative: str) -> list[str]:
-        """The components of a place, from the parent on. Raises `GuestAgentError` if it is not in the tree."""
+        """A place's components, from the parent on. Raises `GuestAgentError` if it is not in the tree."""
         parts = relative.split("/") if relative else []
         if any(part in ("", ".", "..") or "\0" in part for part in parts):
             raise GuestAgentError(f"the guest's agent sent {relative!r}, which is no place in a tree")

@@ -1,6 +1,6 @@
 """The client of the guest agent behind vsock: many commands at a time, terminals, files, repair.
 
-The guest's half is `guests/agent`. Each request is a connection of its own, so nothing here waits for its turn.
+The guest's half is `guests/agent`. Each request is a connection of its own, so that none waits for another.
 """
 
 from __future__ import annotations
@@ -216,8 +216,8 @@ class VsockAgent:
     def copy_out(self, guest: str, host: str | Path) -> None:
         """Copy a file or a tree out of the guest; into `host` if that is a directory, else as `host`.
 
-        Nothing is written elsewhere, whatever the guest sends. Raises `GuestFileError`, and `OSError` for what
-        cannot be written here.
+        Nothing is written elsewhere, whatever the guest sends. Raises `GuestFileError`, and `OSError` for
+        what cannot be written here.
         """
         place = Path(host)
         if place.is_dir():

@@ -85,8 +85,10 @@ class GuestAccess(ABC):
         return self.vsock_agent.read(path)
 
     def write(self, path: str, data: bytes, mode: int | None = None) -> None:
-        """Replace a file of the guest's at once. It keeps its mode, or has 0644, if none is given. Needs vsock;
-        raises `GuestFileError`."""
+        """Replace a file of the guest's at once. It keeps its mode, or has 0644, if none is given.
+
+        Needs vsock; raises `GuestFileError`.
+        """
         self.vsock_agent.write(path, data, mode)
 
     def copy_in(self, host: str | Path, guest: str) -> None:

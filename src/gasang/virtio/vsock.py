@@ -15,6 +15,7 @@ import struct
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 from gasang.virtio.queue import Chain, Queue, QueueError
 from gasang.virtio.vsock_connection import BUFFER, Connection, State
@@ -156,20 +157,14 @@ class VsockDevice:
     def dial(self, port: int, timeout: float | None = None) -> socket.socket:
         """A connection to a port of the guest's.
 
-        Raises `ConnectionRefusedError` if nobody listens there, `TimeoutError`, and `OSError` if there are too
-        many connections or the machine has ended.
+        Raises `ConnectionRefusedError` if nobody listens there, `TimeoutError`, and `OSError` if there are
+        too many connections or the machine has ended.
         """
         ours, theirs = socket.socketpair()
-        try:
-            connection = self._request(port, ours)
-            if not connection.answered.wait(timeout):
-                self._abandon(connection)
-                raise TimeoutError(f"the guest did not answer at port {port} within {timeout:g} seconds")
-            if not connection.accepted:
-                raise ConnectionRefusedError(f"nobody listens at port {port} of the guest")
-        except BaseException:
-            theirs.close()
-            raise
+        with ExitStack() as unless_accepted:
+            unless_accepted.callback(theirs.close)
+            self._await_answer(self._request(port, ours), timeout)
+            unless_accepted.pop_all()
         return theirs
 
     def listen(self, port: int) -> Listener:
@@ -204,6 +199,14 @@ class VsockDevice:
                 did |= self._give_packets(queues[_RX])
             return did
 
+    def _await_answer(self, connection: Connection, timeout: float | None) -> None:
+        port = connection.guest_port
+        if not connection.answered.wait(timeout):
+            self._abandon(connection)
+            raise TimeoutError(f"the guest did not answer at port {port} within {timeout:g} seconds")
+        if not connection.accepted:
+            raise ConnectionRefusedError(f"nobody listens at port {port} of the guest")
+
     def _unlisten(self, port: int) -> None:
         with self._lock:
             self._listeners.pop(port, None)
@@ -227,8 +230,8 @@ class VsockDevice:
             return connection
 
     def _is_full(self) -> bool:
-        """Whether there are as many connections as may be, when those that only wait for the guest's last word
-        are gone."""
+        """Whether there are as many connections as may be, when those are gone that only wait for the
+        guest's last word."""
         if len(self._connections) >= MOST_CONNECTIONS:
             for connection in [each for each in self._connections.values() if each.end.fileno() < 0]:
                 self._lose(connection)

@@ -1,4 +1,4 @@
-"""One connection of the socket device: a socket of the host's on one side, packets and credit on the other."""
+"""One connection of the socket device: a socket on the host's side, packets and credit on the guest's."""
 
 from __future__ import annotations
 
