@@ -144,6 +144,8 @@ class VsockDevice:
     def close(self) -> None:
         """End every connection, and whoever waits for one."""
         with self._lock:
+            if self._closed:
+                return
             self._closed = True
             self._forget()
             for listener in self._listeners.values():
