@@ -69,16 +69,20 @@ class Running:
 class VsockAgent:
     """The agent of one guest. Every method may be called from any thread.
 
-    `dial(port, timeout)` connects to a port of the guest's. Whoever drives the machine calls `close` when it
+    `dial(port, timeout)` connects to a port of the guest's, `greetings` tell that the agent is up; without
+    them it is. Whoever drives the machine calls `close` when it
     has ended.
     """
 
-    def __init__(self, dial: Callable[[int, float | None], socket.socket], greetings: Greetings) -> None:
+    def __init__(
+        self, dial: Callable[[int, float | None], socket.socket], greetings: Greetings | None = None
+    ) -> None:
         self._dial = dial
         self._changed = threading.Condition()
-        self._ready = False
+        self._ready = greetings is None
         self._ended: Exception | None = None
-        threading.Thread(target=self._await, args=(greetings,), name="gasang-agent", daemon=True).start()
+        if greetings is not None:
+            threading.Thread(target=self._await, args=(greetings,), name="gasang-agent", daemon=True).start()
 
     @property
     def ready(self) -> bool:
@@ -266,6 +270,10 @@ class VsockAgent:
                 _expect_ok(frames, "repair")
             except GuestFileError as error:
                 raise GuestAgentError(f"the guest cannot be repaired: {error.text}") from None
+
+    def connect(self) -> socket.socket:
+        """A connection to the agent, for a request of somebody else's."""
+        return self._connect(None).socket
 
     def ping(self) -> str:
         """The name and version of the guest's half."""
