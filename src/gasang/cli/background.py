@@ -2,8 +2,8 @@
 
 A holder is the process of one machine. It has NAME.lock locked as long as it lives, and answers at the socket
 NAME.control, both in a directory of the user's alone. Whoever connects sends one line of JSON, {"do": WHAT},
-and gets one line back; with "agent" and "console" a descriptor comes along: a connection to the guest's agent,
-or to its console.
+and gets one line back. With "agent" and "console" a descriptor comes along: a connection to the guest's
+agent, or to its console.
 """
 
 from __future__ import annotations
