@@ -11,6 +11,8 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 BIN := .venv/bin
 TOOLS := .venv/tools
 ENGINE := src/gasang/_engine.abi3.so
+AGENT := src/gasang/guest/gasang-agent
+AGENT_SOURCES := $(wildcard guests/agent/src/*.rs guests/agent/Cargo.* guests/agent/.cargo/config.toml)
 ENGINE_SOURCES := $(shell find engine -name '*.rs' -o -name '*.S' -o -name '*.toml') Cargo.toml $(wildcard Cargo.lock)
 
 # The face of the engine needs a Python to link its tests with; tests/seam tests it from Python.
@@ -47,6 +49,7 @@ lint: lint-rust lint-python  ## formatting, types, floors
 
 lint-rust: | host
 	cargo fmt --all --check
+	cd guests/agent && cargo fmt --check && cargo clippy --release --quiet -- -D warnings
 	cargo clippy --workspace --all-targets --release --quiet -- -D warnings
 
 lint-python: $(ENGINE)
@@ -78,7 +81,7 @@ docs: $(ENGINE)  ## the reference, as HTML: of the package in target/docs, of th
 	$(BIN)/pdoc -o target/docs gasang gasang.machine gasang.machine.channel gasang.machine.outcome gasang.guest.agent
 
 clean:  ## remove what was built; the guest stays in the user's cache
-	rm -rf .venv target build dist $(ENGINE) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv target guests/agent/target build dist $(ENGINE) $(AGENT) .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find src tests benches guests -name __pycache__ -type d -exec rm -rf {} +
 
 # need COMMAND,PACKAGE: install a package of the system's if a command is missing and we may.
@@ -114,7 +117,11 @@ $(TOOLS): pyproject.toml | host
 	@{ $(PYTHON) -m venv .venv; $(BIN)/pip install -q -U 'pip>=25.1'; $(BIN)/pip install -q --group dev; } >&2
 	@touch $@
 
-$(ENGINE): $(ENGINE_SOURCES) $(TOOLS)
+# The guest's agent: a static program, apart from the engine.
+$(AGENT): $(AGENT_SOURCES) | host
+	@$(PYTHON) guests/agent/build_backend.py
+
+$(ENGINE): $(ENGINE_SOURCES) $(TOOLS) | $(AGENT)
 	@VIRTUAL_ENV='$(CURDIR)/.venv' $(BIN)/maturin develop --release >&2
 	@# As pip does for what it installs: else it is done anew by every process where Python may not write it.
 	@$(BIN)/python -m compileall -q src/gasang

@@ -105,6 +105,10 @@ class MachineConfig:
     balloon: bool = False
     """A virtio balloon: memory that the guest has free is the host's; `Machine.set_balloon` asks for more."""
 
+    vsock: bool = False
+    """A virtio socket device; the default guest's agent listens behind it, for many commands at a time,
+    terminals and files. Not for a deterministic machine."""
+
     accel: Accelerator = "auto"
     """What executes the guest: "kvm" is the processor itself by /dev/kvm, "bt" translates, "interp"
     interprets; "auto" takes KVM if a guest that tries it out comes to its end there, else "bt"."""
@@ -190,6 +194,8 @@ class MachineConfig:
                 f"a deterministic machine has one processor, not {self.cpus}: "
                 "in which order several execute is up to the host"
             )
+        if self.deterministic and self.vsock:
+            raise ConfigError("a deterministic machine has no vsock: when the host sends is up to the host")
         if self.seed and not self.deterministic:
             raise ConfigError("a seed is for a deterministic machine (--deterministic)")
         if not 0 <= self.seed < _SEEDS:

@@ -10,6 +10,7 @@
     ├── GuestTimeout         the guest did not answer, or a command did not end, in time (also a TimeoutError)
     ├── GuestCommandFailed   `run(check=True)`: the command's exit code was not 0
     ├── GuestAgentError      the guest's agent refused a request, or no agent runs in this guest
+    ├── GuestFileError       a file of the guest's cannot be read, written or copied
     └── VmxError             VMX operation from Python cannot do what was asked
         ├── VmInstructionError   a VMX instruction failed, with the number that the manual gives the error
         ├── VmEntryFailed    a VM entry failed a check of the manual's
@@ -96,6 +97,19 @@ class GuestCommandFailed(GasangError):  # noqa: N818 - the name says what happen
 
 class GuestAgentError(GasangError):
     """The guest's agent refused a request, or this guest runs no agent."""
+
+
+class GuestFileError(GasangError):
+    """A file of the guest's cannot be read, written or copied: its `path`, the guest's `errno` and text."""
+
+    def __init__(self, path: str, number: int, text: str) -> None:
+        super().__init__(path, number, text)
+        self.path = path
+        self.errno = number
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"{self.path} in the guest: {self.text}"
 
 
 class VmxError(GasangError):

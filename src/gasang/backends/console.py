@@ -54,9 +54,13 @@ def pass_input(console: Console, source: Descriptor) -> None:
 
 
 def pass_keys(
-    console: Console, source: Descriptor, quit_: Callable[[], object], show: Callable[[bytes], object]
+    console: Console,
+    source: Descriptor,
+    quit_: Callable[[], object],
+    show: Callable[[bytes], object],
+    help_: str = HELP,
 ) -> None:
-    """Pass a terminal's keys on; Ctrl-A h shows help, Ctrl-A x calls `quit_` and ends this.
+    """Pass a terminal's keys on; Ctrl-A h shows `help_`, Ctrl-A x calls `quit_` and ends this.
 
     Raises `OSError`, `GasangError`.
     """
@@ -68,7 +72,7 @@ def pass_keys(
                     quit_()
                     return
                 case Key.HELP:
-                    show(b"\r\n" + HELP.replace("\n", "\r\n").encode())
+                    show(b"\r\n" + help_.replace("\n", "\r\n").encode())
                 case bytes():
                     console.write(part)
 

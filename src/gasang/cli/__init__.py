@@ -24,6 +24,8 @@ examples:
   gasang run -- uname -a                      one command in it: its output and exit code are ours
   gasang run --kernel bzImage --initrd i.img --append console=ttyS0
   gasang image create disk.qcow2 10G          a disk for it
+  gasang run -d --name box                    a guest in the background, until gasang stop box
+  gasang exec -t box -- sh                    a shell in it
   gasang top                                  what running machines do
   gasang doctor                               what this host offers
 
@@ -34,6 +36,11 @@ itself; 128 + n signal n; 255 the guest's kernel panicked.
 _VERBS = {
     "run": "boot a guest: its console here, or one command in it",
     "image": "make disk images",
+    "exec": "run a command in a machine in the background",
+    "cp": "copy files into such a machine, or out of it",
+    "console": "its console, on this terminal",
+    "ps": "which machines are in the background",
+    "stop": "stop one",
     "top": "what running machines do",
     "doctor": "what this host offers, and what gasang will use",
 }
@@ -96,7 +103,7 @@ def _check_words(options: argparse.Namespace, unknown: list[str], command: list[
     hint = ""
     if options.verb == "run":
         hint = f": a command for the guest is written behind --, as in gasang run -- {' '.join(unknown)}"
-    elif command is not None:
+    elif command is not None and options.verb != "exec":
         options.parser.error("no command for a guest can be given here")
     if unknown and unknown[0].startswith("-"):
         options.parser.error(f"unknown option {unknown[0]}")

@@ -31,7 +31,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     profiling.add_argument(
         "--count-blocks", action="store_true", help="count each block's executions for --profile; slower"
     )
-    profiling.add_argument("--name", metavar="NAME", help="what gasang top calls it (default: the kernel's)")
+    profiling.add_argument(
+        "--name", metavar="NAME", help="what gasang calls it elsewhere (default: the kernel's)"
+    )
     profiling.add_argument(
         "--perf-map", action="store_true", help="name translated code for perf, in /tmp/perf-PID.map"
     )

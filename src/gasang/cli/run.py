@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from gasang.cli import profiling
+from gasang.cli import holder, profiling
 from gasang.cli.arguments import UsageError
 from gasang.cli.block_trace import BlockTrace
 from gasang.cli.exit_trace import ExitTrace
@@ -114,6 +114,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout", metavar="SECONDS", type=float, help="stop the machine then, with code 124"
     )
+    parser.add_argument(
+        "-d", "--detach", action="store_true", help="leave it in the background, for gasang exec NAME"
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
     parser.add_argument(
         "--state-hash", action="store_true", help="say a hash of the machine's last state at the end"
@@ -131,6 +134,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """Run a guest; return the exit code."""
     _check(options)
+    if options.detach:
+        return _in_background(options)
     on_terminal = options.command is None and os.isatty(0) and os.isatty(1)
     config = _with_default_guest(_configuration(options), options, on_terminal=on_terminal)
     with ExitStack() as stack:
@@ -169,6 +174,21 @@ def _check(options: argparse.Namespace) -> None:
         raise UsageError(f"--trace-file needs --trace with one of {', '.join(_TRACES)}")
     if options.trace == "blocks" and options.accel == "interp":
         raise UsageError("--trace blocks needs the translator: leave out --accel interp")
+
+
+def _in_background(options: argparse.Namespace) -> int:
+    """Leave the machine to a process of its own. Raises `UsageError`, `GasangError`."""
+    others = {"a command": options.command, "--kernel": options.kernel, "--trace": options.trace,
+              "--profile": options.profile, "--perf-map": options.perf_map, "--timeout": options.timeout,
+              "--state-hash": options.state_hash, "--deterministic": options.deterministic}  # fmt: skip
+    for name, value in others.items():
+        if value:
+            raise UsageError(f"-d is for the default guest alone: leave out {name}")
+    name = options.name or "debian"
+    config = replace(_configuration(options), vsock=True)
+    holder.start(_with_default_guest(config, options, on_terminal=False), name)
+    holder.say_name(name)
+    return 0
 
 
 def _configuration(options: argparse.Namespace) -> MachineConfig:

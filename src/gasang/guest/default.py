@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 from gasang.config import MachineConfig
+from gasang.errors import GuestImageError
 from gasang.guest.cache import obtain
-from gasang.guest.initramfs import Entry
+from gasang.guest.initramfs import Entry, File
 from gasang.guest.packages import Progress, dependencies, download
 from gasang.guest.rootfs import build
 
@@ -21,6 +23,13 @@ The console is the first serial port, and a panic ends the machine at once. The 
 ciphers are half of its boot, and testing its timer is 16 ms of spinning. Its watchdogs would take a pause
 of the host for a fault of theirs.
 """
+
+
+VSOCK_DRIVER = "vmw_vsock_virtio_transport"
+"""With it, the agent that speaks by vsock is in the guest."""
+
+AGENT = "gasang-agent"
+"""That agent's program: in this package where it was built, in the guest's /usr/bin."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,8 @@ def default_guest(progress: Progress | None = None, *, drivers: Sequence[str] = 
         from gasang.guest.closure import fetch_modules  # noqa: PLC0415 - slow to load, and rarely needed
 
         more = fetch_modules(drivers, progress=progress)
+        if VSOCK_DRIVER in drivers:
+            more = [*more, *_agent()]
     return Guest(fetch_kernel(CLOUD_KERNEL, progress), default_initrd(more, progress), APPEND)
 
 
@@ -52,6 +63,7 @@ def drivers(config: MachineConfig) -> tuple[str, ...]:
         ("virtio-blk", bool(config.drives)),
         ("virtio-rng", config.rng),
         ("virtio-balloon", config.balloon),
+        (VSOCK_DRIVER, config.vsock),
     )
     found = tuple(name for name, wanted in needed if wanted)
     return ("virtio-pci", *found) if found else ()
@@ -82,6 +94,16 @@ def fetch_kernel(package: str = CLOUD_KERNEL, progress: Progress | None = None) 
         (directory / "vmlinuz").write_bytes(kernel)
 
     return obtain(f"guest/{package}", make) / "vmlinuz"
+
+
+def _agent() -> list[Entry]:
+    """The agent's program. Raises `GuestImageError` if gasang was built without it."""
+    program = files("gasang.guest").joinpath(AGENT)
+    if not program.is_file():
+        raise GuestImageError(
+            "gasang was built without the guest's agent: build it with make, or do without vsock"
+        )
+    return [File(f"usr/bin/{AGENT}", program.read_bytes(), 0o755)]
 
 
 def _take(package: Path, wanted: Callable[[str], bool]) -> bytes:

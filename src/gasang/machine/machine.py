@@ -11,20 +11,20 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from random import Random
-from subprocess import CompletedProcess
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
 from gasang import loaders
 from gasang._engine import EngineError
 from gasang.config import Accelerator, Drive, Irqchip, MachineConfig
-from gasang.errors import ConfigError, GuestCommandFailed, GuestTimeout
+from gasang.errors import ConfigError, GuestTimeout, MachineDied
 from gasang.loaders import BootRequest
 from gasang.machine.accelerator import Choice, choose
 from gasang.machine.boot_files import open_boot_files
 from gasang.machine.channel import Channel
 from gasang.machine.code_log import CodeLogReader
 from gasang.machine.ending import Ending
+from gasang.machine.guest_access import GuestAccess
 from gasang.machine.outcome import Outcome, Stopped
 from gasang.machine.pc import Pc, new_vm
 from gasang.machine.run_loop import RunLoop
@@ -37,6 +37,7 @@ from gasang.units import format_size, parse_size
 if TYPE_CHECKING:
     from gasang._engine import DescriptorTable, Segment, TraceEvent, TranslatedBlock, VmxTransition
     from gasang.guest.agent import Agent
+    from gasang.guest.vsock_agent import VsockAgent
 
 _log = logging.getLogger("gasang")
 
@@ -56,7 +57,7 @@ class _Execution:
         _log.warning("%s; the guest goes on by binary translation", reason)
 
 
-class Machine:
+class Machine(GuestAccess):
     """A running virtual machine; `boot` makes one, and leaving a `with` block stops it.
 
     Every method may be called from any thread. No call outlives the machine: what waits for it raises
@@ -84,6 +85,7 @@ class Machine:
             if self.config.rng:
                 self._pc.plug_entropy(_entropy(self.config))
             self._balloon = self._pc.plug_balloon() if self.config.balloon else None
+            self._vsock_agent = self._plug_vsock() if self.config.vsock else None
             self._load_kernel()
             unless_started.pop_all()
         self._symbols: Symbols | None = None
@@ -98,6 +100,8 @@ class Machine:
             kvm_lost=self._execution.lose_kvm,
         )
         self._ending.watch(self._ports.close)
+        if self._vsock_agent is not None:
+            self._ending.watch(_agent_closer(self._vsock_agent, self._ports.console))
         self._ending.watch(_closer(self._debug_console))
         self._ending.watch(_caller(self._pc.slots.close))
         # Stops a machine that nobody refers to any more, and every machine before the interpreter exits:
@@ -121,6 +125,7 @@ class Machine:
         drives: Sequence[Drive | str | Path] = (),
         rng: bool = False,
         balloon: bool = False,
+        vsock: bool = False,
         cpu: str = "max",
         accel: Accelerator = "auto",
         irqchip: Irqchip = "own",
@@ -152,6 +157,7 @@ class Machine:
                 drives=tuple(_drive(each) for each in drives),
                 rng=rng,
                 balloon=balloon,
+                vsock=vsock,
                 cpu=cpu,
                 accel=accel,
                 irqchip=irqchip,
@@ -220,26 +226,13 @@ class Machine:
         """The client of the agent that the default guest runs."""
         return self._ports.agent
 
-    def run(
-        self,
-        command: str | Sequence[str],
-        *,
-        timeout: float | None = None,
-        input: bytes | None = None,
-        check: bool = False,
-        env: Mapping[str, str] | None = None,
-        cwd: str | None = None,
-    ) -> CompletedProcess[bytes]:
-        """Run a command in the guest to its end, as `subprocess.run` would here; a string is for `sh -c`.
-
-        `timeout` is in seconds, and includes waiting for the guest to boot. Raises `GuestTimeout` with the
-        partial output after killing the command, `GuestCommandFailed` if `check` and the exit code is not 0,
-        `GuestAgentError` if the command cannot be sent, and `MachineDied`.
-        """
-        result = self.agent.run(command, timeout=timeout, input=input, env=env, cwd=cwd)
-        if check and result.returncode:
-            raise GuestCommandFailed(command, result.returncode, stdout=result.stdout, stderr=result.stderr)
-        return result
+    @property
+    def vsock_agent(self) -> VsockAgent:
+        """The client of the agent behind vsock: many commands at a time, terminals, files. Raises
+        `ConfigError` for a machine without vsock."""
+        if self._vsock_agent is None:
+            raise ConfigError("this machine has no vsock: boot it with vsock=True")
+        return self._vsock_agent
 
     @property
     def outcome(self) -> Outcome | None:
@@ -351,6 +344,12 @@ class Machine:
         except EngineError as error:
             raise ConfigError(f"no profile: {error}") from error
 
+    def _plug_vsock(self) -> VsockAgent:
+        from gasang.guest.vsock_agent import READY_PORT, VsockAgent  # noqa: PLC0415 - guest is above machine
+
+        device = self._pc.plug_vsock()
+        return VsockAgent(device.dial, device.listen(READY_PORT))
+
     def _load_kernel(self) -> None:
         """Load what the configuration names; the host's copy of it is gone when this returns."""
         image = loaders.load(self._boot_request())
@@ -398,6 +397,10 @@ def _with_default_guest(config: MachineConfig) -> MachineConfig:
 
 def _caller(act: Callable[[], None]) -> Callable[[Outcome], None]:
     return lambda _: act()
+
+
+def _agent_closer(agent: VsockAgent, console: Channel) -> Callable[[Outcome], None]:
+    return lambda outcome: agent.close(MachineDied(outcome.reason, console.tail()))
 
 
 def _closer(channel: Channel) -> Callable[[Outcome], None]:

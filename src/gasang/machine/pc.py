@@ -35,7 +35,7 @@ from gasang.machine.ending import Ending
 from gasang.machine.ram import Ram
 from gasang.machine.slots import Slots
 from gasang.storage import Image
-from gasang.virtio import Balloon, BlockDevice, EntropyDevice
+from gasang.virtio import Balloon, BlockDevice, EntropyDevice, VsockDevice
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PIECE = 4 << 20
@@ -87,6 +87,12 @@ class Pc:
         balloon = Balloon(self.slots.discard)
         self.slots.plug(balloon)
         return balloon
+
+    def plug_vsock(self) -> VsockDevice:
+        """Plug a socket device in."""
+        device = VsockDevice()
+        self.slots.plug(device)
+        return device
 
     def load(self, image: BootImage) -> None:
         """Write firmware's tables and a boot image to memory, and set processor 0 to enter it.

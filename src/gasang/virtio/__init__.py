@@ -4,5 +4,6 @@ from gasang.virtio.balloon import Balloon
 from gasang.virtio.block import BlockDevice
 from gasang.virtio.entropy import EntropyDevice
 from gasang.virtio.pci import PciSlot, VirtioPci
+from gasang.virtio.vsock import VsockDevice
 
-__all__ = ["Balloon", "BlockDevice", "EntropyDevice", "PciSlot", "VirtioPci"]
+__all__ = ["Balloon", "BlockDevice", "EntropyDevice", "PciSlot", "VirtioPci", "VsockDevice"]

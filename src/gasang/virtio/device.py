@@ -6,7 +6,7 @@ import os
 import select
 import threading
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from gasang.virtio.queue import Queue, QueueError
 
@@ -42,6 +42,18 @@ class VirtioDevice(Protocol):
 
     def close(self) -> None:
         """Give back what it has of the host."""
+
+
+@runtime_checkable
+class PolledDevice(VirtioDevice, Protocol):
+    """A device to which something comes from the host as well: its thread calls `poll`, and never `serve`."""
+
+    @property
+    def descriptor(self) -> int:
+        """Readable when there is something for `poll` to do."""
+
+    def poll(self, queues: Sequence[Queue]) -> bool:
+        """Do some of what there is to do for any queue; whether anything was done. Raises `QueueError`."""
 
 
 class Worker:
@@ -88,16 +100,31 @@ class Worker:
         for bell in self._bells:
             poll.register(bell, select.POLLIN)
         numbers = {bell: index for index, bell in enumerate(self._bells)}
+        device = self._device if isinstance(self._device, PolledDevice) else None
+        if device is not None:
+            poll.register(device.descriptor, select.POLLIN)
         try:
             while not self._stopping:
-                for bell, _ in poll.poll():
+                rung = [descriptor for descriptor, _ in poll.poll() if descriptor in numbers]
+                for bell in rung:
                     os.eventfd_read(bell)
-                    if not self._stopping:
+                    if not self._stopping and device is None:
                         self._serve(numbers[bell])
+                if device is not None:
+                    self._exchange(device)
         except QueueError as error:
             self._broken(error)
         except BaseException as error:  # whatever it is, those who wait for the machine must learn of it
             self._failed(error)
+
+    def _exchange(self, device: PolledDevice) -> None:
+        """Let a device do all that there is to do now, for every queue."""
+        while not self._stopping and device.poll(self._queues):
+            for index, queue in enumerate(self._queues):
+                if queue.enabled:
+                    if queue.publish():
+                        self._interrupt(index)
+                    queue.want_notifications(True)
 
     def _serve(self, index: int) -> None:
         serve(self._device, self._queues[index], index, self._interrupt)
@@ -105,7 +132,7 @@ class Worker:
 
 def serve(device: VirtioDevice, queue: Queue, index: int, interrupt: Callable[[int], None]) -> None:
     """Serve one queue of a device until it is empty. Raises `QueueError`."""
-    if not queue.enabled:
+    if not queue.enabled or isinstance(device, PolledDevice):
         return
     while True:
         queue.want_notifications(False)
