@@ -252,7 +252,7 @@ mod tests {
     #[test]
     fn a_file_that_is_too_short_is_refused() {
         let file = || backing::memfd(4 * PAGE_SIZE).unwrap();
-        for (offset, size) in [(PAGE_SIZE, 4 * PAGE_SIZE), (1, PAGE_SIZE), (u64::MAX & !0xfff, PAGE_SIZE)] {
+        for (offset, size) in [(PAGE_SIZE, 4 * PAGE_SIZE), (1, PAGE_SIZE), (!0xfff, PAGE_SIZE)] {
             let refused = GuestMemory::over(file(), offset, size);
             assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::InvalidInput, "{offset:#x}+{size:#x}");
         }
