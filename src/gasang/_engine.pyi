@@ -31,6 +31,7 @@ __all__ = [
     "VmxTransition",
     "cpu_features",
     "cpu_models",
+    "digest_of_image",
     "host_capabilities",
     "probe_kvm",
     "vm_entry_checks",
@@ -439,6 +440,9 @@ class Vm:
 
     With `vm_exits` the hypervisor is the caller of `Vcpu.vmx` and `Vcpu.run`: a VM exit ends `run`.
 
+    `memory_image` is a descriptor of a file, and an offset: RAM begins as its bytes from there on, which are read
+    when they are needed, and goes its own way.
+
     Raises `EngineError` for a bad model or feature name, or memory that cannot be mapped.
     """
 
@@ -459,6 +463,7 @@ class Vm:
         kvm_may_fail: bool = False,
         switchable: bool = False,
         irqchip: str = "own",
+        memory_image: tuple[int, int] | None = None,
     ) -> Vm: ...
     def vcpu(self, index: int) -> Vcpu: ...
     def memory_regions(self) -> list[tuple[int, int]]:
@@ -478,6 +483,39 @@ class Vm:
 
         Raises `EngineError`, and changes nothing, for a machine that was not made for it, while a thread is
         inside `run`, while an access waits for its answer, and for what KVM says.
+        """
+
+    def hold(self) -> None:
+        """Stand still, on KVM as well: virtual time does not pass until `release`, and nothing is to be run.
+
+        Raises `EngineError` while a thread is inside `run` or an access waits for its answer.
+        """
+
+    def release(self) -> None:
+        """Go on. Raises `EngineError` for what KVM says."""
+
+    def save(self) -> str:
+        """The state of a machine that stands still, but for RAM: JSON by the names of registers.
+
+        Raises `EngineError` if it does not stand still.
+        """
+
+    def load(self, state: str) -> None:
+        """Have what `save` returned, before the first `run`, with RAM as it was then; stand still.
+
+        Raises `EngineError` for what is no such state, or of another processor or machine.
+        """
+
+    def freeze_memory(self) -> int:
+        """RAM of a machine that stands still as a file that never changes: its descriptor, the caller's own.
+
+        What is written from now on stays in this machine. Raises `EngineError`.
+        """
+
+    def write_memory_image(self, descriptor: int, offset: int) -> tuple[int, int]:
+        """Write RAM of a machine that stands still to holes of a file from `offset` on.
+
+        Returns what `digest_of_image` does. Raises `EngineError`, `OSError`.
         """
 
     def log_dirty_pages(self, on: bool) -> None:
@@ -559,6 +597,12 @@ class Vm:
 
     def virtual_time(self) -> int:
         """Nanoseconds of the virtual clock since creation."""
+
+def digest_of_image(descriptor: int, offset: int, size: int) -> tuple[int, int]:
+    """Pages of an image of RAM that are not all zeroes, and the CRC-32 of them and their places.
+
+    Raises `OSError`.
+    """
 
 def cpu_models() -> list[str]:
     """The names that `cpu` takes."""

@@ -10,6 +10,7 @@ use crate::pic::Pic;
 use crate::pit::Pit;
 use crate::pm_timer::{PmTimer, Width};
 use crate::uart::Uart;
+use serde::{Deserialize, Serialize};
 
 /// Number of serial ports, COM1 to COM4.
 pub const UART_COUNT: usize = 4;
@@ -17,7 +18,8 @@ pub const UART_COUNT: usize = 4;
 pub(crate) const NEVER: u64 = u64::MAX;
 
 /// What waits for a vCPU.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Pending {
     /// Take it with [`Chipset::take_nmi`].
     pub nmi: bool,
@@ -49,7 +51,8 @@ impl Pending {
 ///
 /// `now` is virtual time in nanoseconds. It should never decrease; an access that comes with an older time than
 /// another (two vCPUs) is treated as if it came at the newest time seen.
-#[derive(Clone, Debug, Hash)]
+#[derive(Clone, Debug, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Chipset {
     // Devices.
     pub(crate) pic: Pic,
@@ -100,6 +103,13 @@ impl Chipset {
         // The output of the idle timer is high: that must not look like a tick when it is first programmed.
         chipset.sync_pit(0);
         chipset
+    }
+
+    /// Whether the other one is of the same parts: only then may it take this one's place.
+    pub fn is_like(&self, other: &Chipset) -> bool {
+        let here = self.elsewhere.is_none() && other.elsewhere.is_none();
+        let processors = self.lapics.len() == other.lapics.len() && self.pending.len() == other.pending.len();
+        here && processors && self.wakeups.iter().all(|&vcpu| vcpu < self.lapics.len())
     }
 
     /// Run every timer that is due at `now`. A periodic timer that missed periods interrupts once.

@@ -7,6 +7,7 @@ use crate::ioapic::IoApicState;
 use crate::lapic::LocalApicState;
 use crate::pic::ChipState;
 use crate::pit::ChannelState;
+use serde::{Deserialize, Serialize};
 
 /// What interrupt controllers and PIT have: the same wherever they are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +29,7 @@ pub struct Controllers {
 }
 
 /// What the interrupt controllers elsewhere are to know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Outward {
     /// The level of a global system interrupt has changed.
     Line {

@@ -1,5 +1,7 @@
 //! High precision event timer: three timers on a 64-bit 100 MHz counter (IA-PC HPET specification 1.0a).
 
+use serde::{Deserialize, Serialize};
+
 /// Period of the main counter in femtoseconds, as the capability register tells it.
 pub const HPET_PERIOD_FEMTOSECONDS: u64 = 10_000_000;
 
@@ -28,7 +30,8 @@ const TIMER_WRITABLE: u64 = LEVEL | INTERRUPT_ENABLE | PERIODIC | SET_VALUE | MO
 const ROUTES: u64 = 0x00f0_0000;
 const TIMER_CAPABILITIES: u64 = ROUTES << 32 | 1 << 5 | 1 << 4;
 
-#[derive(Clone, Debug, Hash)]
+#[derive(Clone, Debug, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Timer {
     // Volatile state.
     config: u64,
@@ -93,7 +96,8 @@ impl Timer {
 }
 
 /// The timer block.
-#[derive(Clone, Debug, Hash)]
+#[derive(Clone, Debug, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Hpet {
     // Volatile state.
     config: u64,

@@ -1,6 +1,7 @@
 //! I/O APIC: 24 pins, version 0x20 with its EOI register (82093AA data sheet; EOI: Intel 6300ESB data sheet).
 
 use crate::message::{Delivery, InterruptMessage, widen_destination};
+use serde::{Deserialize, Serialize};
 
 /// Number of interrupt inputs.
 pub const PINS: usize = 24;
@@ -28,7 +29,8 @@ pub struct IoApicState {
 }
 
 /// The I/O APIC. Lines are given as asserted or not: the polarity bit is the guest's description of the board.
-#[derive(Clone, Debug, Hash)]
+#[derive(Clone, Debug, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct IoApic {
     // Wiring.
     lines: u32,

@@ -2,10 +2,12 @@
 //!
 //! Source: Intel 8259A data sheet; ELCR: 82371SB (PIIX3) data sheet, 4D0h/4D1h.
 
+use serde::{Deserialize, Serialize};
+
 const CASCADE: u8 = 1 << 2;
 
 /// Which command word the next write to the data port is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 enum Expects {
     Mask,
     VectorBase,
@@ -50,7 +52,8 @@ pub struct ChipState {
     pub elcr_writable: u8,
 }
 
-#[derive(Clone, Debug, Hash)]
+#[derive(Clone, Debug, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Chip {
     // Static configuration.
     elcr_writable: u8,
@@ -303,7 +306,8 @@ impl Chip {
 }
 
 /// Master and slave, the slave on the master's input 2.
-#[derive(Clone, Debug, Hash)]
+#[derive(Clone, Debug, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Pic {
     master: Chip,
     slave: Chip,

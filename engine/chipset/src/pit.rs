@@ -5,6 +5,7 @@
 use crate::pit_channel::Channel;
 pub use crate::pit_channel::ChannelState;
 use crate::time::{nanoseconds, ticks};
+use serde::{Deserialize, Serialize};
 
 /// Input clock of the three counters.
 pub const PIT_HZ: u64 = 1_193_182;
@@ -17,7 +18,8 @@ const REFRESH: u8 = 1 << 4;
 const OUT_2: u8 = 1 << 5;
 
 /// The timer: channel 0 drives IRQ 0, channel 2 the speaker; channel 1 (refresh) counts for nobody.
-#[derive(Clone, Debug, Hash)]
+#[derive(Clone, Debug, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Pit {
     // Volatile state.
     channels: [Channel; 3],

@@ -3,20 +3,21 @@
 //! The counter is never stepped: its value and output are functions of the tick at which it was loaded.
 
 use crate::time::next_boundary;
+use serde::{Deserialize, Serialize};
 
 /// Periods shorter than this many ticks (10 µs) are served at a multiple, so that a guest cannot ask for
 /// timer events faster than they can be handled.
 const SHORTEST_PERIOD: u64 = 12;
 
 /// Bytes that a read or write of the counter moves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 enum Access {
     Low,
     High,
     LowThenHigh,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 enum Run {
     /// Waiting for a count, or for the gate in modes 1, 2, 3 and 5.
     Idle,
@@ -26,7 +27,7 @@ enum Run {
     Paused { elapsed: u64 },
 }
 
-#[derive(Clone, Debug, Hash)]
+#[derive(Clone, Debug, Hash, Serialize, Deserialize)]
 pub(crate) struct Channel {
     // Wiring.
     gate: bool,

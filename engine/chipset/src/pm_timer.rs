@@ -1,12 +1,13 @@
 //! ACPI power management timer: a free-running counter at 3.579545 MHz (ACPI specification, 4.8.3.3).
 
 use crate::time::ticks;
+use serde::{Deserialize, Serialize};
 
 /// Frequency of the counter.
 pub const PM_TIMER_HZ: u64 = 3_579_545;
 
 /// Width of the counter, as FADT flag `TMR_VAL_EXT` announces it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Width {
     /// Flag clear.
     Bits24,
@@ -15,7 +16,8 @@ pub enum Width {
 }
 
 /// The timer. It has no volatile state: the counter is a function of virtual time.
-#[derive(Clone, Debug, Hash)]
+#[derive(Clone, Debug, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct PmTimer {
     // Static configuration.
     width: Width,

@@ -9,6 +9,7 @@
 //! queue, and the queue is held until the guest enables the receive interrupt or polls for data. And the interrupt
 //! line is not gated by OUT2: guests that know only emulators never set it.
 
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
 /// Bytes of host input that wait behind the receive FIFO.
@@ -53,7 +54,8 @@ const MSR_RI: u8 = 1 << 6;
 const MSR_DCD: u8 = 1 << 7;
 
 /// One serial port.
-#[derive(Clone, Debug, Hash)]
+#[derive(Clone, Debug, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Uart {
     // Wiring.
     /// From the host, not yet in the FIFO.

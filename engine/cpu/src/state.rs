@@ -5,11 +5,14 @@ use crate::vmx::VmxState;
 use gasang_x86::control::{cr0, debug, efer, xcr0};
 use gasang_x86::descriptor::access;
 use gasang_x86::{gpr, rflags, segment};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::hash::{Hash, Hasher};
 
 /// A segment register: the selector and its hidden part.
 #[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SegmentRegister {
     /// Base linear address.
     pub base: u64,
@@ -45,7 +48,8 @@ impl SegmentRegister {
 
 /// GDTR or IDTR.
 #[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DescriptorTable {
     /// Linear address of the table.
     pub base: u64,
@@ -54,7 +58,7 @@ pub struct DescriptorTable {
 }
 
 /// What the processor does between instructions (SDM vol. 3, 25.4.2, "activity state").
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum Activity {
     /// It executes instructions.
@@ -69,7 +73,7 @@ pub enum Activity {
 }
 
 /// Interruptibility left behind by the instruction before (SDM vol. 3, 6.8.3; vol. 2, STI and MOV).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum Shadow {
     /// Nothing is held back.
@@ -83,8 +87,9 @@ pub enum Shadow {
 
 /// MSRs that are plain storage or feed instructions directly.
 #[repr(C)]
-#[derive(Debug, Clone, Copy, Default, Hash)]
+#[derive(Debug, Clone, Copy, Default, Hash, Serialize, Deserialize)]
 #[allow(missing_docs)]
+#[serde(deny_unknown_fields)]
 pub struct MsrState {
     pub star: u64,
     pub lstar: u64,
@@ -116,6 +121,30 @@ pub struct MsrState {
 pub struct ExtendedState {
     /// The image.
     pub bytes: [u8; 4096],
+}
+
+impl Serialize for ExtendedState {
+    /// As hexadecimal digits, without the zeroes at the end.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let end = self.bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+        let digits: String = self.bytes[..end].iter().map(|byte| format!("{byte:02x}")).collect();
+        serializer.serialize_str(&digits)
+    }
+}
+
+impl<'de> Deserialize<'de> for ExtendedState {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<ExtendedState, D::Error> {
+        let digits = String::deserialize(deserializer)?;
+        let wrong = || D::Error::custom("the extended state is not of at most 4096 bytes in hexadecimal");
+        let mut state = ExtendedState { bytes: [0; 4096] };
+        if digits.len() > 2 * state.bytes.len() || digits.len() % 2 != 0 || !digits.is_ascii() {
+            return Err(wrong());
+        }
+        for (byte, at) in state.bytes.iter_mut().zip((0..digits.len()).step_by(2)) {
+            *byte = u8::from_str_radix(&digits[at..at + 2], 16).map_err(|_| wrong())?;
+        }
+        Ok(state)
+    }
 }
 
 impl ExtendedState {
@@ -154,7 +183,8 @@ impl ExtendedState {
 
 /// Everything that is architectural state of one processor. Generated code addresses it by `offset_of!`.
 #[repr(C, align(64))]
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct VcpuState {
     /// General-purpose registers in encoding order.
     pub gpr: [u64; 16],
@@ -203,11 +233,16 @@ pub struct VcpuState {
     /// Debug-trap conditions (DR6 bits) waiting for the end of the current instruction.
     pub pending_debug: u64,
     /// Room for generated code's own values; what lies where is the translator's matter.
+    #[serde(skip, default = "no_values")]
     pub translator: [u64; 64],
     /// Virtual-machine extensions, which generated code does not touch.
     pub vmx: VmxState,
     /// x87, SSE, AVX state.
     pub extended: ExtendedState,
+}
+
+fn no_values() -> [u64; 64] {
+    [0; 64]
 }
 
 impl Hash for VcpuState {

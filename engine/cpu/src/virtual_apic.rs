@@ -9,11 +9,13 @@ use crate::vmx::{VmExit, VmxState};
 use gasang_x86::vmx::controls::{primary, secondary};
 use gasang_x86::vmx::virtual_apic::{self as apic, access};
 use gasang_x86::vmx::{ExitReason, Field};
+use serde::{Deserialize, Serialize};
 
 const PAGE_OFFSET: u64 = 0xfff;
 
 /// An access to a register of the virtual-APIC page by the instruction that is executed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ApicAccess {
     /// Offset in the page.
     pub offset: u64,
@@ -24,7 +26,8 @@ pub struct ApicAccess {
 }
 
 /// What of the virtual APIC is not in its page or the VMCS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct VirtualApic {
     /// The virtual task priority was below its threshold at VM entry: a VM exit before the guest's first instruction.
     pub below_threshold: bool,

@@ -5,6 +5,7 @@ use crate::exception::{Exception, Trap};
 use gasang_x86::control::cr0;
 use gasang_x86::vmx::controls::secondary;
 use gasang_x86::vmx::{ExitReason, Field};
+use serde::{Deserialize, Serialize};
 
 /// Offset of the word in the information area that must be 0, and becomes all ones.
 const BUSY: u64 = 4;
@@ -12,7 +13,8 @@ const BUSY: u64 = 4;
 const LENGTH: usize = 34;
 
 /// What the information area tells of an EPT violation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Violation {
     /// What would have been the exit qualification.
     pub qualification: u64,

@@ -11,6 +11,9 @@ use gasang_x86::exception as vector;
 use gasang_x86::msr::feature_control;
 use gasang_x86::vmx::controls::{interruption, pin, primary, secondary};
 use gasang_x86::vmx::{ExitReason, Field};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::collections::BTreeMap;
 
 /// A virtual-machine control structure, as the processor holds it while it is current.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -37,6 +40,36 @@ impl std::fmt::Debug for Vmcs {
             list.field(&format!("{field:?}"), &format_args!("{value:#x}"));
         }
         list.finish()
+    }
+}
+
+/// A `Vmcs` as it is saved: the fields that are not 0, by name.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SavedVmcs {
+    fields: BTreeMap<String, u64>,
+    launched: bool,
+    shadow: bool,
+}
+
+impl Serialize for Vmcs {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let fields = self.fields().filter(|(_, value)| *value != 0);
+        let fields = fields.map(|(field, value)| (format!("{field:?}"), value)).collect();
+        SavedVmcs { fields, launched: self.launched, shadow: self.shadow }.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Vmcs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Vmcs, D::Error> {
+        let SavedVmcs { fields, launched, shadow } = SavedVmcs::deserialize(deserializer)?;
+        let mut vmcs = Vmcs { launched, shadow, ..Vmcs::default() };
+        for (name, value) in fields {
+            let known = Field::ALL.iter().find(|field| format!("{field:?}") == name);
+            let field = known.ok_or_else(|| D::Error::custom(format!("unknown VMCS field {name}")))?;
+            vmcs.set(*field, value);
+        }
+        Ok(vmcs)
     }
 }
 
@@ -71,7 +104,7 @@ impl Vmcs {
 }
 
 /// Whether the processor is in VMX operation (SDM vol. 3, 24.3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum Operation {
     /// Not in VMX operation.
@@ -85,7 +118,8 @@ pub enum Operation {
 
 /// What causes VM exits at present, for those who must ask often: derived from the VMCS at VM entry, and all zero
 /// outside VMX non-root operation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Interceptions {
     /// The exception bitmap.
     pub exceptions: u32,
@@ -140,7 +174,8 @@ impl Interceptions {
 }
 
 /// An event: what is injected, what was intercepted, or what was being delivered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Interruption {
     /// Vector, type and valid bits (`gasang_x86::vmx::controls::interruption`).
     pub information: u32,
@@ -221,7 +256,8 @@ impl VmExit {
 }
 
 /// The state of VMX.
-#[derive(Debug, Clone, Hash)]
+#[derive(Debug, Clone, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct VmxState {
     /// Whether the processor is in VMX operation.
     pub operation: Operation,
@@ -236,6 +272,7 @@ pub struct VmxState {
     /// What causes VM exits.
     pub interceptions: Interceptions,
     /// With `Trap::VmExit`: the exit.
+    #[serde(skip)]
     pub pending_exit: Option<VmExit>,
     /// The event that is being delivered, for the IDT-vectoring information.
     pub delivering: Option<Interruption>,
@@ -252,10 +289,13 @@ pub struct VmxState {
     /// Time-stamp counter at the first and the last PAUSE of what may be a loop at CPL 0, if there was one since VM entry.
     pub pause_loop: Option<[u64; 2]>,
     /// How many transitions there were.
+    #[serde(skip)]
     pub transitions: Box<TransitionCounts>,
     /// Whoever executes stops at each VM exit.
+    #[serde(skip)]
     pub stops_at_exits: bool,
     /// Where transitions are noted, if somebody watches.
+    #[serde(skip)]
     pub journal: Option<Box<Journal>>,
     /// The distance of the host's time-stamp counter from the platform's, while the guest has its own.
     pub host_tsc_offset: Option<u64>,

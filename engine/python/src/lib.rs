@@ -44,7 +44,7 @@ mod _engine {
     #[pymodule_export]
     use crate::vcpu::{TraceEvent, TranslatedBlock, Vcpu};
     #[pymodule_export]
-    use crate::vm::{Vm, cpu_features, cpu_models, host_capabilities, probe_kvm};
+    use crate::vm::{Vm, cpu_features, cpu_models, digest_of_image, host_capabilities, probe_kvm};
     #[pymodule_export]
     use crate::vmx::{
         VmxOutcome, VmxTransition, vm_entry_checks, vmcs_fields, vmx_capabilities, vmx_control_capabilities,

@@ -7,7 +7,9 @@ use crate::vcpu::Vcpu;
 use gasang_vm::{AcceleratorKind, ClockKind, Error, InterruptControllers, Place, VmOptions};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyMemoryView};
+use std::fs::{File, OpenOptions};
 use std::os::fd::IntoRawFd;
+use std::sync::Arc;
 
 /// Guest memory, processors, interrupt controllers, timers and four serial ports, on one virtual clock.
 #[pyclass(frozen, module = "gasang._engine")]
@@ -23,6 +25,12 @@ fn controllers(name: &str) -> PyResult<InterruptControllers> {
             Err(engine_error(Error::Argument(format!("unknown irqchip '{name}'; there are own and kernel"))))
         }
     }
+}
+
+/// The file behind one of our descriptors, opened once more.
+fn open(descriptor: i32, write: bool) -> PyResult<File> {
+    let path = format!("/proc/self/fd/{descriptor}");
+    Ok(OpenOptions::new().read(!write).write(write).open(path)?)
 }
 
 fn place(address: &Bound<'_, PyAny>, port: bool) -> PyResult<Place> {
@@ -42,10 +50,10 @@ impl Vm {
     #[pyo3(
         signature = (*, memory, cpus=None, accel="bt", cpu="max", trace_blocks=false, log_code=false,
             count_blocks=false, clock="host", wall_clock=None, seed=None, vm_exits=false,
-            kvm_may_fail=false, switchable=false, irqchip="own"),
+            kvm_may_fail=false, switchable=false, irqchip="own", memory_image=None),
         text_signature = "(*, memory, cpus=1, accel='bt', cpu='max', trace_blocks=False, log_code=False, \
             count_blocks=False, clock='host', wall_clock=0, seed=0, vm_exits=False, \
-            kvm_may_fail=False, switchable=False, irqchip='own')"
+            kvm_may_fail=False, switchable=False, irqchip='own', memory_image=None)"
     )]
     #[expect(clippy::too_many_arguments, reason = "Python names them")]
     fn new(
@@ -63,6 +71,7 @@ impl Vm {
         kvm_may_fail: bool,
         switchable: bool,
         irqchip: &str,
+        memory_image: Option<(i32, u64)>,
     ) -> PyResult<Vm> {
         let options = VmOptions {
             memory: unsigned(memory, "memory", u64::MAX)?,
@@ -79,6 +88,9 @@ impl Vm {
             kvm_may_fail,
             switchable,
             controllers: controllers(irqchip)?,
+            memory_image: memory_image
+                .map(|(descriptor, offset)| PyResult::Ok((Arc::new(open(descriptor, false)?), offset)))
+                .transpose()?,
         };
         Ok(Vm { inner: gasang_vm::Vm::new(&options).map_err(engine_error)? })
     }
@@ -138,6 +150,33 @@ impl Vm {
         ranges
             .try_for_each(|(address, length)| self.inner.memory_written(address, length))
             .map_err(engine_error)
+    }
+
+    fn hold(&self, python: Python<'_>) -> PyResult<()> {
+        python.detach(|| self.inner.hold()).map_err(engine_error)
+    }
+
+    fn release(&self, python: Python<'_>) -> PyResult<()> {
+        python.detach(|| self.inner.release()).map_err(engine_error)
+    }
+
+    fn save(&self, python: Python<'_>) -> PyResult<String> {
+        python.detach(|| self.inner.save()).map_err(engine_error)
+    }
+
+    fn load(&self, python: Python<'_>, state: &str) -> PyResult<()> {
+        python.detach(|| self.inner.load(state)).map_err(engine_error)
+    }
+
+    fn freeze_memory(&self, python: Python<'_>) -> PyResult<i32> {
+        let file = python.detach(|| self.inner.freeze_memory()).map_err(engine_error)?;
+        Ok(file.into_raw_fd())
+    }
+
+    fn write_memory_image(&self, python: Python<'_>, descriptor: i32, offset: u64) -> PyResult<(u64, u32)> {
+        let file = open(descriptor, true)?;
+        let digest = python.detach(|| self.inner.write_memory_image(&file, offset)).map_err(engine_error)?;
+        Ok((digest.pages, digest.crc))
     }
 
     fn log_dirty_pages(&self, on: bool) -> PyResult<()> {
@@ -201,6 +240,14 @@ impl Vm {
     fn virtual_time(&self) -> u64 {
         self.inner.virtual_time()
     }
+}
+
+/// The digest of the image of RAM in a file: pages that are not all zeroes, and their checksum.
+#[pyfunction]
+pub fn digest_of_image(python: Python<'_>, descriptor: i32, offset: u64, size: u64) -> PyResult<(u64, u32)> {
+    let file = open(descriptor, false)?;
+    let digest = python.detach(|| gasang_vm::digest_of_image(&file, offset, size))?;
+    Ok((digest.pages, digest.crc))
 }
 
 /// The names that `cpu` takes.

@@ -13,10 +13,11 @@ macro_rules! read_counter {
             "rdtsc",
             "shl rdx, 32",
             "or rax, rdx",
-            // Another host processor's counter may be a few ticks behind: never below zero.
+            // Another host processor's counter may be a few ticks behind: never below zero. The start is a number modulo
+            // 2^64: a guest may be older than its host.
             "xor edx, edx",
             "sub rax, gs:[{start}]",
-            "cmovb rax, rdx",
+            "cmovs rax, rdx",
             "mul r10",
             "shrd rax, rdx, 32",
             "add rax, gs:[{offset}]",

@@ -209,6 +209,11 @@ impl Translator {
         std::mem::take(&mut self.listings)
     }
 
+    /// Unmap what RAM is mapped to but for its own place. The caller forgets translations of addresses.
+    pub fn close_mirrors(&mut self) {
+        self.mirrors.close();
+    }
+
     /// From now on note in `log` where each block's code is.
     pub fn log_code(&mut self, log: Arc<CodeLog>) {
         self.log = Some(log);

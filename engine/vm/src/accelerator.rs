@@ -129,6 +129,13 @@ impl Accelerator {
         }
     }
 
+    /// Forget where RAM is mapped but for its own place; the caller forgets translations of addresses.
+    pub(crate) fn close_mirrors(&mut self) {
+        if let Some(translator) = &mut self.translator {
+            translator.close_mirrors();
+        }
+    }
+
     /// What measures, if anything does.
     #[inline]
     pub(crate) fn profile(&mut self) -> Option<&mut Profile> {

@@ -6,9 +6,10 @@
 
 use crate::error::Error;
 use crate::exit::Exit;
+use serde::{Deserialize, Serialize};
 
 /// One access to a device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Access {
     PortRead { port: u16, size: u8 },
     PortWrite { port: u16, size: u8, value: u32 },
@@ -37,7 +38,8 @@ impl Access {
 }
 
 /// The log of the instruction in progress.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Answers {
     log: Vec<(Access, u64)>,
     /// How many entries the current execution has consumed.
@@ -93,6 +95,11 @@ impl Answers {
     /// Whether an access waits for its answer.
     pub(crate) fn is_waiting(&self) -> bool {
         self.asked.is_some()
+    }
+
+    /// Whether somebody outside is about to answer.
+    pub(crate) fn is_reported(&self) -> bool {
+        self.asked.is_some() && self.reported
     }
 
     /// Take the reply to the last exit. Returns the access that it answers: its instruction is to be executed again.

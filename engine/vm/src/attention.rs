@@ -45,6 +45,11 @@ impl Attention {
         self.word.load(Ordering::SeqCst) != 0
     }
 
+    /// Whether this request waits.
+    pub(crate) fn has(&self, request: u32) -> bool {
+        self.word.load(Ordering::SeqCst) & request != 0
+    }
+
     /// Take one request; whether it was there.
     pub(crate) fn take(&self, request: u32) -> bool {
         self.word.load(Ordering::Relaxed) & request != 0

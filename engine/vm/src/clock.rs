@@ -4,6 +4,7 @@
 
 use crate::error::Error;
 use gasang_exec::host_time::{TimeStampCounter, read_time_stamp_counter};
+use serde::{Deserialize, Serialize};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -38,14 +39,33 @@ impl ClockKind {
 #[derive(Debug)]
 pub(crate) struct Clock {
     kind: ClockKind,
-    /// Host: the counter at creation, and nanoseconds per tick as a fraction of 2^32.
-    start: u64,
+    /// Host: the counter when virtual time was 0, modulo 2^64, and nanoseconds per tick as a fraction of 2^32.
+    start: AtomicU64,
     scale: u64,
+    /// Host: the counter since which time stands still, or `RUNS`.
+    held: AtomicU64,
     /// Frequency of the guest's time-stamp counter.
     tsc_hz: u64,
     /// Instructions: retired, and skipped by HLT.
     retired: AtomicU64,
     skipped: AtomicU64,
+}
+
+/// Two measurements of one host's frequency differ by less than one part in so many.
+const TOLERANCE: u64 = 500;
+
+/// Of `Clock::held`.
+const RUNS: u64 = u64::MAX;
+
+/// What a clock shows, for one that goes on from there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ClockState {
+    /// The guest's time-stamp counter before its offset.
+    counter: u64,
+    tsc_hz: u64,
+    retired: u64,
+    skipped: u64,
 }
 
 /// The host's counter, measured once for each process.
@@ -59,7 +79,8 @@ impl Clock {
         let hertz = host_counter().hertz.max(1);
         Clock {
             kind,
-            start: read_time_stamp_counter(),
+            start: AtomicU64::new(read_time_stamp_counter()),
+            held: AtomicU64::new(RUNS),
             scale: ((u128::from(TSC_HZ) << 32) / u128::from(hertz)) as u64,
             tsc_hz: TSC_HZ,
             retired: AtomicU64::new(0),
@@ -80,11 +101,7 @@ impl Clock {
     #[inline]
     pub(crate) fn now(&self) -> u64 {
         match self.kind {
-            ClockKind::Host => {
-                // Two processors' counters may differ by a few ticks: never below zero.
-                let ticks = read_time_stamp_counter().saturating_sub(self.start);
-                (u128::from(ticks) * u128::from(self.scale) >> 32) as u64
-            }
+            ClockKind::Host => (u128::from(self.ticks()) * u128::from(self.scale) >> 32) as u64,
             ClockKind::Instructions => {
                 self.retired.load(Ordering::Relaxed).wrapping_add(self.skipped.load(Ordering::Relaxed))
             }
@@ -94,7 +111,70 @@ impl Clock {
     /// The guest's time-stamp counter before the guest's offset.
     #[inline]
     pub(crate) fn counter(&self) -> u64 {
-        if self.tsc_hz == TSC_HZ { self.now() } else { read_time_stamp_counter().saturating_sub(self.start) }
+        if self.tsc_hz == TSC_HZ { self.now() } else { self.ticks() }
+    }
+
+    /// Ticks of the host's counter since virtual time 0, but for those while time stood still.
+    #[inline]
+    fn ticks(&self) -> u64 {
+        let held = self.held.load(Ordering::Relaxed);
+        let counter = if held == RUNS { read_time_stamp_counter() } else { held };
+        // Two processors' counters may differ by a few ticks: never below zero.
+        (counter.wrapping_sub(self.start.load(Ordering::Relaxed)) as i64).max(0) as u64
+    }
+
+    /// Let time stand still: for a clock of the host's, while no processor is inside the guest.
+    pub(crate) fn hold(&self) {
+        let _ =
+            self.held.compare_exchange(RUNS, read_time_stamp_counter(), Ordering::SeqCst, Ordering::SeqCst);
+    }
+
+    /// Let time go on.
+    pub(crate) fn release(&self) {
+        let held = self.held.swap(RUNS, Ordering::SeqCst);
+        if held != RUNS {
+            let stood = read_time_stamp_counter().wrapping_sub(held);
+            self.start.fetch_add(stood, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether time stands still.
+    pub(crate) fn is_held(&self) -> bool {
+        self.held.load(Ordering::SeqCst) != RUNS
+    }
+
+    /// What it shows.
+    pub(crate) fn state(&self) -> ClockState {
+        ClockState {
+            counter: if self.kind == ClockKind::Host { self.counter() } else { 0 },
+            tsc_hz: self.tsc_hz,
+            retired: self.retired.load(Ordering::Relaxed),
+            skipped: self.skipped.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Show that, and stand still.
+    ///
+    /// # Errors
+    /// If the guest's counter ran at another frequency.
+    pub(crate) fn set_state(&self, state: &ClockState) -> Result<(), Error> {
+        if self.tsc_hz.abs_diff(state.tsc_hz) > self.tsc_hz / TOLERANCE {
+            return Err(Error::State(format!(
+                "the guest's time-stamp counter has {} Hz, and would have {} here",
+                state.tsc_hz, self.tsc_hz
+            )));
+        }
+        self.retired.store(state.retired, Ordering::Relaxed);
+        self.skipped.store(state.skipped, Ordering::Relaxed);
+        let ticks = if self.tsc_hz == TSC_HZ {
+            (u128::from(state.counter) << 32).div_ceil(u128::from(self.scale)) as u64
+        } else {
+            state.counter
+        };
+        let now = read_time_stamp_counter();
+        self.held.store(now, Ordering::SeqCst);
+        self.start.store(now.wrapping_sub(ticks), Ordering::SeqCst);
+        Ok(())
     }
 
     /// Frequency of the guest's time-stamp counter.
@@ -102,15 +182,15 @@ impl Clock {
         self.tsc_hz
     }
 
-    /// The host's counter when the guest's, before its offset, was 0.
+    /// The host's counter when the guest's, before its offset, was 0, modulo 2^64.
     pub(crate) fn start(&self) -> u64 {
-        self.start
+        self.start.load(Ordering::Relaxed)
     }
 
-    /// How the guest's counter follows from the host's: the host's at creation, ticks per tick times 2^32.
+    /// How the guest's counter follows from the host's: the host's at 0, modulo 2^64, and ticks per tick times 2^32.
     pub(crate) fn scale(&self) -> Option<(u64, u64)> {
         let scale = if self.tsc_hz == TSC_HZ { self.scale } else { 1 << 32 };
-        (self.kind == ClockKind::Host).then_some((self.start, scale))
+        (self.kind == ClockKind::Host).then_some((self.start(), scale))
     }
 
     /// Nanoseconds since creation at a value of the guest's counter before its offset.
@@ -171,6 +251,28 @@ mod tests {
         let (multiplier, shift) = clock.multiplier_and_shift();
         let told = (u128::from(counter) << shift) * u128::from(multiplier) >> 32;
         assert!((before.saturating_sub(1000)..=after).contains(&(told as u64)));
+    }
+
+    #[test]
+    fn time_stands_still_and_goes_on_from_there() {
+        for clock in [Clock::new(ClockKind::Host), Clock::with_counter_of_host()] {
+            clock.hold();
+            let (now, counter) = (clock.now(), clock.counter());
+            clock.hold();
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            assert_eq!((clock.now(), clock.counter()), (now, counter));
+            let state = clock.state();
+            clock.release();
+            assert!(clock.now() >= now);
+            clock.set_state(&state).unwrap();
+            assert!(
+                clock.is_held() && clock.now().abs_diff(now) < 2 && clock.counter().abs_diff(counter) < 2
+            );
+            clock.set_state(&ClockState { counter: 1 << 62, ..state }).unwrap();
+            clock.release();
+            assert!(clock.counter() >= 1 << 62, "more than the host has ticked");
+            assert!(clock.set_state(&ClockState { tsc_hz: 1, ..state }).is_err());
+        }
     }
 
     #[test]

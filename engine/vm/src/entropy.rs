@@ -20,6 +20,21 @@ impl Entropy {
         }
     }
 
+    /// What chooses the numbers that come, if anything does.
+    pub(crate) fn state(&self) -> Option<u64> {
+        match self {
+            Entropy::Host { .. } => None,
+            Entropy::Fixed(state) => Some(*state),
+        }
+    }
+
+    /// Have this choose them, where something does.
+    pub(crate) fn set_state(&mut self, state: u64) {
+        if let Entropy::Fixed(own) = self {
+            *own = state;
+        }
+    }
+
     pub(crate) fn next(&mut self) -> u64 {
         match self {
             Entropy::Host { buffer, left } => {

@@ -51,6 +51,8 @@ pub enum Error {
         /// What this machine had instead.
         found: Option<u8>,
     },
+    /// A saved state that this machine cannot have; says why.
+    State(String),
     /// Registers cannot be set while an access waits for its answer.
     Unanswered,
     /// KVM cannot go on with the guest; says why.
@@ -66,9 +68,10 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Model(message) | Error::Argument(message) | Error::Kvm(message) => {
-                formatter.write_str(message)
-            }
+            Error::Model(message)
+            | Error::Argument(message)
+            | Error::Kvm(message)
+            | Error::State(message) => formatter.write_str(message),
             Error::Host { attempt, source } => write!(formatter, "{attempt}: {source}"),
             Error::ReplyMissing(exit) => {
                 write!(formatter, "the last exit, {exit:?}, waits for a reply: pass it to run")

@@ -87,7 +87,7 @@ impl Vm {
         }
     }
 
-    fn go_to_kvm(&self, processors: &mut [MutexGuard<'_, Processor>]) -> Result<(), Error> {
+    pub(crate) fn go_to_kvm(&self, processors: &mut [MutexGuard<'_, Processor>]) -> Result<(), Error> {
         let all = processors.iter().all(|processor| processor.hardware.is_some());
         if all && !self.shared.on_kvm.has_left() {
             return Ok(());
@@ -128,7 +128,7 @@ impl Vm {
         processors.iter_mut().try_for_each(|processor| processor.follow_controllers())
     }
 
-    fn leave_kvm(&self, processors: &mut [MutexGuard<'_, Processor>]) -> Result<(), Error> {
+    pub(crate) fn leave_kvm(&self, processors: &mut [MutexGuard<'_, Processor>]) -> Result<(), Error> {
         // All of them have the state, or none gives its part of KVM up.
         for processor in processors.iter_mut() {
             processor.take_state_now()?;

@@ -8,6 +8,7 @@ use gasang_x86::paravirtual::{
     ENABLED, END_BY_CLEARING, FLUSH_TLB, MSR_END_OF_INTERRUPT, MSR_STEAL_TIME, MSR_SYSTEM_TIME,
     MSR_SYSTEM_TIME_OLD, MSR_WALL_CLOCK, MSR_WALL_CLOCK_OLD, PREEMPTED, STEAL_TIME_RESERVED, TIME_STABLE,
 };
+use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::hash::{Hash, Hasher};
 use std::os::unix::fs::FileExt;
@@ -28,11 +29,14 @@ pub(crate) struct Paravirtual {
     host: Option<File>,
     /// What the host had counted when it was last asked.
     counted: u64,
+    /// The registers were loaded: the thread that runs the processor begins to count.
+    loaded: bool,
 }
 
 /// The MSRs, as written; zero is off.
-#[derive(Debug, Default, Clone, Hash)]
-struct Registers {
+#[derive(Debug, Default, Clone, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Registers {
     wall_clock: u64,
     system_time: u64,
     steal_time: u64,
@@ -46,7 +50,13 @@ struct Registers {
 
 impl Default for Paravirtual {
     fn default() -> Paravirtual {
-        Paravirtual { registers: Registers::default(), steal_due: NEVER, host: None, counted: 0 }
+        Paravirtual {
+            registers: Registers::default(),
+            steal_due: NEVER,
+            host: None,
+            counted: 0,
+            loaded: false,
+        }
     }
 }
 
@@ -78,6 +88,16 @@ fn write_versioned(shared: &Shared, address: u64, at: u64, version: &mut u32, pa
 }
 
 impl Paravirtual {
+    /// The registers, to be loaded into another machine.
+    pub(crate) fn registers(&self) -> &Registers {
+        &self.registers
+    }
+
+    /// Have these, in memory that has what they point to.
+    pub(crate) fn load(&mut self, registers: Registers) {
+        *self = Paravirtual { registers, loaded: true, ..Paravirtual::default() };
+    }
+
     fn register(&mut self, shared: &Shared, msr: u32) -> Option<&mut u64> {
         let registers = &mut self.registers;
         let (feature, register) = match msr {
@@ -198,7 +218,10 @@ impl Paravirtual {
     }
 
     /// The processor is back; whether others want its translations forgotten.
-    pub(crate) fn enter(&self, shared: &Shared) -> bool {
+    pub(crate) fn enter(&mut self, shared: &Shared) -> bool {
+        if std::mem::take(&mut self.loaded) && shared.clock.kind() == ClockKind::Host {
+            self.begin_stealing(shared);
+        }
         let Some(host) = self.preempted(shared) else { return false };
         loop {
             let found = shared.memory.load(host, 4) as u32;
@@ -290,7 +313,7 @@ mod tests {
     #[test]
     fn who_has_left_is_marked_and_forgets_translations_if_others_asked() {
         let shared = machine("max", 2);
-        let paravirtual = on(&shared, MSR_STEAL_TIME);
+        let mut paravirtual = on(&shared, MSR_STEAL_TIME);
         assert!(!paravirtual.enter(&shared));
         paravirtual.leave(&shared);
         assert_eq!(word(&shared, STEAL_PREEMPTED), PREEMPTED);

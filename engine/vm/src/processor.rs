@@ -20,6 +20,7 @@ use gasang_vmx::exit;
 use gasang_x86::control::{cr0, cr3, cr4};
 use gasang_x86::msr::feature_control;
 use gasang_x86::paging;
+use serde::{Deserialize, Serialize};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -35,7 +36,7 @@ const HALT_POLL: u64 = 100_000;
 const TLB_ENTRIES: usize = 1024;
 
 /// What the processor was doing when it asked outside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Unfinished {
     Instruction,
     /// The delivery of an interrupt that is acknowledged already.
@@ -62,7 +63,7 @@ pub(crate) struct Processor {
     pub(crate) hardware: Option<Box<Hardware>>,
     pub(crate) unfinished: Unfinished,
     /// Another processor wants this one awake: the next HLT does not wait.
-    woken: bool,
+    pub(crate) woken: bool,
     /// An interrupt waited because the guest did not take any.
     window_wanted: bool,
     /// So many VM exits there were when the last was reported.

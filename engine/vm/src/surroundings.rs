@@ -29,7 +29,7 @@ pub(crate) struct Surroundings {
     /// What KVM offers this processor.
     pub(crate) paravirtual: Paravirtual,
     pub(crate) tracepoints: Tracepoints,
-    entropy: Entropy,
+    pub(crate) entropy: Entropy,
     /// PAUSE instructions executed.
     pauses: u32,
 }

@@ -14,6 +14,8 @@ use gasang_cpu::CpuModel;
 use gasang_kvm::InterruptControllers;
 use gasang_memory::{GuestMemory, PAGE_SIZE};
 use gasang_translate::{CodeLog, CodePages, CodeRecord};
+use std::fs::File;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 /// More processors than APIC ids of 8 bits can name make no machine.
@@ -53,6 +55,8 @@ pub struct VmOptions {
     pub switchable: bool,
     /// A VM exit ends a run: the hypervisor is outside.
     pub vm_exits: bool,
+    /// RAM begins as the bytes of this file from that offset on, and goes its own way.
+    pub memory_image: Option<(Arc<File>, u64)>,
 }
 
 impl VmOptions {
@@ -73,6 +77,7 @@ impl VmOptions {
             controllers: InterruptControllers::Own,
             switchable: false,
             vm_exits: false,
+            memory_image: None,
         }
     }
 }
@@ -88,6 +93,8 @@ pub struct Vm {
     pub(crate) controllers: InterruptControllers,
     /// The guest was told of a processor that it finds on either accelerator.
     pub(crate) switchable: bool,
+    /// It stands still, and goes on on KVM.
+    pub(crate) goes_on_on_kvm: AtomicBool,
 }
 
 impl Vm {
@@ -98,7 +105,13 @@ impl Vm {
     pub fn new(options: &VmOptions) -> Result<Vm, Error> {
         check(options)?;
         let model = CpuModel::parse(&options.cpu).map_err(Error::Model)?;
-        let memory = GuestMemory::new(options.memory).map_err(|source| Error::Host {
+        let memory = match &options.memory_image {
+            Some((file, offset)) => {
+                file.try_clone().and_then(|file| GuestMemory::over(file, *offset, options.memory))
+            }
+            None => GuestMemory::new(options.memory),
+        };
+        let memory = memory.map_err(|source| Error::Host {
             attempt: format!("cannot map {} bytes of guest memory", options.memory),
             source,
         })?;
@@ -139,7 +152,9 @@ impl Vm {
         };
         let vcpus = (0..options.vcpus).map(vcpu).collect::<Result<_, Error>>()?;
         let controllers = options.controllers;
-        let vm = Vm { shared, vcpus, code_log, kvm: Mutex::new(kvm), controllers, switchable };
+        let goes_on_on_kvm = AtomicBool::new(false);
+        let vm =
+            Vm { shared, vcpus, code_log, kvm: Mutex::new(kvm), controllers, switchable, goes_on_on_kvm };
         if let Some(kvm) = &*vm.kvm() {
             vm.give_controllers(kvm, &mut vm.hold_all()?)?;
         }

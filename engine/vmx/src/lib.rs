@@ -21,6 +21,7 @@ mod vmcs_region;
 
 pub use crate::capabilities::Capabilities;
 pub use crate::checks::{Check, Group};
+pub use crate::translations::change_owner;
 
 #[cfg(test)]
 mod tests;

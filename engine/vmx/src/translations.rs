@@ -33,7 +33,7 @@ pub(crate) fn select_space(core: &mut Core<'_>) {
 }
 
 /// Whose linear addresses they are has changed: with the EPT pointer, if nothing else.
-pub(crate) fn change_owner(core: &mut Core<'_>) {
+pub fn change_owner(core: &mut Core<'_>) {
     let pcids = core.state.cr4 & cr4::PCIDE != 0;
     let pcid = if pcids { (core.state.cr3 & cr3::PCID) as u16 } else { 0 };
     core.tlb.change_owner(owner(core.state), pcid);

@@ -11,6 +11,7 @@ mod timer;
 mod vectors;
 
 use crate::message::{BROADCAST, Delivery, InterruptMessage};
+use serde::{Deserialize, Serialize};
 use timer::{Mode, Timer};
 use vectors::Vectors;
 
@@ -40,7 +41,7 @@ const ERROR_RECEIVE_VECTOR: u32 = 1 << 6;
 const ERROR_REGISTER: u32 = 1 << 7;
 
 /// Entries of the local vector table, in the order of their registers (0x320 to 0x370).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 enum Lvt {
     Timer,
     Lint0 = 3,
@@ -49,7 +50,8 @@ enum Lvt {
 }
 
 /// One local APIC.
-#[derive(Clone, Debug, Hash)]
+#[derive(Clone, Debug, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct LocalApic {
     // Static configuration.
     id: u32,

@@ -1,6 +1,7 @@
 //! The local APIC's timer (SDM vol. 3, 11.5.4) in virtual nanoseconds.
 
 use crate::time::next_boundary;
+use serde::{Deserialize, Serialize};
 
 /// Frequency of the APIC timer before its divider: one tick a nanosecond.
 pub const APIC_TIMER_HZ: u64 = 1_000_000_000;
@@ -38,7 +39,7 @@ pub(super) struct Registers {
     pub(super) current: u32,
 }
 
-#[derive(Clone, Debug, Hash)]
+#[derive(Clone, Debug, Hash, Serialize, Deserialize)]
 pub(super) struct Timer {
     // Volatile state.
     initial: u32,

@@ -1,7 +1,9 @@
 //! The 256-bit registers IRR, ISR and TMR.
 
+use serde::{Deserialize, Serialize};
+
 /// One bit for each vector, in the eight 32-bit words that the guest reads.
-#[derive(Clone, Debug, Default, Hash)]
+#[derive(Clone, Debug, Default, Hash, Serialize, Deserialize)]
 pub(super) struct Vectors([u32; 8]);
 
 impl Vectors {
