@@ -31,7 +31,11 @@ REAL_DATA = Segment(0, 0, 0xFFFF, 0x93)
 
 PROGRAMS = {
     "real mode": (16, "mov ax, 0x1234; out 0x80, ax; mov bx, ax; shl bx, 3; push bx; pop cx; hlt"),
-    "protected mode": (32, "mov eax, 0x12345678; imul eax, 7; push eax; pop ebx; out 0x80, eax; hlt"),
+    # The flags that IMUL leaves undefined are not the same on every host: ADD defines them.
+    "protected mode": (
+        32,
+        "mov eax, 0x12345678; imul eax, 7; push eax; pop ebx; add ebx, 1; out 0x80, eax; hlt",
+    ),
     "long mode": (64, "mov rax, 0x123456789abcdef0; bswap rax; push rax; pop r15; out 0x80, eax; hlt"),
     "ports": (32, "in al, 0x70; mov bl, al; in ax, 0x72; mov cx, ax; in eax, 0x74; out 0x80, eax; hlt"),
     "strings of ports": (
