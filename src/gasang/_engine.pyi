@@ -440,8 +440,8 @@ class Vm:
 
     With `vm_exits` the hypervisor is the caller of `Vcpu.vmx` and `Vcpu.run`: a VM exit ends `run`.
 
-    `memory_image` is a descriptor of a file, and an offset: RAM begins as its bytes from there on, which are read
-    when they are needed, and goes its own way.
+    `memory_image` is a descriptor of a file, and an offset: RAM begins as its bytes from there on, which are
+    read when they are needed, and goes its own way.
 
     Raises `EngineError` for a bad model or feature name, or memory that cannot be mapped.
     """
