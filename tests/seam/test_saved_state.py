@@ -186,6 +186,7 @@ def test_both_accelerators_read_the_same_state(assemble, first, second):
     writes = 0
     while isinstance(exit := other.vcpu(0).run(), PioWrite):
         writes += 1
-    assert exit == Halted() and writes == 60
+    assert exit == Halted()
+    assert writes == 60
     registers = other.vcpu(0).registers()
     assert (registers["r8"], registers["r9"]) == (5, 100)
