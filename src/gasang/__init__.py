@@ -25,6 +25,7 @@ from gasang.errors import (
     GuestTimeout,
     KernelError,
     MachineDied,
+    SnapshotError,
 )
 
 if TYPE_CHECKING:

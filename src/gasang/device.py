@@ -7,7 +7,7 @@ with a byte buffer, and the same device can be wired twice.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Device(Protocol):
@@ -52,6 +52,19 @@ class MemoryInPlace(Protocol):
 
 class GuestMemoryError(Exception):
     """A guest gave a device an address that is not RAM: the device answers as its hardware would."""
+
+
+Saved = dict[str, Any]
+"""What is volatile of a device, in values that JSON has: what `state` returns and `set_state` takes. The latter
+raises `KeyError`, `TypeError` or `ValueError` for what `state` never returned."""
+
+
+class Savable(Protocol):
+    """A device that can be saved, and loaded into another of its kind that has not been used yet."""
+
+    def state(self) -> Saved: ...
+
+    def set_state(self, state: Saved) -> None: ...
 
 
 VirtualClock = Callable[[], int]

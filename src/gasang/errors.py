@@ -11,6 +11,7 @@
     ├── GuestCommandFailed   `run(check=True)`: the command's exit code was not 0
     ├── GuestAgentError      the guest's agent refused a request, or no agent runs in this guest
     ├── GuestFileError       a file of the guest's cannot be read, written or copied
+    ├── SnapshotError        a snapshot cannot be made, is damaged, or is of a machine that cannot be had here
     └── VmxError             VMX operation from Python cannot do what was asked
         ├── VmInstructionError   a VMX instruction failed, with the number that the manual gives the error
         ├── VmEntryFailed    a VM entry failed a check of the manual's
@@ -110,6 +111,10 @@ class GuestFileError(GasangError):
 
     def __str__(self) -> str:
         return f"{self.path} in the guest: {self.text}"
+
+
+class SnapshotError(GasangError):
+    """A snapshot that cannot be made, is damaged, or is of a machine that cannot be had here."""
 
 
 class VmxError(GasangError):

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 
-from gasang.device import VirtualClock
+from gasang.device import Saved, VirtualClock
 
 INDEX, DATA = 0, 1
 _NMI_DISABLE = 1 << 7
@@ -113,6 +113,27 @@ class RealTimeClock:
                 self._set_time()
             case index:
                 self._ram[index] = value
+
+    def state(self) -> Saved:
+        return {
+            "epoch": self._epoch.isoformat(),
+            "index": self._index,
+            "ram": self._ram.hex(),
+            "last_flags_read": self._last_flags_read,
+        }
+
+    def set_state(self, state: Saved) -> None:
+        ram = bytes.fromhex(state["ram"])
+        if len(ram) != _SIZE:
+            raise ValueError(f"a clock with {len(ram)} bytes of memory")
+        self._ram[:] = ram
+        self._epoch = datetime.fromisoformat(state["epoch"]).astimezone(UTC)
+        self._index = state["index"] & ~_NMI_DISABLE & 0xFF
+        self._last_flags_read = int(state["last_flags_read"])
+
+    def step(self, seconds: float) -> None:
+        """So much time has passed of which the virtual clock knows nothing."""
+        self._epoch += timedelta(seconds=seconds)
 
     @property
     def _stopped(self) -> bool:

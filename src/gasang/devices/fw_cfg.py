@@ -10,7 +10,7 @@ import struct
 from collections.abc import Mapping
 from enum import IntEnum, IntFlag
 
-from gasang.device import GuestMemory, GuestMemoryError
+from gasang.device import GuestMemory, GuestMemoryError, Saved
 
 _SELECTOR, _DATA, _DMA_HIGH, _DMA_LOW = 0, 1, 4, 8
 _FIRST_FILE = 0x20
@@ -57,7 +57,7 @@ class FirmwareConfiguration:
             **dict(enumerate(files.values(), start=_FIRST_FILE)),
         }
         # volatile state
-        self._current = b""
+        self._key = -1
         self._position = 0
         self._dma_high = 0
 
@@ -77,13 +77,21 @@ class FirmwareConfiguration:
             address, self._dma_high = self._dma_high << 32 | _swapped(value), 0
             self._transfer(address)
 
+    def state(self) -> Saved:
+        return {"key": self._key, "position": self._position, "dma_high": self._dma_high}
+
+    def set_state(self, state: Saved) -> None:
+        self._select(int(state["key"]))
+        self._position = max(int(state["position"]), 0)
+        self._dma_high = state["dma_high"] & 0xFFFFFFFF
+
     def _select(self, key: int) -> None:
-        self._current = self._items.get(key, b"")
+        self._key = key
         self._position = 0
 
     def _take(self, length: int) -> bytes:
         """The next bytes of the selected item; zeros behind its end."""
-        data = self._current[self._position : self._position + length]
+        data = self._items.get(self._key, b"")[self._position : self._position + length]
         self._position += length
         return data.ljust(length, b"\0")
 

@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Callable
 from enum import IntEnum
 
+from gasang.device import Saved
+
 DATA, STATUS = 0, 4
 
 _OUTPUT_FULL, _SYSTEM_FLAG, _COMMAND_LAST = 1 << 0, 1 << 2, 1 << 3
@@ -64,6 +66,21 @@ class KeyboardController:
             self._command(value)
         else:
             self._data(value)
+
+    def state(self) -> Saved:
+        return {
+            "configuration": self._configuration,
+            "output": list(self._output),
+            "awaits_data": self._awaits_data,
+            "last_was_command": self._last_was_command,
+        }
+
+    def set_state(self, state: Saved) -> None:
+        self._configuration = state["configuration"] & 0xFF
+        self._output = deque(byte & 0xFF for byte in state["output"])
+        awaited = state["awaits_data"]
+        self._awaits_data = None if awaited is None else Command(awaited)
+        self._last_was_command = bool(state["last_was_command"])
 
     def _command(self, code: int) -> None:
         self._awaits_data = None

@@ -10,6 +10,8 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from gasang.device import Saved
+
 _ADDRESS, _RESET_CONTROL, _DATA = 0, 1, 4
 _ENABLE = 1 << 31
 _ADDRESS_BITS = 0x80FFFFFC
@@ -84,6 +86,13 @@ class PciConfiguration:
             self._address = value & _ADDRESS_BITS
         elif offset == _RESET_CONTROL and size == 1:
             self._write_reset_control(value)
+
+    def state(self) -> Saved:
+        return {"address": self._address, "reset_control": self._reset_control}
+
+    def set_state(self, state: Saved) -> None:
+        self._address = state["address"] & _ADDRESS_BITS
+        self._reset_control = state["reset_control"] & (_RESET_CPU | _SYSTEM_RESET)
 
     def _selected(self) -> PciFunction | None:
         if not self._address & _ENABLE:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gasang.device import InterruptLine
+from gasang.device import InterruptLine, Saved
 
 STATUS, ENABLE, CONTROL = 0, 2, 4
 
@@ -52,6 +52,15 @@ class PowerManagement:
         else:
             self._status &= ~bits  # a 1 clears
         self._update_interrupt()
+
+    def state(self) -> Saved:
+        return {"status": self._status, "enable": self._enable, "control": self._control}
+
+    def set_state(self, state: Saved) -> None:
+        """The level of the interrupt line is the interrupt controllers' to know."""
+        self._status = state["status"] & 0xFFFF
+        self._enable = state["enable"] & _ENABLE_BITS
+        self._control = state["control"] & 0xFFFF & ~_SLEEP_ENABLE | _SCI_ENABLE
 
     def _write_control(self, value: int) -> None:
         """Keep SCI_EN, as there is no other mode; SLP_EN acts and reads as 0."""

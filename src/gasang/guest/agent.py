@@ -17,7 +17,8 @@ from io import BytesIO
 from subprocess import CompletedProcess
 from typing import Protocol
 
-from gasang.errors import GasangError, GuestAgentError, GuestTimeout
+from gasang.device import Saved
+from gasang.errors import GasangError, GuestAgentError, GuestTimeout, SnapshotError
 from gasang.guest.command import Command, Sink
 from gasang.guest.quoting import quote, script
 
@@ -84,6 +85,24 @@ class Agent:
                 self._command.output.feed(data)
             elif self._command and port == ERRORS:
                 self._command.errors.feed(data)
+            self._changed.notify_all()
+
+    def state(self) -> Saved:
+        """What the guest's half has said, between two commands. Raises `SnapshotError` during one."""
+        with self._changed:
+            if self._command is not None:
+                raise SnapshotError(
+                    "a command is being run by the agent on serial ports: wait for its end, or use vsock"
+                )
+            line = self._line.decode("latin-1")
+            return {"ready": self._ready, "shell": self._shell, "line": line, "commands": self._commands}
+
+    def set_state(self, state: Saved) -> None:
+        """Go on with a guest's half that has said that."""
+        with self._changed:
+            self._ready, self._shell = bool(state["ready"]), state["shell"]
+            self._line = state["line"].encode("latin-1")
+            self._commands = int(state["commands"])
             self._changed.notify_all()
 
     def close(self, error: Exception) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 import threading
+from base64 import b64decode, b64encode
 from collections.abc import Callable
 
+from gasang.device import Saved
 from gasang.errors import GuestTimeout, MachineDied
 
 _UNREAD_LIMIT = 16 << 20
 """Bytes kept for a reader; of more, the oldest are lost."""
 
 _LOG_LIMIT = 4 << 20
+_SAVED_LOG = 64 << 10
 _RETRY_SECONDS = 0.002
 """How long to leave a guest whose receive queue is full before offering the rest again."""
 
@@ -51,6 +54,11 @@ class Channel:
         with self._changed:
             end = bytes(self._log[-200 * lines :])
         return "\n".join(end.decode(errors="replace").splitlines()[-lines:])
+
+    def has_unread(self, data: bytes) -> bool:
+        """Whether this was sent and not read yet."""
+        with self._changed:
+            return data in self._unread
 
     def read(self, limit: int = 1 << 16, timeout: float | None = None) -> bytes:
         """Wait for output; return up to `limit` bytes of it, or none when the machine has ended.
@@ -125,6 +133,21 @@ class Channel:
                     self._changed.notify_all()
             if self._listener is not None:
                 self._listener(data)
+
+    def state(self) -> Saved:
+        """What was sent and not read, either way, and the end of what was sent in all."""
+        with self._changed:
+            parts = {"unread": self._unread, "unsent": self._unsent, "log": self._log[-_SAVED_LOG:]}
+        return {name: b64encode(part).decode("ascii") for name, part in parts.items()}
+
+    def set_state(self, state: Saved) -> None:
+        """Have that, before anything is sent."""
+        with self._changed:
+            self._unread[:], self._unsent[:], self._log[:] = (
+                b64decode(state[name], validate=True) for name in ("unread", "unsent", "log")
+            )
+        if self._unsent:
+            self.write(b"")
 
     def close(self, reason: str, console_tail: str) -> None:
         """The machine has ended: whoever waits is told so."""

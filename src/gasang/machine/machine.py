@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from random import Random
 from types import TracebackType
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from gasang import loaders
 from gasang._engine import EngineError
 from gasang.config import Accelerator, Drive, Irqchip, MachineConfig
-from gasang.errors import ConfigError, GuestTimeout, MachineDied
+from gasang.errors import ConfigError, GasangError, GuestTimeout, MachineDied, SnapshotError
 from gasang.loaders import BootRequest
 from gasang.machine.accelerator import Choice, choose
 from gasang.machine.boot_files import open_boot_files
@@ -28,7 +29,9 @@ from gasang.machine.guest_access import GuestAccess
 from gasang.machine.outcome import Outcome, Stopped
 from gasang.machine.pc import Pc, new_vm
 from gasang.machine.run_loop import RunLoop
+from gasang.machine.saved import SavedMachine, check_drives
 from gasang.machine.serial_ports import SerialPorts
+from gasang.machine.standing_still import StandingStill
 from gasang.machine.symbols import guest_symbols
 from gasang.profile import PerfMap, Profile, Symbols, profile
 from gasang.storage import open_image
@@ -64,16 +67,24 @@ class Machine(GuestAccess):
     `MachineDied` when it ends.
     """
 
-    def __init__(self, config: MachineConfig) -> None:
-        """Build the machine that `config` describes, load its kernel and start it.
+    def __init__(self, config: MachineConfig, saved: SavedMachine | None = None) -> None:
+        """Build the machine that `config` describes, load its kernel and start it; or go on where the one was that
+        was `saved`.
 
-        Raises `ConfigError`, `KernelError`, and for the default guest `GuestImageError`.
+        Raises `ConfigError`, `KernelError`, for the default guest `GuestImageError`, and `SnapshotError`.
         """
         self.config = config if config.kernel else _with_default_guest(config)
         # One date for every clock that the guest may ask.
         self.config = replace(self.config, date=self.config.first_date)
+        seconds = 0.0
+        if saved is not None:
+            check_drives(self.config, saved.state.get("drives"))
+            seconds = 0.0 if self.config.deterministic else saved.seconds
+            self.config = replace(self.config, date=self.config.first_date + timedelta(seconds=seconds))
         self._execution = _Execution(choose(self.config))
-        vm = new_vm(self.config, self._execution.choice.name)
+        vm = new_vm(
+            self.config, self._execution.choice.name, None if saved is None else saved.memory_image
+        )
         seed = self.config.seed if self.config.deterministic else None
         self._ports = SerialPorts(vm.serial_input, seed)
         self._debug_console = Channel("the debug console", lambda _: 0)
@@ -85,8 +96,11 @@ class Machine(GuestAccess):
             if self.config.rng:
                 self._pc.plug_entropy(_entropy(self.config))
             self._balloon = self._pc.plug_balloon() if self.config.balloon else None
-            self._vsock_agent = self._plug_vsock() if self.config.vsock else None
-            self._load_kernel()
+            self._vsock_agent = self._plug_vsock(restored=saved is not None) if self.config.vsock else None
+            if saved is None:
+                self._load_kernel()
+            else:
+                self._load_saved(saved, seconds)
             unless_started.pop_all()
         self._symbols: Symbols | None = None
         if self.config.profile:
@@ -110,7 +124,14 @@ class Machine(GuestAccess):
         self._finalizer = weakref.finalize(self, _stop, self._ending, self._loop, self._reader, Stopped())
         if self._reader is not None:
             self._reader.start()
+        self._standing = threading.Lock()
+        self._stands_still = False
         self._loop.start()
+        self._mended = threading.Event()
+        if saved is None or self.config.deterministic:
+            self._mended.set()
+        else:
+            threading.Thread(target=self._mend, name="gasang-mend", daemon=True).start()
 
     @classmethod
     def boot(
@@ -224,6 +245,7 @@ class Machine(GuestAccess):
     @property
     def agent(self) -> Agent:
         """The client of the agent that the default guest runs."""
+        self._mended.wait()
         return self._ports.agent
 
     @property
@@ -232,7 +254,112 @@ class Machine(GuestAccess):
         `ConfigError` for a machine without vsock."""
         if self._vsock_agent is None:
             raise ConfigError("this machine has no vsock: boot it with vsock=True")
+        self._mended.wait()
         return self._vsock_agent
+
+    def pause(self) -> None:
+        """Let the machine stand still, and its time: the guest notices nothing. Raises `ConfigError`."""
+        with self._standing:
+            if not self._stands_still:
+                self._loop.pause()
+                try:
+                    self._pc.pause()
+                except BaseException:
+                    self._loop.resume()
+                    raise
+                self._stands_still = True
+
+    def resume(self) -> None:
+        """Let it go on, if it stands still. Raises `ConfigError`."""
+        with self._standing:
+            if self._stands_still:
+                self._pc.resume()
+                self._loop.resume()
+                self._stands_still = False
+
+    @contextmanager
+    def standing_still(self) -> Iterator[StandingStill]:
+        """Stand still meanwhile, for whoever saves the machine. Raises `SnapshotError` if it cannot."""
+        self._mended.wait()
+        if self.outcome is not None:
+            raise SnapshotError(f"the machine has ended: {self.outcome.reason}")
+        stood = self._stands_still
+        try:
+            self.pause()
+        except ConfigError as error:
+            raise SnapshotError(str(error)) from error
+        try:
+            yield StandingStill(self._pc, self._ports, self.config, self.protocol)
+        finally:
+            if not stood:
+                self.resume()
+
+    def snapshot(self, path: str | Path) -> None:
+        """Write the machine to a file, from which `restore` makes machines that go on here.
+
+        It stands still meanwhile, and goes on. The file is whole or what was there before. Disks are not in it.
+        Raises `SnapshotError`.
+        """
+        from gasang.snapshot import save  # noqa: PLC0415 - snapshot is above machine
+
+        save(self, path)
+
+    @classmethod
+    def restore(cls, path: str | Path, *, accel: Accelerator | None = None) -> Machine:
+        """A machine that goes on where the one in the file was; RAM is read when it is needed.
+
+        Its clock is set, its random numbers are renewed and, with vsock, it gets a name and a machine-id of its own,
+        before any command of ours runs. Connections are broken. Raises `SnapshotError`.
+        """
+        from gasang.snapshot import restore  # noqa: PLC0415 - snapshot is above machine
+
+        return restore(path, accel=accel)
+
+    def fork(self, count: int = 1) -> list[Machine]:
+        """So many machines that go on where this one is, as `restore` would, and so does this one. They share what
+        memory they do not write.
+
+        Raises `ConfigError`, and `SnapshotError`, for a machine that writes a disk too.
+        """
+        if count < 1:
+            raise ConfigError(f"fork {count}: make one or more")
+        if any(not drive.readonly for drive in self.config.drives):
+            raise SnapshotError("a machine that may write its drives cannot be forked: let them be readonly")
+        clones: list[Machine] = []
+        with self.standing_still() as still:
+            state = still.state()
+            with still.frozen_memory() as descriptor:
+                try:
+                    for _ in range(count):
+                        clones.append(Machine(self.config, SavedMachine(state, (descriptor, 0))))
+                except BaseException:
+                    for clone in clones:
+                        clone.stop()
+                    raise
+        return clones
+
+    def _load_saved(self, saved: SavedMachine, seconds: float) -> None:
+        """Be the machine that was saved, and go on."""
+        try:
+            self.protocol = str(saved.state["protocol"])
+            self._pc.set_state(saved.state["machine"], seconds)
+            self._ports.set_state(saved.state["ports"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise SnapshotError(f"its state is none: {error!r}") from error
+        self._pc.resume()
+
+    def _mend(self) -> None:
+        """What a guest has that is another's: its clock, its random numbers, its names."""
+        from gasang.guest.mending import mend  # noqa: PLC0415 - guest is above machine
+
+        try:
+            serial = self._ports.agent if self._vsock_agent is None and self._ports.agent_is_up else None
+            mend(self._vsock_agent, serial)
+        except GasangError as error:
+            if self.outcome is None:
+                _log.warning("what this machine has from its snapshot could not be mended: %s", error)
+        finally:
+            self._mended.set()
 
     @property
     def outcome(self) -> Outcome | None:
@@ -344,11 +471,12 @@ class Machine(GuestAccess):
         except EngineError as error:
             raise ConfigError(f"no profile: {error}") from error
 
-    def _plug_vsock(self) -> VsockAgent:
+    def _plug_vsock(self, *, restored: bool) -> VsockAgent:
         from gasang.guest.vsock_agent import READY_PORT, VsockAgent  # noqa: PLC0415 - guest is above machine
 
         device = self._pc.plug_vsock()
-        return VsockAgent(device.dial, device.listen(READY_PORT))
+        # One that was restored has greeted another.
+        return VsockAgent(device.dial, None if restored else device.listen(READY_PORT))
 
     def _load_kernel(self) -> None:
         """Load what the configuration names; the host's copy of it is gone when this returns."""

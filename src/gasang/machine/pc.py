@@ -12,19 +12,21 @@ and behind the latter, in slots, a virtio disk for each drive.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 
 from gasang import _engine
 from gasang.bus import Bus
 from gasang.config import MachineConfig
+from gasang.device import Savable, Saved
 from gasang.devices.clock import RealTimeClock, memory_size_bytes
 from gasang.devices.debug import DebugConsole, DebugExit
 from gasang.devices.fw_cfg import FirmwareConfiguration
 from gasang.devices.keyboard_controller import DATA, STATUS, KeyboardController
 from gasang.devices.pci import PciConfiguration
 from gasang.devices.power import PowerManagement
-from gasang.errors import ConfigError, KernelError
+from gasang.errors import ConfigError, KernelError, SnapshotError
 from gasang.firmware.bios import bios_remains
 from gasang.firmware.dsdt import SLEEP_TYPE_OFF
 from gasang.firmware.memory_map import memory_map
@@ -94,6 +96,49 @@ class Pc:
         self.slots.plug(device)
         return device
 
+    def pause(self) -> None:
+        """Stand still, while the processors are outside of the guest: time does not pass. Raises `ConfigError`."""
+        self.slots.pause()
+        try:
+            self.vm.hold()
+        except _engine.EngineError as error:
+            self.slots.resume()
+            raise ConfigError(f"this machine cannot stand still now: {error}") from error
+
+    def resume(self) -> None:
+        """Go on. Raises `ConfigError`."""
+        try:
+            self.vm.release()
+        except _engine.EngineError as error:
+            raise ConfigError(f"this machine cannot go on: {error}") from error
+        self.slots.resume()
+
+    def state(self) -> Saved:
+        """What is volatile but for RAM, while it stands still."""
+        return {
+            "engine": json.loads(self.vm.save()),
+            "devices": {name: device.state() for name, device in self._savable.items()},
+            "slots": self.slots.state(),
+        }
+
+    def set_state(self, state: Saved, seconds: float) -> None:
+        """Have what another PC of the same configuration had, and stand still; so many `seconds` have passed of which
+        the guest knows nothing.
+
+        Raises `SnapshotError` for what it cannot have.
+        """
+        try:
+            self.slots.pause()
+            self.vm.load(json.dumps(state["engine"]))
+            for name, device in self._savable.items():
+                device.set_state(state["devices"][name])
+            self.slots.set_state(state["slots"])
+        except _engine.EngineError as error:
+            raise SnapshotError(str(error)) from error
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise SnapshotError(f"the state of a device is none: {error!r}") from error
+        self._real_time_clock.step(seconds)
+
     def load(self, image: BootImage) -> None:
         """Write firmware's tables and a boot image to memory, and set processor 0 to enter it.
 
@@ -118,14 +163,24 @@ class Pc:
 
         ports = self.bus.ports
         keyboard = KeyboardController(reset)
+        firmware = self._firmware_configuration(config)
+        pci = PciConfiguration(self.slots.functions, reset)
+        self._real_time_clock = self._clock(config)
+        self._savable: dict[str, Savable] = {
+            "keyboard_controller": keyboard,
+            "clock": self._real_time_clock,
+            "firmware_configuration": firmware,
+            "power": self.power,
+            "pci": pci,
+        }
         ports.attach(keyboard, 0x60, 1, offset=DATA)
         ports.attach(keyboard, 0x64, 1, offset=STATUS)
-        ports.attach(self._clock(config), 0x70, 2)
+        ports.attach(self._real_time_clock, 0x70, 2)
         ports.attach(DebugConsole(debug_output), 0xE9, 1)
         ports.attach(DebugExit(lambda code: ending.end(outcome.DebugExit(code))), 0xF4, 4, width=4)
-        ports.attach(self._firmware_configuration(config), 0x510, 12, width=4)
+        ports.attach(firmware, 0x510, 12, width=4)
         ports.attach(self.power, PM1_EVENT_PORT, 6)
-        ports.attach(PciConfiguration(self.slots.functions, reset), 0xCF8, 8, width=4)
+        ports.attach(pci, 0xCF8, 8, width=4)
 
     def _clock(self, config: MachineConfig) -> RealTimeClock:
         memory = memory_size_bytes(config.memory, config.cpus)
@@ -140,8 +195,10 @@ class Pc:
             self.vm.write_memory(address + start, bytes(view[start : start + _PIECE]))
 
 
-def new_vm(config: MachineConfig, accel: str) -> _engine.Vm:
-    """The engine's part of a PC, executed by `accel`.
+def new_vm(
+    config: MachineConfig, accel: str, memory_image: tuple[int, int] | None = None
+) -> _engine.Vm:
+    """The engine's part of a PC, executed by `accel`; RAM begins as what a file has at an offset, if that is given.
 
     Raises `ConfigError` for a processor or memory that it cannot give.
     """
@@ -160,6 +217,7 @@ def new_vm(config: MachineConfig, accel: str) -> _engine.Vm:
             clock="instructions" if config.deterministic else "host",
             wall_clock=(config.first_date - _EPOCH) // timedelta(microseconds=1) * 1000,
             seed=config.seed,
+            memory_image=memory_image,
         )
     except _engine.EngineError as error:
         raise ConfigError(str(error)) from error

@@ -76,16 +76,25 @@ class RunLoop:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Hold every processor outside the guest, between two instructions."""
+        self.pause()
+        try:
+            yield
+        finally:
+            self.resume()
+
+    def pause(self) -> None:
+        """Hold every processor there until as many `resume`s."""
         with self._gate:
             self._pauses += 1
         self._kick()
         with self._gate:
-            try:
-                self._gate.wait_for(lambda: self._running == 0)
-                yield
-            finally:
-                self._pauses -= 1
-                self._gate.notify_all()
+            self._gate.wait_for(lambda: self._running == 0)
+
+    def resume(self) -> None:
+        """Let them go on."""
+        with self._gate:
+            self._pauses -= 1
+            self._gate.notify_all()
 
     def _run(self, vcpu: Vcpu) -> None:
         reply: int | None = None

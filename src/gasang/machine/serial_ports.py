@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from gasang.device import Saved
 from gasang.errors import MachineDied
 from gasang.machine.channel import Channel
 from gasang.machine.outcome import Outcome, judge
@@ -48,6 +49,25 @@ class SerialPorts:
             if self._death is not None:
                 agent.close(self._death)
         return self._agent
+
+    def state(self) -> Saved:
+        """What is volatile of the channels and the agent's client. Raises `SnapshotError` while it is busy."""
+        agent = None if self._agent is None else self._agent.state()
+        return {"channels": [channel.state() for channel in self.channels], "agent": agent}
+
+    def set_state(self, state: Saved) -> None:
+        """Have that. Raises `ValueError`, `KeyError`, `TypeError`."""
+        for channel, saved in zip(self.channels, state["channels"], strict=True):
+            channel.set_state(saved)
+        if state["agent"] is not None:
+            self.agent.set_state(state["agent"])
+
+    @property
+    def agent_is_up(self) -> bool:
+        """The guest's half has reported, whether anybody has looked or not."""
+        if self._agent is not None:
+            return self._agent.ready
+        return self.channels[1].has_unread(b"ready")
 
     def until_answered(self) -> None:
         """Wait while the guest's agent waits for us."""

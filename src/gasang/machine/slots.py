@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from gasang import _engine
 from gasang.bus import AddressSpace
-from gasang.device import Device
+from gasang.device import Device, Saved
 from gasang.devices.pci import HostBridge, PciFunction
 from gasang.firmware.memory_map import LOW_RAM_LIMIT
 from gasang.machine.ram import Ram
@@ -52,6 +52,25 @@ class Slots:
             self._vm.discard_memory(ranges)
         except _engine.EngineError as error:
             raise QueueError(str(error)) from error
+
+    def pause(self) -> None:
+        """Let devices finish what they are at, and do nothing until `resume`."""
+        for function in self._virtio:
+            function.pause()
+
+    def resume(self) -> None:
+        """Let them go on."""
+        for function in self._virtio:
+            function.resume()
+
+    def state(self) -> list[Saved]:
+        """What is volatile of the functions, in order, while they are paused."""
+        return [function.state() for function in self._virtio]
+
+    def set_state(self, states: list[Saved]) -> None:
+        """Have that, of another machine with the same slots, while they are paused. Raises `ValueError`."""
+        for function, state in zip(self._virtio, states, strict=True):
+            function.set_state(state)
 
     def close(self) -> None:
         """The machine has ended: end the devices' threads, and give their files back."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
+from gasang.device import Saved
 from gasang.virtio.queue import Chain, Queue, QueueError
 
 PAGE = 4096
@@ -74,6 +75,14 @@ class Balloon:
             elif index == _REPORT:
                 self._discard(_whole_pages(chain.writable_ranges))
             queue.push(chain, 0)
+
+    def state(self) -> Saved:
+        """How much is in it, and is to be."""
+        return {"wanted": self._wanted, "actual": self._actual}
+
+    def set_state(self, state: Saved) -> None:
+        """Have that."""
+        self._wanted, self._actual = state["wanted"] & 0xFFFFFFFF, state["actual"] & 0xFFFFFFFF
 
     def close(self) -> None:
         """It has nothing of the host."""

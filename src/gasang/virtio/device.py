@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
+from gasang.device import Saved
 from gasang.virtio.queue import Queue, QueueError
 
 
@@ -42,6 +43,12 @@ class VirtioDevice(Protocol):
 
     def close(self) -> None:
         """Give back what it has of the host."""
+
+    def state(self) -> Saved:
+        """What is volatile of it, while nothing is served."""
+
+    def set_state(self, state: Saved) -> None:
+        """Have that, of another of its kind in another machine, before anything is served."""
 
 
 @runtime_checkable
@@ -81,6 +88,9 @@ class Worker:
         self._broken = broken
         self._failed = failed
         self._stopping = False
+        # What was asked for before anybody listened.
+        for bell in bells:
+            os.eventfd_write(bell, 1)
         name = f"gasang-virtio{device.device_id}"
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()

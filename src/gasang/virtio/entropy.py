@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from gasang.device import Saved
 from gasang.virtio.queue import Queue
 
 _MOST_BYTES = 1 << 16
@@ -43,6 +44,13 @@ class EntropyDevice:
                 buffer[:count] = self._source(count)
                 written += count
             queue.push(chain, written)
+
+    def state(self) -> Saved:
+        """It keeps nothing."""
+        return {}
+
+    def set_state(self, state: Saved) -> None:
+        """It keeps nothing."""
 
     def close(self) -> None:
         """It has nothing of the host."""

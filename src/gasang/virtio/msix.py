@@ -6,6 +6,8 @@ import struct
 import threading
 from collections.abc import Callable
 
+from gasang.device import Saved
+
 NO_VECTOR = 0xFFFF
 TABLE, PENDING, LENGTH = 0x000, 0x800, 0x1000
 """Where they are in the BAR, and its length."""
@@ -65,6 +67,19 @@ class MsiX:
             if offset + size <= len(self._table):
                 self._table[offset : offset + size] = value.to_bytes(size, "little")
                 self._send_pending()
+
+    def state(self) -> Saved:
+        with self._lock:
+            return {"table": self._table.hex(), "pending": self._pending, "control": self._control}
+
+    def set_state(self, state: Saved) -> None:
+        table = bytes.fromhex(state["table"])
+        if len(table) != len(self._table):
+            raise ValueError(f"a table of {len(table)} bytes for {self.vectors} vectors")
+        with self._lock:
+            self._table[:] = table
+            self._pending = state["pending"] & (1 << self.vectors) - 1
+            self._control = state["control"] & (ENABLE | FUNCTION_MASK)
 
     def _send_pending(self) -> None:
         if self._control & (ENABLE | FUNCTION_MASK) != ENABLE:

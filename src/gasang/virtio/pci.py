@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable
 from typing import Protocol
 
-from gasang.device import Device, MemoryInPlace
+from gasang.device import Device, MemoryInPlace, Saved
 from gasang.virtio.device import VirtioDevice
 from gasang.virtio.msix import LENGTH as MSIX_LENGTH
 from gasang.virtio.msix import PENDING, TABLE, MsiX
@@ -67,6 +67,8 @@ class VirtioPci:
         *,
         synchronous: bool = False,
     ) -> None:
+        # static configuration
+        self._device_id = device.device_id
         # wiring
         self._slot = slot
         self._msix = MsiX(device.queues + 1, slot.send_message)
@@ -103,6 +105,34 @@ class VirtioPci:
         if self._window <= register < self._window + 4:
             data = self._get(self._window, 4)
             self._through_window(lambda bar, at, length: bar.write(at, length, data & (1 << 8 * length) - 1))
+
+    def pause(self) -> None:
+        """Serve nothing until `resume`."""
+        self._registers.pause()
+
+    def resume(self) -> None:
+        """Serve again."""
+        self._registers.resume()
+
+    def state(self) -> Saved:
+        """What is volatile, while it is paused."""
+        return {
+            "device_id": self._device_id,
+            "space": self._space.hex(),
+            "msix": self._msix.state(),
+            "registers": self._registers.state(),
+        }
+
+    def set_state(self, state: Saved) -> None:
+        """Have what another function of the same kind had, while it is paused. Raises `ValueError`."""
+        space = bytes.fromhex(state["space"])
+        if state["device_id"] != self._device_id or len(space) != len(self._space):
+            raise ValueError(f"a device {state['device_id']} in the place of a {self._device_id}")
+        for at, (byte, writable) in enumerate(zip(space, self._writable, strict=True)):
+            self._space[at] = self._space[at] & ~writable | byte & writable
+        self._msix.set_state(state["msix"])
+        self._registers.set_state(state["registers"])
+        self._place()
 
     def close(self) -> None:
         """End the thread, and give the device's resources back."""

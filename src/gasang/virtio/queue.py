@@ -10,7 +10,7 @@ import struct
 import threading
 from dataclasses import dataclass
 
-from gasang.device import GuestMemoryError, MemoryInPlace
+from gasang.device import GuestMemoryError, MemoryInPlace, Saved
 
 MOST_DESCRIPTORS = 1024
 """Of a queue, and so of a chain."""
@@ -71,6 +71,39 @@ class Queue:
         self._event_index = event_index
         self._next = self._used = self._told = 0
         self.enabled = True
+
+    def state(self) -> Saved:
+        return {
+            "size": self.size,
+            "descriptors": self.descriptors,
+            "driver_area": self.driver_area,
+            "device_area": self.device_area,
+            "enabled": self.enabled,
+            "event_index": self._event_index,
+            "next": self._next,
+            "used": self._used,
+            "told": self._told,
+        }
+
+    def set_state(self, state: Saved) -> None:
+        """Be where another queue was, in the same memory. Raises `ValueError`."""
+        self.size, self.descriptors = int(state["size"]), int(state["descriptors"])
+        self.driver_area, self.device_area = int(state["driver_area"]), int(state["device_area"])
+        if state["enabled"]:
+            try:
+                self.enable(event_index=bool(state["event_index"]))
+            except QueueError as error:
+                raise ValueError(str(error)) from error
+        self._next, self._used, self._told = (state[name] % _WRAP for name in ("next", "used", "told"))
+
+    @property
+    def added(self) -> int:
+        """How many requests the driver has added, modulo 2^16."""
+        return int(self._available[1])
+
+    def put_back(self) -> None:
+        """Nothing was done with the request that `pop` returned last: it is the next again."""
+        self._next = (self._next - 1) % _WRAP
 
     @property
     def waits(self) -> bool:

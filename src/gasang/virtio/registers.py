@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from enum import IntEnum, IntFlag
 
-from gasang.device import MemoryInPlace
+from gasang.device import MemoryInPlace, Saved
 from gasang.virtio.device import VirtioDevice, Worker, serve
 from gasang.virtio.msix import NO_VECTOR
 from gasang.virtio.queue import Queue, QueueError
@@ -79,6 +79,7 @@ class Registers:
         self._remove_bell = remove_bell
         self._worker: Worker | None = None
         self._audible = False
+        self._paused = False
         self._closed = False
         # volatile state
         self._generation = 0
@@ -103,6 +104,50 @@ class Registers:
         """They cannot any more."""
         self._halt()
         self._audible = False
+
+    def pause(self) -> None:
+        """Serve nothing until `resume`, beginning after the request that is being served."""
+        self._paused = True
+        self._halt()
+
+    def resume(self) -> None:
+        """Serve again, and what was asked for meanwhile."""
+        self._paused = False
+        self._go()
+
+    def state(self) -> Saved:
+        """What is volatile, while it is paused."""
+        return {
+            "generation": self._generation,
+            "status": int(self._status),
+            "accepted": self._accepted,
+            "offered_select": self._offered_select,
+            "accepted_select": self._accepted_select,
+            "config_vector": self._config_vector,
+            "selected": self._selected,
+            "vectors": list(self._vectors),
+            "queues": [queue.state() for queue in self._queues],
+            "device": self._device.state(),
+        }
+
+    def set_state(self, state: Saved) -> None:
+        """Have what another had, while it is paused. Raises `ValueError`."""
+        if state["accepted"] & ~self._offered:
+            raise ValueError(f"a driver that accepted features {state['accepted']:#x}")
+        self._status = Status(state["status"] & 0xFF)
+        self._accepted = int(state["accepted"])
+        if self._status & Status.FEATURES_OK:
+            self._device.negotiated(self._accepted)
+        self._generation = state["generation"] & 0xFF
+        self._offered_select, self._accepted_select = (
+            state[name] & 0xFFFFFFFF for name in ("offered_select", "accepted_select")
+        )
+        self._config_vector = self._vector(state["config_vector"])
+        self._selected = state["selected"] & 0xFFFF
+        self._vectors = [self._vector(vector) for _, vector in zip(self._queues, state["vectors"], strict=True)]
+        for queue, saved in zip(self._queues, state["queues"], strict=True):
+            queue.set_state(saved)
+        self._device.set_state(state["device"])
 
     def close(self) -> None:
         """End the thread, and give the device's resources back. Nothing is done any more after that."""
@@ -236,8 +281,10 @@ class Registers:
 
     def _go(self) -> None:
         """Serve requests from now on, if everything is as it must be."""
-        if self._worker is not None or self._add_bell is None or not self._audible or not self._is_live():
+        silent = self._add_bell is None or self._paused or not self._audible
+        if self._worker is not None or silent or not self._is_live():
             return
+        assert self._add_bell is not None
         bells = [self._add_bell(index) for index in range(len(self._queues))]
         self._worker = Worker(
             self._device,

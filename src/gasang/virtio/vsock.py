@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
+from gasang.device import Saved
 from gasang.virtio.queue import Chain, Queue, QueueError
 from gasang.virtio.vsock_connection import BUFFER, Connection, State
 from gasang.virtio.vsock_packet import (
@@ -115,8 +116,8 @@ class VsockDevice:
         self._ready: dict[int, Connection] = {}
         self._room_again: dict[tuple[int, int], Connection] = {}
         self._owed: deque[Packet] = deque()
-        self._spare: Chain | None = None
         self._reset_owed = False
+        self._reset_told: int | None = None
 
     @property
     def descriptor(self) -> int:
@@ -140,6 +141,14 @@ class VsockDevice:
 
     def serve(self, queue: Queue, index: int) -> None:
         """`poll` does all."""
+
+    def state(self) -> Saved:
+        """Connections do not outlive a machine."""
+        return {}
+
+    def set_state(self, state: Saved) -> None:
+        """The guest is told that its connections are gone."""
+        self.reset_transport()
 
     def close(self) -> None:
         """End every connection, and whoever waits for one."""
@@ -193,8 +202,8 @@ class VsockDevice:
             if self._closed:
                 return False
             did = self._take_events()
-            if self._reset_owed and queues[_EVENT].enabled:
-                did |= self._tell_reset(queues[_EVENT])
+            if self._is_being_reset(queues[_EVENT]):
+                return self._reset_owed and self._tell_reset(queues[_EVENT])
             if queues[_TX].enabled:
                 did |= self._take_packets(queues[_TX])
             if queues[_RX].enabled:
@@ -432,13 +441,12 @@ class VsockDevice:
     def _give_packets(self, queue: Queue) -> bool:
         did = False
         for _ in range(_AT_ONCE):
-            chain = self._spare or queue.pop()
+            chain = queue.pop()
             if chain is None:
                 break
-            self._spare = None
             written = self._give(chain)
             if written is None:
-                self._spare = chain
+                queue.put_back()
                 break
             queue.push(chain, written)
             did = True
@@ -503,11 +511,19 @@ class VsockDevice:
         else:
             self._settle(connection)
 
+    def _is_being_reset(self, events: Queue) -> bool:
+        """The guest has yet to break its connections. It has when it adds the event's buffer again: one that was made
+        before that would be broken with the others."""
+        if self._reset_told is not None and (not events.enabled or events.added != self._reset_told):
+            self._reset_told = None
+        return events.enabled and (self._reset_owed or self._reset_told is not None)
+
     def _tell_reset(self, queue: Queue) -> bool:
         chain = queue.pop()
         if chain is None:
             return False
         fill(chain.writable, _TRANSPORT_RESET)
+        self._reset_told = queue.added
         queue.push(chain, len(_TRANSPORT_RESET))
         self._reset_owed = False
         return True

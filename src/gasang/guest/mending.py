@@ -1,0 +1,27 @@
+"""What a guest that was restored or forked has that is another's, mended: clock, random numbers, names."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gasang.guest.agent import Agent
+    from gasang.guest.vsock_agent import VsockAgent
+
+_PATIENCE = 60.0
+"""Seconds that the agent on serial ports gets."""
+
+
+def mend(vsock: VsockAgent | None, serial: Agent | None) -> None:
+    """Mend a guest by the agent that it has, if it has one.
+
+    Behind vsock it is told the time, gets random numbers that its kernel takes at once, a host name and a
+    machine-id. On serial ports: the time, and random numbers that are stirred in. Raises `GasangError`.
+    """
+    if vsock is not None:
+        vsock.repair(hostname=f"gasang-{secrets.token_hex(4)}", machine_id=secrets.token_hex(16))
+    elif serial is not None:
+        script = f"date -s @{time.time():.0f}; cat >/dev/urandom"
+        serial.run(script, input=secrets.token_bytes(64), timeout=_PATIENCE)

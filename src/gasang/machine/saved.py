@@ -1,0 +1,77 @@
+"""What a machine leaves behind for another that goes on where it was."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from gasang.config import Drive, MachineConfig
+from gasang.errors import SnapshotError
+
+_NOT_SAVED = frozenset({"initrd", "modules", "profile", "trace_blocks", "trace_exits", "trace_vmx", "perf_map"})
+"""What of a configuration concerns the boot, or whoever watches."""
+
+
+@dataclass(frozen=True)
+class SavedMachine:
+    """`state` is what `StandingStill.state` returned; RAM is in a file, at an offset."""
+
+    state: Mapping[str, Any]
+    memory_image: tuple[int, int]
+
+    @property
+    def seconds(self) -> float:
+        """How much time has passed since, of which the guest knows nothing."""
+        try:
+            saved = datetime.fromisoformat(self.state["date"])
+            return max((datetime.now(UTC) - saved).total_seconds(), 0.0)
+        except (KeyError, TypeError, ValueError) as error:
+            raise SnapshotError(f"its date is none: {error!r}") from error
+
+
+def state_of_config(config: MachineConfig) -> dict[str, Any]:
+    """A configuration in values that JSON has."""
+    values = {field.name: getattr(config, field.name) for field in fields(config)}
+    values = {name: value for name, value in values.items() if name not in _NOT_SAVED}
+    drives = [{**asdict(drive), "path": os.path.abspath(drive.path)} for drive in config.drives]
+    date = None if config.date is None else config.date.isoformat()
+    return {**values, "kernel": str(config.kernel), "drives": drives, "date": date}
+
+
+def config_of(state: Mapping[str, Any]) -> MachineConfig:
+    """The configuration again. Raises `SnapshotError` for what is none, `ConfigError`."""
+    try:
+        drives = tuple(Drive(**{**drive, "path": Path(drive["path"])}) for drive in state["drives"])
+        date = None if state["date"] is None else datetime.fromisoformat(state["date"])
+        changed = {"kernel": Path(state["kernel"]), "drives": drives, "date": date}
+        return MachineConfig(**{**state, **changed, "symbols": tuple(state["symbols"])})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise SnapshotError(f"its configuration is none: {error!r}") from error
+    except ValueError as error:
+        raise SnapshotError(f"its configuration is none: {error}") from error
+
+
+def identities(config: MachineConfig) -> list[dict[str, Any]]:
+    """What tells the content of each drive from another: the file's size and time of change."""
+    found = []
+    for drive in config.drives:
+        status = os.stat(drive.path)
+        found.append({"size": status.st_size, "changed": status.st_mtime_ns})
+    return found
+
+
+def check_drives(config: MachineConfig, known: object) -> None:
+    """Raises `SnapshotError` if a drive has changed since, or is gone."""
+    if not isinstance(known, list) or len(known) != len(config.drives):
+        raise SnapshotError("it does not say what its drives were")
+    try:
+        now = identities(config)
+    except OSError as error:
+        raise SnapshotError(f"drive {error.filename}: {error.strerror}") from error
+    for drive, before, after in zip(config.drives, known, now, strict=True):
+        if before != after:
+            raise SnapshotError(f"drive {drive.path} has changed since: a snapshot has no copy of disks")

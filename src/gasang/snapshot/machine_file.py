@@ -1,0 +1,49 @@
+"""A machine as a file, and a file as a machine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gasang
+from gasang.config import Accelerator
+from gasang.errors import ConfigError, SnapshotError
+from gasang.machine import Machine
+from gasang.machine.saved import SavedMachine, config_of, state_of_config
+from gasang.snapshot.file import Snapshot, write
+
+
+def save(machine: Machine, path: str | Path) -> None:
+    """Write a machine to a file; it stands still meanwhile. Raises `SnapshotError`."""
+    with machine.standing_still() as still:
+        state = {
+            "gasang": gasang.__version__,
+            "config": state_of_config(machine.config),
+            **still.state(),
+        }
+        write(path, state, machine.config.memory, still.write_memory)
+
+
+def restore(path: str | Path, *, accel: Accelerator | None = None) -> Machine:
+    """A machine that goes on where the one in the file was. Raises `SnapshotError`, `ConfigError`."""
+    with Snapshot.open(path) as snapshot:
+        try:
+            config = config_of(_part(snapshot, "config"))
+            if accel is not None:
+                config = replace(config, accel=accel)
+            if config.memory != snapshot.ram_length:
+                raise SnapshotError(f"{snapshot.ram_length} bytes of RAM for a machine of {config.memory}")
+            saved = SavedMachine(snapshot.state, (snapshot.descriptor, snapshot.ram))
+            return Machine(config, saved)
+        except SnapshotError as error:
+            raise SnapshotError(f"snapshot {path}: {error}") from error
+        except ConfigError as error:
+            raise SnapshotError(f"snapshot {path}: of a machine that cannot be had here: {error}") from error
+
+
+def _part(snapshot: Snapshot, name: str) -> dict[str, Any]:
+    part = snapshot.state.get(name)
+    if not isinstance(part, dict):
+        raise SnapshotError(f"damaged: it has no {name}")
+    return part
