@@ -156,6 +156,18 @@ class Queue:
             self._ring_words[0] = 0 if wanted else _NO_NOTIFY
         self._barrier()
 
+    def want_next_notification(self) -> int:
+        """The driver is to ring when it adds one more, whatever waits: how many it had `added` before."""
+        while True:
+            added = self.added
+            if self._event_index:
+                self._ring_words[2 + 4 * self.size] = added
+            else:
+                self._ring_words[0] = 0
+            self._barrier()
+            if self.added == added:
+                return added
+
     def _barrier(self) -> None:
         """What was written is seen before what is read next (2.7.13): a lock's exchange is a barrier."""
         with self._lock:

@@ -143,12 +143,14 @@ class VsockDevice:
         """`poll` does all."""
 
     def state(self) -> Saved:
-        """Connections do not outlive a machine."""
-        return {}
+        """Connections do not outlive a machine; but what the guest has of them keeps their ports for a while."""
+        with self._lock:
+            return {"next_port": self._next_port}
 
     def set_state(self, state: Saved) -> None:
         """The guest is told that its connections are gone."""
         self.reset_transport()
+        self._next_port = int(state["next_port"]) % _PORTS
 
     def close(self) -> None:
         """End every connection, and whoever waits for one."""
@@ -514,9 +516,11 @@ class VsockDevice:
     def _is_being_reset(self, events: Queue) -> bool:
         """The guest has yet to break its connections. It has when it adds the event's buffer again: one that was made
         before that would be broken with the others."""
-        if self._reset_told is not None and (not events.enabled or events.added != self._reset_told):
+        if not events.enabled:
+            return False
+        if self._reset_told is not None and events.want_next_notification() != self._reset_told:
             self._reset_told = None
-        return events.enabled and (self._reset_owed or self._reset_told is not None)
+        return self._reset_owed or self._reset_told is not None
 
     def _tell_reset(self, queue: Queue) -> bool:
         chain = queue.pop()
