@@ -90,7 +90,9 @@ impl Vm {
     /// # Errors
     /// A machine that does not stand still.
     pub fn save(&self) -> Result<String, Error> {
-        let processors = self.held()?;
+        let mut processors = self.held()?;
+        // Translations are not saved: from here on the machine has none either, so that it goes on as its copies do.
+        processors.iter_mut().for_each(|processor| processor.tlb.flush_all());
         let chipset = self.shared.with_chipset(None, |chipset, now| {
             chipset.advance(now);
             chipset.clone()

@@ -38,7 +38,10 @@ class Ending:
                 return
             self._outcome = outcome
             self._changed.notify_all()
-        for watcher in self._watchers:
+            # Nobody is held any more by one who holds this.
+            watchers, self._watchers = self._watchers, []
+            self._judge = lambda outcome: outcome
+        for watcher in watchers:
             watcher(outcome)
 
     def wait(self, timeout: float | None = None) -> Outcome | None:

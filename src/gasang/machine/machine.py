@@ -82,9 +82,7 @@ class Machine(GuestAccess):
             seconds = 0.0 if self.config.deterministic else saved.seconds
             self.config = replace(self.config, date=self.config.first_date + timedelta(seconds=seconds))
         self._execution = _Execution(choose(self.config))
-        vm = new_vm(
-            self.config, self._execution.choice.name, None if saved is None else saved.memory_image
-        )
+        vm = new_vm(self.config, self._execution.choice.name, None if saved is None else saved.memory_image)
         seed = self.config.seed if self.config.deterministic else None
         self._ports = SerialPorts(vm.serial_input, seed)
         self._debug_console = Channel("the debug console", lambda _: 0)
@@ -111,6 +109,7 @@ class Machine(GuestAccess):
             self._ending,
             self._ports.deliver,
             until_answered=self._ports.until_answered if self.config.deterministic else None,
+            goes_on=saved is not None,
             kvm_lost=self._execution.lose_kvm,
         )
         self._ending.watch(self._ports.close)

@@ -195,9 +195,7 @@ class Pc:
             self.vm.write_memory(address + start, bytes(view[start : start + _PIECE]))
 
 
-def new_vm(
-    config: MachineConfig, accel: str, memory_image: tuple[int, int] | None = None
-) -> _engine.Vm:
+def new_vm(config: MachineConfig, accel: str, memory_image: tuple[int, int] | None = None) -> _engine.Vm:
     """The engine's part of a PC, executed by `accel`; RAM begins as what a file has at an offset, if that is given.
 
     Raises `ConfigError` for a processor or memory that it cannot give.

@@ -32,7 +32,8 @@ class RunLoop:
     """The threads of a machine's processors, from `start` until its `ending` has an outcome.
 
     Devices are called by one thread at a time. `serial_output` receives what a serial port sent; after each
-    time the guest stands still until `until_answered` returns. `kvm_lost` is told why KVM could not go on.
+    time, and at first if it `goes_on` from such a time, the guest stands still until `until_answered` returns.
+    `kvm_lost` is told why KVM could not go on.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class RunLoop:
         serial_output: Callable[[int, bytes], None],
         *,
         until_answered: Callable[[], None] | None = None,
+        goes_on: bool = False,
         kvm_lost: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._vcpus = vcpus
@@ -50,6 +52,7 @@ class RunLoop:
         self._ending = ending
         self._serial_output = serial_output
         self._until_answered = until_answered
+        self._goes_on = goes_on
         self._kvm_lost = kvm_lost
         self._devices = threading.Lock()
         self._gate = threading.Condition()
@@ -99,6 +102,8 @@ class RunLoop:
     def _run(self, vcpu: Vcpu) -> None:
         reply: int | None = None
         try:
+            if self._goes_on and self._until_answered is not None:
+                self._stay_outside(self._until_answered)
             while self._ending.outcome is None:
                 reply = self.answer(vcpu, vcpu.run(reply))
         except BaseException as error:  # a panic of the engine too: those who wait must learn of it

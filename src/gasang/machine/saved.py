@@ -12,7 +12,9 @@ from typing import Any
 from gasang.config import Drive, MachineConfig
 from gasang.errors import SnapshotError
 
-_NOT_SAVED = frozenset({"initrd", "modules", "profile", "trace_blocks", "trace_exits", "trace_vmx", "perf_map"})
+_NOT_SAVED = frozenset(
+    {"initrd", "modules", "profile", "trace_blocks", "trace_exits", "trace_vmx", "perf_map"}
+)
 """What of a configuration concerns the boot, or whoever watches."""
 
 

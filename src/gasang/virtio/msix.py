@@ -81,6 +81,11 @@ class MsiX:
             self._pending = state["pending"] & (1 << self.vectors) - 1
             self._control = state["control"] & (ENABLE | FUNCTION_MASK)
 
+    def close(self) -> None:
+        """Send no more."""
+        with self._lock:
+            self._send = lambda address, data: None
+
     def _send_pending(self) -> None:
         if self._control & (ENABLE | FUNCTION_MASK) != ENABLE:
             return

@@ -137,6 +137,7 @@ class VirtioPci:
     def close(self) -> None:
         """End the thread, and give the device's resources back."""
         self._registers.close()
+        self._msix.close()
 
     @property
     def _msix_control(self) -> int:

@@ -144,7 +144,9 @@ class Registers:
         )
         self._config_vector = self._vector(state["config_vector"])
         self._selected = state["selected"] & 0xFFFF
-        self._vectors = [self._vector(vector) for _, vector in zip(self._queues, state["vectors"], strict=True)]
+        self._vectors = [
+            self._vector(vector) for _, vector in zip(self._queues, state["vectors"], strict=True)
+        ]
         for queue, saved in zip(self._queues, state["queues"], strict=True):
             queue.set_state(saved)
         self._device.set_state(state["device"])
@@ -154,6 +156,10 @@ class Registers:
         self._halt()
         self._closed = True
         self._device.close()
+        # Guest memory goes with whoever refers to it: nothing here does any more, in circles or otherwise.
+        self._device.connect(lambda: None)
+        self._add_bell, self._remove_bell = None, lambda _: None
+        self._reset()
 
     def notify(self, index: int) -> None:
         """The driver rings where no event counter hears it."""
