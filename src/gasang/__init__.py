@@ -45,6 +45,7 @@ __all__ = [
     "Machine",
     "MachineConfig",
     "MachineDied",
+    "SnapshotError",
 ]
 
 

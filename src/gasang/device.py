@@ -55,8 +55,8 @@ class GuestMemoryError(Exception):
 
 
 Saved = dict[str, Any]
-"""What is volatile of a device, in values that JSON has: what `state` returns and `set_state` takes. The latter
-raises `KeyError`, `TypeError` or `ValueError` for what `state` never returned."""
+"""What is volatile of a device, in values that JSON has: `state` returns it and `set_state` takes it, which
+raises `KeyError`, `TypeError` or `ValueError` for what the former never returned."""
 
 
 class Savable(Protocol):

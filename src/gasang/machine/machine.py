@@ -68,8 +68,8 @@ class Machine(GuestAccess):
     """
 
     def __init__(self, config: MachineConfig, saved: SavedMachine | None = None) -> None:
-        """Build the machine that `config` describes, load its kernel and start it; or go on where the one was that
-        was `saved`.
+        """Build the machine that `config` describes, load its kernel and start it; or go on where the one was
+        that was `saved`.
 
         Raises `ConfigError`, `KernelError`, for the default guest `GuestImageError`, and `SnapshotError`.
         """
@@ -296,10 +296,10 @@ class Machine(GuestAccess):
     def snapshot(self, path: str | Path) -> None:
         """Write the machine to a file, from which `restore` makes machines that go on here.
 
-        It stands still meanwhile, and goes on. The file is whole or what was there before. Disks are not in it.
-        Raises `SnapshotError`.
+        It stands still meanwhile, and goes on. The file is whole or what was there before. Disks are not in
+        it. Raises `SnapshotError`.
         """
-        from gasang.snapshot import save  # noqa: PLC0415 - snapshot is above machine
+        from gasang.machine.snapshots import save  # noqa: PLC0415 - slow to load, and rarely needed
 
         save(self, path)
 
@@ -307,16 +307,16 @@ class Machine(GuestAccess):
     def restore(cls, path: str | Path, *, accel: Accelerator | None = None) -> Machine:
         """A machine that goes on where the one in the file was; RAM is read when it is needed.
 
-        Its clock is set, its random numbers are renewed and, with vsock, it gets a name and a machine-id of its own,
-        before any command of ours runs. Connections are broken. Raises `SnapshotError`.
+        Its clock is set, its random numbers are renewed and, with vsock, it gets a name and a machine-id of
+        its own, before any command of ours runs. Connections are broken. Raises `SnapshotError`.
         """
-        from gasang.snapshot import restore  # noqa: PLC0415 - snapshot is above machine
+        from gasang.machine.snapshots import restore  # noqa: PLC0415 - slow to load, and rarely needed
 
         return restore(path, accel=accel)
 
     def fork(self, count: int = 1) -> list[Machine]:
-        """So many machines that go on where this one is, as `restore` would, and so does this one. They share what
-        memory they do not write.
+        """So many machines that go on where this one is, as if restored from a snapshot of it; so does this
+        one. They share what memory they do not write.
 
         Raises `ConfigError`, and `SnapshotError`, for a machine that writes a disk too.
         """
@@ -357,6 +357,7 @@ class Machine(GuestAccess):
         except GasangError as error:
             if self.outcome is None:
                 _log.warning("what this machine has from its snapshot could not be mended: %s", error)
+            error.__traceback__ = None  # The agent keeps the error, and would keep this machine by it.
         finally:
             self._mended.set()
 

@@ -97,7 +97,10 @@ class Pc:
         return device
 
     def pause(self) -> None:
-        """Stand still, while the processors are outside of the guest: time does not pass. Raises `ConfigError`."""
+        """Stand still, while the processors are outside of the guest: time does not pass.
+
+        Raises `ConfigError`.
+        """
         self.slots.pause()
         try:
             self.vm.hold()
@@ -122,8 +125,8 @@ class Pc:
         }
 
     def set_state(self, state: Saved, seconds: float) -> None:
-        """Have what another PC of the same configuration had, and stand still; so many `seconds` have passed of which
-        the guest knows nothing.
+        """Have what another PC of the same configuration had, and stand still; so many `seconds` have passed
+        of which the guest knows nothing.
 
         Raises `SnapshotError` for what it cannot have.
         """
@@ -196,7 +199,7 @@ class Pc:
 
 
 def new_vm(config: MachineConfig, accel: str, memory_image: tuple[int, int] | None = None) -> _engine.Vm:
-    """The engine's part of a PC, executed by `accel`; RAM begins as what a file has at an offset, if that is given.
+    """The engine's part of a PC, executed by `accel`; RAM begins as what a file has at an offset, if given.
 
     Raises `ConfigError` for a processor or memory that it cannot give.
     """

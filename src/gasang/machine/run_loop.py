@@ -32,8 +32,8 @@ class RunLoop:
     """The threads of a machine's processors, from `start` until its `ending` has an outcome.
 
     Devices are called by one thread at a time. `serial_output` receives what a serial port sent; after each
-    time, and at first if it `goes_on` from such a time, the guest stands still until `until_answered` returns.
-    `kvm_lost` is told why KVM could not go on.
+    time, and at first if it `goes_on` from such a time, the guest stands still until `until_answered`
+    returns. `kvm_lost` is told why KVM could not go on.
     """
 
     def __init__(

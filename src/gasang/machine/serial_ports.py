@@ -51,7 +51,7 @@ class SerialPorts:
         return self._agent
 
     def state(self) -> Saved:
-        """What is volatile of the channels and the agent's client. Raises `SnapshotError` while it is busy."""
+        """What is volatile of the channels and the agent's client. Raises `SnapshotError` if it is busy."""
         agent = None if self._agent is None else self._agent.state()
         return {"channels": [channel.state() for channel in self.channels], "agent": agent}
 

@@ -17,7 +17,7 @@ from gasang.machine.serial_ports import SerialPorts
 
 
 class StandingStill:
-    """A machine whose processors are outside of the guest, whose devices are idle and whose time does not pass."""
+    """A machine whose processors are outside of the guest, with idle devices, and without time."""
 
     def __init__(self, pc: Pc, ports: SerialPorts, config: MachineConfig, protocol: str) -> None:
         self._pc = pc

@@ -1,6 +1,5 @@
-"""Machines as files: `save` and `restore`, which `Machine.snapshot` and `Machine.restore` call."""
+"""Snapshots as files."""
 
-from gasang.snapshot.file import FORMAT, Snapshot
-from gasang.snapshot.machine_file import restore, save
+from gasang.snapshot.file import FORMAT, Snapshot, write
 
-__all__ = ["FORMAT", "Snapshot", "restore", "save"]
+__all__ = ["FORMAT", "Snapshot", "write"]

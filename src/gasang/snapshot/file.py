@@ -4,8 +4,8 @@
     4096        the state, JSON in UTF-8
     `ram`       RAM, byte for byte, at a multiple of 64 KiB; pages of zeroes are holes
 
-All numbers are little-endian. The header has the SHA-256 of the state; and of RAM the number of its pages that are
-not all zeroes, and the CRC-32 of each such page's number (8 bytes) and content, in order.
+All numbers are little-endian. The header has the SHA-256 of the state; of RAM the number of its pages that
+are not all zeroes, and the CRC-32 of each such page's number (8 bytes) and content, in order.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Snapshot:
             raise SnapshotError(f"snapshot {path}: {error.strerror}") from error
         try:
             return cls(path, descriptor, *_read(descriptor))
-        except _Refused as error:
+        except _RefusedError as error:
             os.close(descriptor)
             raise SnapshotError(f"snapshot {path}: {error}") from error
         except BaseException:
@@ -80,7 +80,7 @@ class Snapshot:
         self.close()
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     pass
 
 
@@ -89,29 +89,29 @@ def _read(descriptor: int) -> tuple[dict[str, Any], int, int, tuple[int, int]]:
         size = os.fstat(descriptor).st_size
         head = os.pread(descriptor, _PAGE, 0)
         if not head.startswith(_MAGIC):
-            raise _Refused("this is no snapshot of gasang")
+            raise _RefusedError("this is no snapshot of gasang")
         if len(head) < _PAGE:
-            raise _Refused(f"truncated: it has {size} bytes, not even a header's {_PAGE}")
+            raise _RefusedError(f"truncated: it has {size} bytes, not even a header's {_PAGE}")
         _, version, _, at, length, digest, ram, ram_length, pages, crc = _HEADER.unpack_from(head)
         if version != FORMAT:
-            raise _Refused(f"it has format {version}; this gasang reads format {FORMAT}")
+            raise _RefusedError(f"it has format {version}; this gasang reads format {FORMAT}")
         if _CRC.unpack_from(head, _HEADER.size)[0] != zlib.crc32(head[: _HEADER.size]):
-            raise _Refused("damaged: the checksum of its header is another")
+            raise _RefusedError("damaged: the checksum of its header is another")
         if size < max(at + length, ram + ram_length):
-            raise _Refused(f"truncated: it has {size} bytes, and should have {ram + ram_length}")
+            raise _RefusedError(f"truncated: it has {size} bytes, and should have {ram + ram_length}")
         if length > _MOST_STATE:
-            raise _Refused(f"damaged: a state of {length} bytes")
+            raise _RefusedError(f"damaged: a state of {length} bytes")
         text = os.pread(descriptor, length, at)
     except OSError as error:
-        raise _Refused(error.strerror) from error
+        raise _RefusedError(error.strerror) from error
     if hashlib.sha256(text).digest() != digest:
-        raise _Refused("damaged: the checksum of its state is another")
+        raise _RefusedError("damaged: the checksum of its state is another")
     try:
         state = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _Refused(f"damaged: {error}") from error
+        raise _RefusedError(f"damaged: {error}") from error
     if not isinstance(state, dict):
-        raise _Refused("damaged: its state is none")
+        raise _RefusedError("damaged: its state is none")
     return state, ram, ram_length, (pages, crc)
 
 
@@ -123,8 +123,8 @@ def write(
 ) -> None:
     """Write a snapshot that is whole, or leave what was there.
 
-    `write_ram(descriptor, offset)` writes RAM and returns its digest. Raises `SnapshotError` for what the host
-    cannot do.
+    `write_ram(descriptor, offset)` writes RAM and returns its digest. Raises `SnapshotError` for what the
+    host cannot do.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")

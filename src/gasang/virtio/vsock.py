@@ -143,7 +143,7 @@ class VsockDevice:
         """`poll` does all."""
 
     def state(self) -> Saved:
-        """Connections do not outlive a machine; but what the guest has of them keeps their ports for a while."""
+        """Connections do not outlive a machine; what the guest has of them keeps their ports for a while."""
         with self._lock:
             return {"next_port": self._next_port}
 
@@ -514,8 +514,8 @@ class VsockDevice:
             self._settle(connection)
 
     def _is_being_reset(self, events: Queue) -> bool:
-        """The guest has yet to break its connections. It has when it adds the event's buffer again: one that was made
-        before that would be broken with the others."""
+        """The guest has yet to break its connections. It has when it adds the event's buffer again: one that
+        was made before that would be broken with the others."""
         if not events.enabled:
             return False
         if self._reset_told is not None and events.want_next_notification() != self._reset_told:

@@ -163,6 +163,7 @@ class Vm:
         kvm_may_fail=False,
         switchable=False,
         irqchip="own",
+        memory_image=None,
     ):
         if cpu == "nonesuch":
             raise EngineError("no processor model 'nonesuch'")

@@ -9,9 +9,9 @@ from typing import Any
 import gasang
 from gasang.config import Accelerator
 from gasang.errors import ConfigError, SnapshotError
-from gasang.machine import Machine
+from gasang.machine.machine import Machine
 from gasang.machine.saved import SavedMachine, config_of, state_of_config
-from gasang.snapshot.file import Snapshot, write
+from gasang.snapshot import Snapshot, write
 
 
 def save(machine: Machine, path: str | Path) -> None:
@@ -29,17 +29,20 @@ def restore(path: str | Path, *, accel: Accelerator | None = None) -> Machine:
     """A machine that goes on where the one in the file was. Raises `SnapshotError`, `ConfigError`."""
     with Snapshot.open(path) as snapshot:
         try:
-            config = config_of(_part(snapshot, "config"))
-            if accel is not None:
-                config = replace(config, accel=accel)
-            if config.memory != snapshot.ram_length:
-                raise SnapshotError(f"{snapshot.ram_length} bytes of RAM for a machine of {config.memory}")
-            saved = SavedMachine(snapshot.state, (snapshot.descriptor, snapshot.ram))
-            return Machine(config, saved)
+            return _machine(snapshot, accel)
         except SnapshotError as error:
             raise SnapshotError(f"snapshot {path}: {error}") from error
         except ConfigError as error:
             raise SnapshotError(f"snapshot {path}: of a machine that cannot be had here: {error}") from error
+
+
+def _machine(snapshot: Snapshot, accel: Accelerator | None) -> Machine:
+    config = config_of(_part(snapshot, "config"))
+    if accel is not None:
+        config = replace(config, accel=accel)
+    if config.memory != snapshot.ram_length:
+        raise SnapshotError(f"{snapshot.ram_length} bytes of RAM for a machine of {config.memory}")
+    return Machine(config, SavedMachine(snapshot.state, (snapshot.descriptor, snapshot.ram)))
 
 
 def _part(snapshot: Snapshot, name: str) -> dict[str, Any]:
