@@ -262,14 +262,16 @@ def test_nothing_is_left_of_machines_that_were(warm):
         gc.collect()  # An error that was raised keeps what its traceback shows.
         return len(os.listdir("/proc/self/fd"))
 
-    with Machine.restore(warm) as machine:
-        ask(machine, "true")
-    before = descriptors(), threading.active_count()
-    for _ in range(5):
+    def live():
         with Machine.restore(warm) as machine:
             ask(machine, "true")
             for clone in machine.fork(2):
                 clone.stop()
+
+    live()
+    before = descriptors(), threading.active_count()
+    for _ in range(5):
+        live()
     assert (descriptors(), threading.active_count()) <= before
 
 

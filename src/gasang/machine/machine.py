@@ -356,7 +356,7 @@ class Machine(GuestAccess):
             mend(self._vsock_agent, serial)
         except GasangError as error:
             if self.outcome is None:
-                _log.warning("what this machine has from its snapshot could not be mended: %s", error)
+                _log.warning("what this machine has from its snapshot could not be mended: %s", str(error))
             error.__traceback__ = None  # The agent keeps the error, and would keep this machine by it.
         finally:
             self._mended.set()
