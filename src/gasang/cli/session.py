@@ -34,9 +34,10 @@ class Session:
         Without `typing`, a terminal is no input for it.
         """
         has_input = may_read(_STDIN) and (typing or not os.isatty(_STDIN))
+        agent = self._machine.vsock_agent if self._machine.config.vsock else self._agent
 
         def work() -> None:
-            self._code = self._agent.stream(
+            self._code = agent.stream(
                 command,
                 stdin=Descriptor(_STDIN) if has_input else None,
                 stdout=writer(_STDOUT),

@@ -130,7 +130,10 @@ class Machine(GuestAccess):
         if saved is None or self.config.deterministic:
             self._mended.set()
         else:
-            threading.Thread(target=self._mend, name="gasang-mend", daemon=True).start()
+            mend = threading.Thread(
+                target=self._mend, args=(saved.hostname,), name="gasang-mend", daemon=True
+            )
+            mend.start()
 
     @classmethod
     def boot(
@@ -304,15 +307,18 @@ class Machine(GuestAccess):
         save(self, path)
 
     @classmethod
-    def restore(cls, path: str | Path, *, accel: Accelerator | None = None) -> Machine:
+    def restore(
+        cls, path: str | Path, *, accel: Accelerator | None = None, hostname: str | None = None
+    ) -> Machine:
         """A machine that goes on where the one in the file was; RAM is read when it is needed.
 
-        Its clock is set, its random numbers are renewed and, with vsock, it gets a name and a machine-id of
-        its own, before any command of ours runs. Connections are broken. Raises `SnapshotError`.
+        Before any command of ours runs its clock is set, its random numbers are renewed and, with vsock, it gets
+        a machine-id of its own and a name, `hostname` or a new one. Connections are broken. Raises
+        `SnapshotError`.
         """
         from gasang.machine.snapshots import restore  # noqa: PLC0415 - slow to load, and rarely needed
 
-        return restore(path, accel=accel)
+        return restore(path, accel=accel, hostname=hostname)
 
     def fork(self, count: int = 1) -> list[Machine]:
         """So many machines that go on where this one is, as if restored from a snapshot of it; so does this
@@ -347,13 +353,13 @@ class Machine(GuestAccess):
             raise SnapshotError(f"its state is none: {error!r}") from error
         self._pc.resume()
 
-    def _mend(self) -> None:
+    def _mend(self, hostname: str | None) -> None:
         """What a guest has that is another's: its clock, its random numbers, its names."""
         from gasang.guest.mending import mend  # noqa: PLC0415 - guest is above machine
 
         try:
             serial = self._ports.agent if self._vsock_agent is None and self._ports.agent_is_up else None
-            mend(self._vsock_agent, serial)
+            mend(self._vsock_agent, serial, hostname)
         except GasangError as error:
             if self.outcome is None:
                 _log.warning("what this machine has from its snapshot could not be mended: %s", str(error))

@@ -132,6 +132,7 @@ class Pc:
         """
         try:
             self.slots.pause()
+            self.vm.hold()
             self.vm.load(json.dumps(state["engine"]))
             for name, device in self._savable.items():
                 device.set_state(state["devices"][name])

@@ -24,6 +24,8 @@ class SavedMachine:
 
     state: Mapping[str, Any]
     memory_image: tuple[int, int]
+    hostname: str | None = None
+    """What the guest is to be called; None makes a name."""
 
     @property
     def seconds(self) -> float:

@@ -25,24 +25,24 @@ def save(machine: Machine, path: str | Path) -> None:
         write(path, state, machine.config.memory, still.write_memory)
 
 
-def restore(path: str | Path, *, accel: Accelerator | None = None) -> Machine:
+def restore(path: str | Path, *, accel: Accelerator | None, hostname: str | None) -> Machine:
     """A machine that goes on where the one in the file was. Raises `SnapshotError`, `ConfigError`."""
     with Snapshot.open(path) as snapshot:
         try:
-            return _machine(snapshot, accel)
+            return _machine(snapshot, accel, hostname)
         except SnapshotError as error:
             raise SnapshotError(f"snapshot {path}: {error}") from error
         except ConfigError as error:
             raise SnapshotError(f"snapshot {path}: of a machine that cannot be had here: {error}") from error
 
 
-def _machine(snapshot: Snapshot, accel: Accelerator | None) -> Machine:
+def _machine(snapshot: Snapshot, accel: Accelerator | None, hostname: str | None) -> Machine:
     config = config_of(_part(snapshot, "config"))
     if accel is not None:
         config = replace(config, accel=accel)
     if config.memory != snapshot.ram_length:
         raise SnapshotError(f"{snapshot.ram_length} bytes of RAM for a machine of {config.memory}")
-    return Machine(config, SavedMachine(snapshot.state, (snapshot.descriptor, snapshot.ram)))
+    return Machine(config, SavedMachine(snapshot.state, (snapshot.descriptor, snapshot.ram), hostname))
 
 
 def _part(snapshot: Snapshot, name: str) -> dict[str, Any]:

@@ -1,0 +1,96 @@
+"""The default guest, booted once and kept as a snapshot: commands begin in it, and not at its boot."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import gasang
+from gasang import _engine
+from gasang.cli.report import complain
+from gasang.config import MachineConfig
+from gasang.errors import SnapshotError
+from gasang.guest.cache import cache_directory
+from gasang.guest.default import CLOUD_KERNEL, default_guest, drivers
+from gasang.guest.packages import Progress
+from gasang.machine import Machine
+from gasang.machine.accelerator import choose
+
+_KEPT = 4
+"""Snapshots of other machines that are kept: those used last."""
+
+_UP_SECONDS = 300.0
+_HOSTNAME = "gasang"
+_COMMANDS_ONLY = "GASANG_SHELL=no"
+
+
+def warm_machine(config: MachineConfig, progress: Progress | None) -> Machine:
+    """The default guest as `config` asks for it, up and with its agent behind vsock.
+
+    From a snapshot, if there is one of such a machine; otherwise it boots, and leaves one behind. Raises as
+    `Machine` does, and `GuestTimeout`.
+    """
+    config = replace(config, vsock=True)
+    path = cache_directory() / "warm" / f"{_key(config)}.snap"
+    if path.exists():
+        with suppress(SnapshotError):  # of another host's processor, or damaged: another takes its place
+            machine = Machine.restore(path, hostname=_HOSTNAME)
+            os.utime(path)
+            return machine
+    return _booted(config, path, progress)
+
+
+def _booted(config: MachineConfig, path: Path, progress: Progress | None) -> Machine:
+    guest = default_guest(progress, drivers=drivers(config))
+    append = f"{guest.append} {_COMMANDS_ONLY}"
+    machine = Machine(replace(config, kernel=guest.kernel, initrd=guest.initrd, append=append))
+    try:
+        machine.vsock_agent.wait_ready(_UP_SECONDS)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        machine.snapshot(path)
+        _forget_others(path)
+    except (SnapshotError, OSError) as error:
+        complain(f"there is no snapshot to begin with next time: {error}")
+    except BaseException:
+        machine.stop()
+        raise
+    return machine
+
+
+def _forget_others(path: Path) -> None:
+    """Remove all snapshots but the one and those that were used last."""
+    others = [each for each in path.parent.glob("*.snap") if each != path]
+    others.sort(key=lambda each: each.stat().st_mtime_ns, reverse=True)
+    for each in others[_KEPT - 1 :]:
+        each.unlink(missing_ok=True)
+
+
+def _key(config: MachineConfig) -> str:
+    """Tells machines apart whose snapshots are not each other's, and the parts that they were made of."""
+    package = Path(gasang.__file__).parent
+    parts = [Path(_engine.__file__), *sorted((package / "guest").glob("*"))]
+    parts += [cache_directory() / "guest" / CLOUD_KERNEL, cache_directory() / "guest" / "busybox-static"]
+    machine = {
+        "memory": config.memory,
+        "cpus": config.cpus,
+        "cpu": config.cpu,
+        "rng": config.rng,
+        "balloon": config.balloon,
+        "accel": choose(config).name,
+        "irqchip": config.irqchip,
+        "switchable": config.switchable,
+        "parts": [_identity(part) for part in parts],
+    }
+    return hashlib.sha256(json.dumps(machine).encode()).hexdigest()[:32]
+
+
+def _identity(part: Path) -> tuple[str, int, int]:
+    try:
+        status = part.stat()
+    except OSError:
+        return str(part), 0, 0
+    return str(part), 0 if part.is_dir() else status.st_size, status.st_mtime_ns
