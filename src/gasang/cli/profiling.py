@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from gasang import profile
 from gasang.backends.streams import writer
 from gasang.cli.arguments import UsageError
 from gasang.errors import ConfigError
 from gasang.machine import Machine
-from gasang.profile import as_json, as_text
 from gasang.profile.live import Publisher
 
 _STDERR = "-"
@@ -57,13 +57,13 @@ def report_of(options: argparse.Namespace) -> Iterator[Callable[[Machine], None]
         yield lambda _: None
         return
     if options.profile == _STDERR:
-        yield lambda machine: _write(2, as_text(machine.profile()))
+        yield lambda machine: _write(2, profile.as_text(machine.profile()))
         return
     try:
         descriptor = os.open(options.profile, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise UsageError(f"--profile {options.profile}: {error.strerror}") from error
-    show = as_json if options.profile.endswith(".json") else as_text
+    show = profile.as_json if options.profile.endswith(".json") else profile.as_text
     try:
         yield lambda machine: _write(descriptor, show(machine.profile()))
     finally:

@@ -12,20 +12,21 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gasang.cli import holder, profiling
+from gasang.cli import profiling
 from gasang.cli.arguments import UsageError
-from gasang.cli.block_trace import BlockTrace
-from gasang.cli.exit_trace import ExitTrace
 from gasang.cli.report import say
 from gasang.cli.session import Session
-from gasang.cli.vmx_trace import VmxTrace
 from gasang.cli.warm import warm_machine
 from gasang.config import ACCELERATORS, IRQCHIPS, Drive, MachineConfig
 from gasang.guest import APPEND, default_guest, default_initrd, drivers
 from gasang.machine import Machine, TimedOut
 from gasang.machine.accelerator import Choice
 from gasang.units import parse_size
+
+if TYPE_CHECKING:
+    from gasang.cli.traces import AnyTrace
 
 _EPILOG = """\
 With no kernel named, the default guest boots: Debian's cloud kernel and busybox, fetched once by apt-get.
@@ -49,8 +50,8 @@ exit codes: the command's, or the console shell's, own; 124 timeout; 125 an erro
 """
 
 
-_AnyTrace = BlockTrace | ExitTrace | VmxTrace
-_TRACES: dict[str, type[_AnyTrace]] = {"blocks": BlockTrace, "exits": ExitTrace, "vmx": VmxTrace}
+_TRACES = {"blocks": "BlockTrace", "exits": "ExitTrace", "vmx": "VmxTrace"}
+"""What `gasang.cli.traces` calls them, which is loaded when there is one."""
 
 _KEYS = " (Ctrl-A x stops the machine, Ctrl-A h shows help)"
 
@@ -200,6 +201,8 @@ def _in_background(options: argparse.Namespace) -> int:
     for name, value in others.items():
         if value:
             raise UsageError(f"-d is for the default guest alone: leave out {name}")
+    from gasang.cli import holder  # noqa: PLC0415 - slow to load, and not always needed
+
     name = options.name or "debian"
     config = replace(_configuration(options), vsock=True)
     holder.start(_with_default_guest(config, options, on_terminal=False), name)
@@ -285,13 +288,15 @@ def _accelerator_line(choice: Choice) -> str:
 
 
 @contextmanager
-def _trace(options: argparse.Namespace) -> Iterator[_AnyTrace | None]:
+def _trace(options: argparse.Namespace) -> Iterator[AnyTrace | None]:
     """Where the trace is shown, if there is one. Raises `UsageError` for a file that cannot be
     made."""
     if options.trace is None:
         yield None
         return
-    trace = _TRACES[options.trace]
+    from gasang.cli import traces  # noqa: PLC0415 - slow to load, and not always needed
+
+    trace = getattr(traces, _TRACES[options.trace])
     if options.trace_file is None:
         yield trace(2)
         return

@@ -1,17 +1,22 @@
 """The default guest, and the packages that guests are made of."""
 
-from gasang.guest.closure import fetch_files, fetch_modules
-from gasang.guest.default import (
-    APPEND,
-    CLOUD_KERNEL,
-    GENERIC_KERNEL,
-    Guest,
-    default_guest,
-    default_initrd,
-    drivers,
-    fetch_kernel,
-)
-from gasang.guest.packages import dependencies, fetch_package, fetch_with_dependencies
+from typing import TYPE_CHECKING
+
+from gasang.lazy import attributes
+
+if TYPE_CHECKING:
+    from gasang.guest.closure import fetch_files, fetch_modules
+    from gasang.guest.default import (
+        APPEND,
+        CLOUD_KERNEL,
+        GENERIC_KERNEL,
+        Guest,
+        default_guest,
+        default_initrd,
+        drivers,
+        fetch_kernel,
+    )
+    from gasang.guest.packages import dependencies, fetch_package, fetch_with_dependencies
 
 __all__ = [
     "APPEND",
@@ -28,3 +33,22 @@ __all__ = [
     "fetch_package",
     "fetch_with_dependencies",
 ]
+
+__getattr__ = attributes(
+    __name__,
+    {
+        "fetch_files": "closure",
+        "fetch_modules": "closure",
+        "APPEND": "default",
+        "CLOUD_KERNEL": "default",
+        "GENERIC_KERNEL": "default",
+        "Guest": "default",
+        "default_guest": "default",
+        "default_initrd": "default",
+        "drivers": "default",
+        "fetch_kernel": "default",
+        "dependencies": "packages",
+        "fetch_package": "packages",
+        "fetch_with_dependencies": "packages",
+    },
+)

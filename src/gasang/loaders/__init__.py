@@ -1,7 +1,12 @@
 """From files to a `BootImage`: what to write into guest memory, and the registers to enter with."""
 
-from gasang.loaders.detect import is_multiboot, load, unwrap
-from gasang.loaders.image import BootImage, BootRequest, Segment, SegmentRegister, TableRegister
+from typing import TYPE_CHECKING
+
+from gasang.lazy import attributes
+
+if TYPE_CHECKING:
+    from gasang.loaders.detect import is_multiboot, load, unwrap
+    from gasang.loaders.image import BootImage, BootRequest, Segment, SegmentRegister, TableRegister
 
 __all__ = [
     "BootImage",
@@ -13,3 +18,17 @@ __all__ = [
     "load",
     "unwrap",
 ]
+
+__getattr__ = attributes(
+    __name__,
+    {
+        "is_multiboot": "detect",
+        "load": "detect",
+        "unwrap": "detect",
+        "BootImage": "image",
+        "BootRequest": "image",
+        "Segment": "image",
+        "SegmentRegister": "image",
+        "TableRegister": "image",
+    },
+)

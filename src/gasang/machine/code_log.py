@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from gasang.machine.ending import Ending
-from gasang.profile.perf_map import CodeRecord
+
+if TYPE_CHECKING:
+    from gasang.profile.perf_map import CodeRecord
 
 _POLL_SECONDS = 0.2
 

@@ -11,17 +11,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from random import Random
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
-from gasang import loaders
+from gasang import loaders, profile
 from gasang._engine import EngineError
 from gasang.config import Accelerator, Drive, Irqchip, MachineConfig
 from gasang.errors import ConfigError, GasangError, GuestTimeout, MachineDied, SnapshotError
 from gasang.loaders import BootRequest
 from gasang.machine.accelerator import Choice, choose
-from gasang.machine.boot_files import open_boot_files
 from gasang.machine.channel import Channel
 from gasang.machine.code_log import CodeLogReader
 from gasang.machine.ending import Ending
@@ -32,8 +30,6 @@ from gasang.machine.run_loop import RunLoop
 from gasang.machine.saved import SavedMachine, check_drives
 from gasang.machine.serial_ports import SerialPorts
 from gasang.machine.standing_still import StandingStill
-from gasang.machine.symbols import guest_symbols
-from gasang.profile import PerfMap, Profile, Symbols, profile
 from gasang.storage import open_image
 from gasang.units import format_size, parse_size
 
@@ -41,6 +37,7 @@ if TYPE_CHECKING:
     from gasang._engine import DescriptorTable, Segment, TraceEvent, TranslatedBlock, VmxTransition
     from gasang.guest.agent import Agent
     from gasang.guest.vsock_agent import VsockAgent
+    from gasang.profile import Profile, Symbols
 
 _log = logging.getLogger("gasang")
 
@@ -312,8 +309,8 @@ class Machine(GuestAccess):
     ) -> Machine:
         """A machine that goes on where the one in the file was; RAM is read when it is needed.
 
-        Before any command of ours runs its clock is set, its random numbers are renewed and, with vsock, it gets
-        a machine-id of its own and a name, `hostname` or a new one. Connections are broken. Raises
+        Before any command of ours runs its clock is set, its random numbers are renewed and, with vsock, it
+        gets a machine-id of its own and a name, `hostname` or a new one. Connections are broken. Raises
         `SnapshotError`.
         """
         from gasang.machine.snapshots import restore  # noqa: PLC0415 - slow to load, and rarely needed
@@ -441,7 +438,7 @@ class Machine(GuestAccess):
             executions = [each for vcpu in self._pc.vcpus for each in vcpu.executions()]
         if not measured:
             raise ConfigError("this machine is not profiled: boot it with profile (--profile)")
-        return profile(measured, self.statistics(), self._guest_symbols(), executions)
+        return profile.profile(measured, self.statistics(), self._guest_symbols(), executions)
 
     def start_profile(self) -> None:
         """Measure from now on, from nothing. Raises `ConfigError` if the host refuses what that needs."""
@@ -491,6 +488,8 @@ class Machine(GuestAccess):
         self._pc.load(image)
 
     def _boot_request(self) -> BootRequest:
+        from gasang.machine.boot_files import open_boot_files  # noqa: PLC0415 - slow to load, and not always needed
+
         assert self.config.kernel is not None, "the default guest names one"
         return open_boot_files(
             self.config, self.config.kernel, self._pc.memory_map, self._pc.tables.rsdp_address
@@ -499,16 +498,22 @@ class Machine(GuestAccess):
     def _guest_symbols(self) -> Symbols:
         """The names of the guest's addresses, which are read when they are wanted."""
         if self._symbols is None:
+            from gasang.machine.symbols import guest_symbols  # noqa: PLC0415 - slow to load, and not always needed
+
             self._symbols = guest_symbols(self.config, self._boot_request())
         return self._symbols
 
     def _code_log_reader(self) -> CodeLogReader | None:
         if not self.config.perf_map:
             return None
-        return CodeLogReader(self._pc.vm.take_code_log, PerfMap(self._guest_symbols()).add, self._ending)
+        return CodeLogReader(
+            self._pc.vm.take_code_log, profile.PerfMap(self._guest_symbols()).add, self._ending
+        )
 
 
 def _entropy(config: MachineConfig) -> Callable[[int], bytes]:
+    from random import Random  # noqa: PLC0415 - slow to load, and not always needed
+
     return Random(config.seed).randbytes if config.deterministic else os.urandom
 
 

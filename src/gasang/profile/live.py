@@ -15,10 +15,12 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from gasang.errors import ConfigError
-from gasang.profile.measured import Profile
+
+if TYPE_CHECKING:
+    from gasang.profile.measured import Profile
 
 _SUFFIX = ".socket"
 _PATIENCE_SECONDS = 5

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from gasang.profile.symbols import Symbols
+if TYPE_CHECKING:
+    from gasang.profile.symbols import Symbols
 
 _PAGE = 4096
 
