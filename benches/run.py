@@ -21,6 +21,7 @@ import kvm
 import nested
 import parallel
 import record
+import snapshots
 import translation
 import user
 import vmx
@@ -52,6 +53,7 @@ _BENCHMARKS: dict[str, tuple[Measure, int]] = {
     "translation": (translation.measure, 1),
     "exit": (_measure_exit, 1),
     "disk": (disk.measure, 3),
+    "snapshots": (snapshots.measure, 5),
     "idle": (idle.measure, 1),
     "kvm": (kvm.measure, 3),
     "vmx": (vmx.measure, 3),

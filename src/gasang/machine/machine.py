@@ -45,6 +45,13 @@ _SAMPLES_A_SECOND = 997
 """Not a round number, lest samples keep step with the guest's timer."""
 
 
+_MENDING = threading.Semaphore(os.cpu_count() or 1)
+"""As many restored guests are mended at a time as the host has processors: more take longer, all of them."""
+
+_TURN_SECONDS = 10.0
+"""How long a guest waits for its turn."""
+
+
 class _Execution:
     """What executes a guest, which may change. Apart from the machine, that its threads do not hold it."""
 
@@ -106,7 +113,7 @@ class Machine(GuestAccess):
             self._ending,
             self._ports.deliver,
             until_answered=self._ports.until_answered if self.config.deterministic else None,
-            goes_on=saved is not None,
+            standing_still=saved is not None,
             kvm_lost=self._execution.lose_kvm,
         )
         self._ending.watch(self._ports.close)
@@ -121,16 +128,11 @@ class Machine(GuestAccess):
         if self._reader is not None:
             self._reader.start()
         self._standing = threading.Lock()
-        self._stands_still = False
-        self._loop.start()
+        self._stands_still = saved is not None
+        self._to_mend = None if self.config.deterministic else saved
         self._mended = threading.Event()
-        if saved is None or self.config.deterministic:
-            self._mended.set()
-        else:
-            mend = threading.Thread(
-                target=self._mend, args=(saved.hostname,), name="gasang-mend", daemon=True
-            )
-            mend.start()
+        self._mended.set()
+        self._loop.start()
 
     @classmethod
     def boot(
@@ -275,11 +277,19 @@ class Machine(GuestAccess):
                 self._pc.resume()
                 self._loop.resume()
                 self._stands_still = False
+            saved, self._to_mend = self._to_mend, None
+        if saved is not None:
+            self._mended.clear()
+            mend = threading.Thread(
+                target=self._mend, args=(saved.hostname,), name="gasang-mend", daemon=True
+            )
+            mend.start()
 
     @contextmanager
     def standing_still(self) -> Iterator[StandingStill]:
         """Stand still meanwhile, for whoever saves the machine. Raises `SnapshotError` if it cannot."""
-        self._mended.wait()
+        if not self._stands_still:
+            self._mended.wait()
         if self.outcome is not None:
             raise SnapshotError(f"the machine has ended: {self.outcome.reason}")
         stood = self._stands_still
@@ -305,17 +315,25 @@ class Machine(GuestAccess):
 
     @classmethod
     def restore(
-        cls, path: str | Path, *, accel: Accelerator | None = None, hostname: str | None = None
+        cls,
+        path: str | Path,
+        *,
+        accel: Accelerator | None = None,
+        hostname: str | None = None,
+        paused: bool = False,
     ) -> Machine:
         """A machine that goes on where the one in the file was; RAM is read when it is needed.
 
         Before any command of ours runs its clock is set, its random numbers are renewed and, with vsock, it
-        gets a machine-id of its own and a name, `hostname` or a new one. Connections are broken. Raises
-        `SnapshotError`.
+        gets a machine-id of its own and a name, `hostname` or a new one. Connections are broken. If `paused`, it
+        stands still until `resume`. Raises `SnapshotError`.
         """
         from gasang.machine.snapshots import restore  # noqa: PLC0415 - slow to load, and rarely needed
 
-        return restore(path, accel=accel, hostname=hostname)
+        machine = restore(path, accel=accel, hostname=hostname)
+        if not paused:
+            machine.resume()
+        return machine
 
     def fork(self, count: int = 1) -> list[Machine]:
         """So many machines that go on where this one is, as if restored from a snapshot of it; so does this
@@ -334,6 +352,8 @@ class Machine(GuestAccess):
                 try:
                     for _ in range(count):
                         clones.append(Machine(self.config, SavedMachine(state, (descriptor, 0))))
+                    for clone in clones:
+                        clone.resume()
                 except BaseException:
                     for clone in clones:
                         clone.stop()
@@ -348,12 +368,12 @@ class Machine(GuestAccess):
             self._ports.set_state(saved.state["ports"])
         except (KeyError, TypeError, ValueError) as error:
             raise SnapshotError(f"its state is none: {error!r}") from error
-        self._pc.resume()
 
     def _mend(self, hostname: str | None) -> None:
         """What a guest has that is another's: its clock, its random numbers, its names."""
         from gasang.guest.mending import mend  # noqa: PLC0415 - guest is above machine
 
+        turn = _MENDING.acquire(timeout=_TURN_SECONDS)
         try:
             serial = self._ports.agent if self._vsock_agent is None and self._ports.agent_is_up else None
             mend(self._vsock_agent, serial, hostname)
@@ -362,6 +382,8 @@ class Machine(GuestAccess):
                 _log.warning("what this machine has from its snapshot could not be mended: %s", str(error))
             error.__traceback__ = None  # The agent keeps the error, and would keep this machine by it.
         finally:
+            if turn:
+                _MENDING.release()
             self._mended.set()
 
     @property

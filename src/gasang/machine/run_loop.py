@@ -32,8 +32,8 @@ class RunLoop:
     """The threads of a machine's processors, from `start` until its `ending` has an outcome.
 
     Devices are called by one thread at a time. `serial_output` receives what a serial port sent; after each
-    time, and at first if it `goes_on` from such a time, the guest stands still until `until_answered`
-    returns. `kvm_lost` is told why KVM could not go on.
+    time the guest stands still until `until_answered` returns. A machine that is `standing_still` from the
+    start does so after `resume`, too. `kvm_lost` is told why KVM could not go on.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class RunLoop:
         serial_output: Callable[[int, bytes], None],
         *,
         until_answered: Callable[[], None] | None = None,
-        goes_on: bool = False,
+        standing_still: bool = False,
         kvm_lost: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._vcpus = vcpus
@@ -52,11 +52,11 @@ class RunLoop:
         self._ending = ending
         self._serial_output = serial_output
         self._until_answered = until_answered
-        self._goes_on = goes_on
         self._kvm_lost = kvm_lost
         self._devices = threading.Lock()
         self._gate = threading.Condition()
-        self._pauses = 0
+        self._starts_outside = standing_still
+        self._pauses = 1 if standing_still else 0
         self._running = 0
         self._threads = [
             threading.Thread(target=self._run, args=(vcpu,), name=f"gasang-cpu{vcpu.index}", daemon=True)
@@ -102,8 +102,8 @@ class RunLoop:
     def _run(self, vcpu: Vcpu) -> None:
         reply: int | None = None
         try:
-            if self._goes_on and self._until_answered is not None:
-                self._stay_outside(self._until_answered)
+            if self._starts_outside:
+                self._stay_outside(self._until_answered or (lambda: None))
             while self._ending.outcome is None:
                 reply = self.answer(vcpu, vcpu.run(reply))
         except BaseException as error:  # a panic of the engine too: those who wait must learn of it
