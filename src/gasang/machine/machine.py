@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
@@ -24,6 +25,7 @@ from gasang.machine.channel import Channel
 from gasang.machine.code_log import CodeLogReader
 from gasang.machine.ending import Ending
 from gasang.machine.guest_access import GuestAccess
+from gasang.machine.once import Once
 from gasang.machine.outcome import Outcome, Stopped
 from gasang.machine.pc import Pc, new_vm
 from gasang.machine.run_loop import RunLoop
@@ -43,13 +45,6 @@ _log = logging.getLogger("gasang")
 
 _SAMPLES_A_SECOND = 997
 """Not a round number, lest samples keep step with the guest's timer."""
-
-
-_MENDING = threading.Semaphore(os.cpu_count() or 1)
-"""As many restored guests are mended at a time as the host has processors: more take longer, all of them."""
-
-_TURN_SECONDS = 10.0
-"""How long a guest waits for its turn."""
 
 
 class _Execution:
@@ -129,9 +124,9 @@ class Machine(GuestAccess):
             self._reader.start()
         self._standing = threading.Lock()
         self._stands_still = saved is not None
-        self._to_mend = None if self.config.deterministic else saved
-        self._mended = threading.Event()
-        self._mended.set()
+        self._mending: Once | None = None
+        if saved is not None and not self.config.deterministic:
+            self._mending = Once(partial(self._mend, saved.hostname))
         self._loop.start()
 
     @classmethod
@@ -246,7 +241,7 @@ class Machine(GuestAccess):
     @property
     def agent(self) -> Agent:
         """The client of the agent that the default guest runs."""
-        self._mended.wait()
+        self._await_mending()
         return self._ports.agent
 
     @property
@@ -255,7 +250,7 @@ class Machine(GuestAccess):
         `ConfigError` for a machine without vsock."""
         if self._vsock_agent is None:
             raise ConfigError("this machine has no vsock: boot it with vsock=True")
-        self._mended.wait()
+        self._await_mending()
         return self._vsock_agent
 
     def pause(self) -> None:
@@ -277,19 +272,14 @@ class Machine(GuestAccess):
                 self._pc.resume()
                 self._loop.resume()
                 self._stands_still = False
-            saved, self._to_mend = self._to_mend, None
-        if saved is not None:
-            self._mended.clear()
-            mend = threading.Thread(
-                target=self._mend, args=(saved.hostname,), name="gasang-mend", daemon=True
-            )
-            mend.start()
+        if self._mending is not None:
+            self._mending.in_background()
 
     @contextmanager
     def standing_still(self) -> Iterator[StandingStill]:
         """Stand still meanwhile, for whoever saves the machine. Raises `SnapshotError` if it cannot."""
         if not self._stands_still:
-            self._mended.wait()
+            self._await_mending()
         if self.outcome is not None:
             raise SnapshotError(f"the machine has ended: {self.outcome.reason}")
         stood = self._stands_still
@@ -325,8 +315,8 @@ class Machine(GuestAccess):
         """A machine that goes on where the one in the file was; RAM is read when it is needed.
 
         Before any command of ours runs its clock is set, its random numbers are renewed and, with vsock, it
-        gets a machine-id of its own and a name, `hostname` or a new one. Connections are broken. If `paused`, it
-        stands still until `resume`. Raises `SnapshotError`.
+        gets a machine-id of its own and a name, `hostname` or a new one. Connections are broken. If `paused`,
+        it stands still until `resume`. Raises `SnapshotError`.
         """
         from gasang.machine.snapshots import restore  # noqa: PLC0415 - slow to load, and rarely needed
 
@@ -369,11 +359,16 @@ class Machine(GuestAccess):
         except (KeyError, TypeError, ValueError) as error:
             raise SnapshotError(f"its state is none: {error!r}") from error
 
+    def _await_mending(self) -> None:
+        mending = self._mending
+        if mending is not None:
+            mending.wait()
+            self._mending = None
+
     def _mend(self, hostname: str | None) -> None:
         """What a guest has that is another's: its clock, its random numbers, its names."""
         from gasang.guest.mending import mend  # noqa: PLC0415 - guest is above machine
 
-        turn = _MENDING.acquire(timeout=_TURN_SECONDS)
         try:
             serial = self._ports.agent if self._vsock_agent is None and self._ports.agent_is_up else None
             mend(self._vsock_agent, serial, hostname)
@@ -381,10 +376,6 @@ class Machine(GuestAccess):
             if self.outcome is None:
                 _log.warning("what this machine has from its snapshot could not be mended: %s", str(error))
             error.__traceback__ = None  # The agent keeps the error, and would keep this machine by it.
-        finally:
-            if turn:
-                _MENDING.release()
-            self._mended.set()
 
     @property
     def outcome(self) -> Outcome | None:
