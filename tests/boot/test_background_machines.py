@@ -161,3 +161,47 @@ def test_a_guest_that_powers_off_is_gone(machines, state):
     done = machines("exec", "brief", "--", "sh", "-c", "poweroff -f; sleep 100")
     assert done.returncode == 125
     assert b"brief" not in machines("ps").stdout
+
+
+def test_a_machine_is_written_to_a_file_and_goes_on_from_it(machines, box, tmp_path):
+    file = tmp_path / "box.snap"
+    assert machines("exec", box, "--", "sh", "-c", "echo 5 >/tmp/five").returncode == 0
+    done = machines("snapshot", box, str(file))
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    done = machines("restore", str(file), "--", "sh", "-c", "cat /tmp/five; exit 6")
+    assert (done.returncode, done.stdout, done.stderr) == (6, b"5\n", b"")
+    assert machines("restore", "-d", "--name", "two", str(file)).stdout == b"two\n"
+    assert machines("exec", "two", "--", "cat", "/tmp/five").stdout == b"5\n"
+    assert machines("stop", "two").returncode == 0
+    assert machines("restore", "--check", str(file)).returncode == 0
+    with file.open("r+b") as written:
+        written.seek(20_000_000)
+        written.write(b"x")
+    done = machines("restore", "--check", str(file))
+    assert (done.returncode, done.stderr.count(b"\n")) == (125, 1)
+    assert b"damaged" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("restore", "/nowhere/at.all", "--", "true"), b"/nowhere/at.all: No such file"),
+        (("restore", "/etc/hostname", "--", "true"), b"no snapshot of gasang"),
+        (("restore", "/nowhere/at.all", "-d"), b"No such file"),
+        (("restore", "/etc/hostname"), b"a command behind --"),
+        (("restore", "/etc/hostname", "--"), b"no command behind --"),
+        (("restore", "-d", "/etc/hostname", "--", "true"), b"one of these"),
+        (("snapshot", "nobox", "/tmp/never.snap"), b"no machine is called nobox"),
+    ],
+)
+def test_mistakes_with_snapshots_are_one_line(machines, words, said):
+    done = machines(*words)
+    assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (125, b"", 1)
+    assert said in done.stderr
+
+
+def test_a_place_that_cannot_be_written_is_said(machines, box, tmp_path):
+    done = machines("snapshot", box, str(tmp_path / "nowhere" / "a.snap"))
+    assert (done.returncode, done.stderr.count(b"\n")) == (125, 1)
+    assert b"No such file" in done.stderr
+    assert machines("exec", box, "--", "true").returncode == 0, "it goes on"

@@ -41,6 +41,8 @@ _VERBS = {
     "console": "its console, on this terminal",
     "ps": "which machines are in the background",
     "stop": "stop one",
+    "snapshot": "write one to a file",
+    "restore": "go on where the machine in such a file was",
     "top": "what running machines do",
     "doctor": "what this host offers, and what gasang will use",
 }
@@ -103,7 +105,7 @@ def _check_words(options: argparse.Namespace, unknown: list[str], command: list[
     hint = ""
     if options.verb == "run":
         hint = f": a command for the guest is written behind --, as in gasang run -- {' '.join(unknown)}"
-    elif command is not None and options.verb != "exec":
+    elif command is not None and options.verb not in ("exec", "restore"):
         options.parser.error("no command for a guest can be given here")
     if unknown and unknown[0].startswith("-"):
         options.parser.error(f"unknown option {unknown[0]}")

@@ -88,7 +88,9 @@ def names() -> list[str]:
     return sorted(path.name.removesuffix(CONTROL) for path in place.glob(f"*{CONTROL}"))
 
 
-def ask(name: str, what: str) -> tuple[dict[str, object], int | None]:
+def ask(
+    name: str, what: str, patience: float = _PATIENCE, **more: str
+) -> tuple[dict[str, object], int | None]:
     """What a machine's holder answers, and the descriptor that comes along.
 
     Raises `ConfigError` if there is no such machine, `MachineDied` if it ends meanwhile, `GuestAgentError`
@@ -96,14 +98,14 @@ def ask(name: str, what: str) -> tuple[dict[str, object], int | None]:
     """
     path = directory() / f"{check_name(name)}{CONTROL}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(_PATIENCE)
+        connection.settimeout(patience)
         try:
             connection.connect(str(path))
         except OSError:
             clean(directory())
             raise ConfigError(f"no machine is called {name}: gasang ps lists those that run") from None
         try:
-            connection.sendall(json.dumps({"do": what}).encode() + b"\n")
+            connection.sendall(json.dumps({"do": what, **more}).encode() + b"\n")
             answer, descriptors = _receive(connection)
         except OSError as error:
             raise GuestAgentError(f"the machine {name} does not answer: {error}") from None

@@ -17,7 +17,6 @@ from pathlib import Path
 from gasang.backends.streams import writer
 from gasang.cli.background import CONTROL, LOCK, LOG, MOST_ANSWER, About, check_name, clean, lock, remove
 from gasang.cli.report import OUR_ERROR, Terminated
-from gasang.config import MachineConfig
 from gasang.errors import ConfigError, GasangError
 from gasang.machine import Machine
 from gasang.profile.live import make_directory
@@ -27,8 +26,8 @@ _CONSOLE_TAIL = 4096
 _BOOT_SECONDS = 120.0
 
 
-def start(config: MachineConfig, name: str) -> int:
-    """Leave a process behind that holds the machine, once its guest is up; 0.
+def start(make: Callable[[], Machine], name: str) -> int:
+    """Leave a process behind that makes a machine and holds it, once its guest is up; 0.
 
     Raises `GasangError` if there is no such machine then.
     """
@@ -41,7 +40,7 @@ def start(config: MachineConfig, name: str) -> int:
     process = os.fork()
     if process == 0:
         os.close(reading)
-        _hold(config, name, place, writing)
+        _hold(make, name, place, writing)
     os.close(writing)
     os.close(held)
     try:
@@ -58,13 +57,13 @@ def start(config: MachineConfig, name: str) -> int:
     return 0
 
 
-def _hold(config: MachineConfig, name: str, place: Path, told: int) -> None:
+def _hold(make: Callable[[], Machine], name: str, place: Path, told: int) -> None:
     """What the holder does, to its end."""
     code = OUR_ERROR
     try:
         os.setsid()
         _leave_streams(place / f"{name}{LOG}")
-        with Machine(config) as machine:
+        with make() as machine:
             machine.vsock_agent.wait_ready(_BOOT_SECONDS)
             holder = Holder(machine, name, place)
             os.write(told, _READY)
@@ -142,14 +141,16 @@ class Holder:
                 for each in descriptors:
                     each.close()
 
-    def _answer(self, what: object, give: Callable[[socket.socket], None]) -> dict[str, object]:
-        match what:
+    def _answer(self, request: dict[str, object], give: Callable[[socket.socket], None]) -> dict[str, object]:
+        match request.get("do"):
             case "about":
                 return asdict(self._about)
             case "agent":
                 give(self._machine.vsock_agent.connect())
             case "console":
                 give(self._console.attach())
+            case "snapshot":
+                self._machine.snapshot(str(request.get("path", "")))
             case "stop":
                 self._machine.stop()
             case _:
@@ -157,7 +158,7 @@ class Holder:
         return {}
 
 
-def _request(connection: socket.socket) -> object:
+def _request(connection: socket.socket) -> dict[str, object]:
     """What is asked for. Raises `ValueError` for what is no request."""
     line = b""
     while not line.endswith(b"\n"):
@@ -166,7 +167,7 @@ def _request(connection: socket.socket) -> object:
             raise ValueError("no request")
         line += more
     found = json.loads(line)
-    return found.get("do") if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 class _Console:

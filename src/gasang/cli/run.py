@@ -205,7 +205,8 @@ def _in_background(options: argparse.Namespace) -> int:
 
     name = options.name or "debian"
     config = replace(_configuration(options), vsock=True)
-    holder.start(_with_default_guest(config, options, on_terminal=False), name)
+    config = _with_default_guest(config, options, on_terminal=False)
+    holder.start(lambda: Machine(config), name)
     holder.say_name(name)
     return 0
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import gasang
+from gasang._engine import digest_of_image
 from gasang.config import Accelerator
 from gasang.errors import ConfigError, SnapshotError
 from gasang.machine.machine import Machine
@@ -34,6 +35,11 @@ def restore(path: str | Path, *, accel: Accelerator | None, hostname: str | None
             raise SnapshotError(f"snapshot {path}: {error}") from error
         except ConfigError as error:
             raise SnapshotError(f"snapshot {path}: of a machine that cannot be had here: {error}") from error
+
+
+def check(snapshot: Snapshot) -> bool:
+    """Read all of RAM: whether it is what was written."""
+    return digest_of_image(snapshot.descriptor, snapshot.ram, snapshot.ram_length) == snapshot.ram_digest
 
 
 def _machine(snapshot: Snapshot, accel: Accelerator | None, hostname: str | None) -> Machine:
