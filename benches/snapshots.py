@@ -92,12 +92,14 @@ def _clones(path: Path) -> Iterator[Figure]:
         machine.run("true", timeout=_TIMEOUT, check=True)
         before = _private_bytes()
         start = time.perf_counter()
-        clones = machine.fork(_CLONES)
+        clones = machine.fork(_CLONES, paused=True)
         seconds = time.perf_counter() - start
         try:
             memory = (_private_bytes() - before) / _CLONES / (1 << 20)
             yield Figure.of("snapshot: fork, each", "ms", [1000 * seconds / _CLONES], FORK_MILLISECONDS)
             yield Figure.of("snapshot: memory of a clone", "MiB", [memory], CLONE_MEBIBYTES)
+            for clone in clones:
+                clone.resume()
             start = time.perf_counter()
             with ThreadPoolExecutor(_AT_ONCE) as pool:
                 answers = list(pool.map(lambda clone: clone.run("hostname", timeout=_TIMEOUT), clones))

@@ -275,6 +275,18 @@ def test_nothing_is_left_of_machines_that_were(warm):
     assert (descriptors(), threading.active_count()) <= before
 
 
+def test_copies_may_begin_standing_still(warm):
+    with Machine.restore(warm, paused=True) as machine:
+        before = machine.statistics()["instructions"]
+        (clone,) = machine.fork(paused=True)
+        with clone:
+            time.sleep(0.3)
+            assert machine.statistics()["instructions"] == before
+            machine.resume()
+            clone.resume()
+            assert [ask(each, "cat /tmp/value") for each in (machine, clone)] == ["42", "42"]
+
+
 def test_fork_wants_a_number(warm):
     with Machine.restore(warm) as machine, pytest.raises(ConfigError, match="one or more"):
         machine.fork(0)

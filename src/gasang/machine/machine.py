@@ -325,9 +325,9 @@ class Machine(GuestAccess):
             machine.resume()
         return machine
 
-    def fork(self, count: int = 1) -> list[Machine]:
+    def fork(self, count: int = 1, *, paused: bool = False) -> list[Machine]:
         """So many machines that go on where this one is, as if restored from a snapshot of it; so does this
-        one. They share what memory they do not write.
+        one. They share what memory they do not write. If `paused`, they stand still until `resume`.
 
         Raises `ConfigError`, and `SnapshotError`, for a machine that writes a disk too.
         """
@@ -342,7 +342,7 @@ class Machine(GuestAccess):
                 try:
                     for _ in range(count):
                         clones.append(Machine(self.config, SavedMachine(state, (descriptor, 0))))
-                    for clone in clones:
+                    for clone in () if paused else clones:
                         clone.resume()
                 except BaseException:
                     for clone in clones:
