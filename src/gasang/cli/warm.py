@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import gasang
-from gasang import _engine
 from gasang.cli.report import complain
 from gasang.config import MachineConfig
 from gasang.errors import SnapshotError
@@ -72,7 +71,7 @@ def _forget_others(path: Path) -> None:
 def _key(config: MachineConfig) -> str:
     """Tells machines apart whose snapshots are not each other's, and the parts that they were made of."""
     package = Path(gasang.__file__).parent
-    parts = [Path(_engine.__file__), *sorted((package / "guest").glob("*"))]
+    parts = sorted([*package.glob("_engine.*.so"), *(package / "guest").glob("*")])
     parts += [cache_directory() / "guest" / CLOUD_KERNEL, cache_directory() / "guest" / "busybox-static"]
     machine = {
         "memory": config.memory,

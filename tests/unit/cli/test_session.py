@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from gasang.cli.session import Session
+from gasang.config import MachineConfig
 from gasang.errors import GuestTimeout, MachineDied
 from gasang.machine import (
     DebugExit,
@@ -57,6 +58,7 @@ class FakeMachine:
     """Ends with `outcome`: at once, or when it is stopped if there is none."""
 
     def __init__(self, outcome=None, *, console=b"", command=None):
+        self.config = MachineConfig()
         self.console = FakeConsole(console)
         self.agent = FakeAgent(self, command)
         self.outcome = outcome
