@@ -1,10 +1,11 @@
-//! The Python face of `gasang_vm`: the module `gasang._engine`.
+//! The Python face of `gasang_vm` and `gasang_network`: the module `gasang._engine`.
 #![deny(unsafe_code)]
 
 mod exits;
 mod measurements;
 #[allow(unsafe_code, reason = "the buffer protocol")]
 mod memory;
+mod network;
 mod numbers;
 mod registers;
 mod vcpu;
@@ -39,6 +40,8 @@ mod _engine {
     };
     #[pymodule_export]
     use crate::measurements::Measurements;
+    #[pymodule_export]
+    use crate::network::Network;
     #[pymodule_export]
     use crate::registers::{DescriptorTable, Segment};
     #[pymodule_export]
