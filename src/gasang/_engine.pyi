@@ -17,6 +17,7 @@ __all__ = [
     "Measurements",
     "MmioRead",
     "MmioWrite",
+    "Network",
     "PioRead",
     "PioWrite",
     "Segment",
@@ -643,3 +644,47 @@ def vmx_capabilities(cpu: str) -> dict[int, int]:
 
 def vmx_control_capabilities() -> dict[str, int]:
     """The capability MSR that tells all of each word of controls, as {AREA.FIELD: number}."""
+
+@final
+class Network:
+    """A network in user mode for one guest. Every method may be called from any thread; what is done with a
+    closed one raises `ConnectionError`."""
+
+    def __new__(cls, allow: Sequence[str], mac: Sequence[int], resolver: str | None, seed: int) -> Network:
+        """`allow`: rules of whom the guest may reach. `mac`: the guest's. `resolver`: the host's name server,
+        "ADDRESS:PORT". `seed`: what numbers that nobody should guess begin with. Raises `ValueError`,
+        `OSError`."""
+
+    @property
+    def descriptor(self) -> int:
+        """Readable when `run` has something to do; it is closed with the network."""
+
+    @staticmethod
+    def check_rules(allow: Sequence[str]) -> None:
+        """Raises `ValueError` for rules that are none."""
+
+    def take(self, frame: bytes) -> bool:
+        """Take a frame of the guest's; whether there is room for another."""
+
+    def run(self) -> bool:
+        """Do what there is to do on the host's side; whether there is room for frames. Raises `OSError`."""
+
+    def give(self) -> bytes | None:
+        """The next frame for the guest."""
+
+    def forward(self, address: str, guest_port: int) -> str:
+        """Take connections at "ADDRESS:PORT" of the host's to a port of the guest's; return where, for a port
+        of 0. Raises `OSError`, `ValueError`."""
+
+    def stop_forward(self, address: str) -> bool:
+        """Take no more connections there; false if none were taken. Raises `ValueError`."""
+
+    def connections(self) -> list[tuple[int, Sequence[int], int, int]]:
+        """Every open connection of the guest's: its port, its peer's address and port, the byte that it
+        awaits."""
+
+    def break_off(self, connections: Sequence[tuple[int, Sequence[int], int, int]]) -> None:
+        """Tell the guest that such connections, of a network before this one, are broken."""
+
+    def close(self) -> None:
+        """Close every socket; the descriptor too."""

@@ -67,6 +67,69 @@ def _drive_format(name: str) -> DriveFormat:
     raise ConfigError(f"drive format {name!r} is not one of {', '.join(get_args(DriveFormat))}")
 
 
+NetworkKind = Literal["user"]
+_PORTS = 1 << 16
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network device and what it is connected with."""
+
+    kind: NetworkKind = "user"
+    """"user": a network of the guest's own, in this process, with connections of the host's behind it."""
+
+    allow: tuple[str, ...] = ()
+    """Whom the guest may reach, by rules: "any", "public" (the Internet), "host" (the host's loopback, at
+    10.0.2.2), "none", "ADDRESS/BITS", "NAME", "*.NAME", each with ":PORT" or without. None: "public"."""
+
+    resolver: str | None = None
+    """The name server behind the guest's, ADDRESS:PORT; None is the host's."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """A network as on the command line: user[,allow=RULE]...[,dns=ADDRESS:PORT]. Raises `ConfigError`."""
+        kind, *options = text.split(",")
+        if kind not in get_args(NetworkKind):
+            raise ConfigError(f"network {kind!r} is not one of {', '.join(get_args(NetworkKind))}")
+        pairs = [option.partition("=") for option in options]
+        for name, _, value in pairs:
+            if name not in ("allow", "dns") or not value:
+                raise ConfigError(
+                    f"--net {text}: no option {name!r}: write {kind},allow=RULE,dns=ADDRESS:PORT"
+                )
+        allow = tuple(value for name, _, value in pairs if name == "allow")
+        resolver = next((value for name, _, value in pairs if name == "dns"), None)
+        return cls(cast(NetworkKind, kind), allow, resolver)
+
+
+@dataclass(frozen=True)
+class Forward:
+    """Connections to an address of the host's that are the guest's."""
+
+    guest_port: int
+    """The port that the guest listens at."""
+
+    host_port: int = 0
+    """The host's; 0 takes one that is free."""
+
+    address: str = "127.0.0.1"
+    """The host's IPv4 address."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """One as on the command line: [ADDRESS:]HOST:GUEST, or GUEST. Raises `ConfigError`."""
+        *before, guest = text.split(":")
+        host = before.pop() if before else "0"
+        address = before.pop() if before else cls.address
+        if before or not (guest.isdecimal() and host.isdecimal() and address):
+            raise ConfigError(f"port {text!r} is not HOST:GUEST or ADDRESS:HOST:GUEST")
+        return cls(int(guest), int(host), address)
+
+    def __post_init__(self) -> None:
+        if not (0 < self.guest_port < _PORTS and 0 <= self.host_port < _PORTS):
+            raise ConfigError(f"port {self.host_port}:{self.guest_port}: a port is a number from 1 to 65535")
+
+
 @dataclass(frozen=True, kw_only=True)
 class MachineConfig:
     """A machine's parts. Raises `ConfigError` when made with a value that no machine can have.
@@ -108,6 +171,9 @@ class MachineConfig:
     vsock: bool = False
     """A virtio socket device; the default guest's agent listens behind it, for many commands at a time,
     terminals and files. Not for a deterministic machine."""
+
+    network: Network | None = None
+    """A network device; None is no network. Not for a deterministic machine."""
 
     accel: Accelerator = "auto"
     """What executes the guest: "kvm" is the processor itself by /dev/kvm, "bt" translates, "interp"
@@ -196,6 +262,8 @@ class MachineConfig:
             )
         if self.deterministic and self.vsock:
             raise ConfigError("a deterministic machine has no vsock: when the host sends is up to the host")
+        if self.deterministic and self.network is not None:
+            raise ConfigError("a deterministic machine has no network: when the host sends is up to the host")
         if self.seed and not self.deterministic:
             raise ConfigError("a seed is for a deterministic machine (--deterministic)")
         if not 0 <= self.seed < _SEEDS:

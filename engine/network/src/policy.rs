@@ -9,6 +9,8 @@ const MOST_LEARNED: usize = 4096;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Target {
+    /// Nobody: what is published is reached, and reaches nobody.
+    None,
     /// Any address but the host's loopback.
     Any,
     /// What the Internet routes.
@@ -40,7 +42,7 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Rules as on the command line: `any`, `public`, `host`, `ADDRESS[/BITS]`, `NAME`, `*.NAME`, each with
+    /// Rules as on the command line: `none`, `any`, `public`, `host`, `ADDRESS[/BITS]`, `NAME`, `*.NAME`, each with
     /// `:PORT` or without. Without any, `public`. An error says which cannot be one.
     pub fn parse(rules: &[String]) -> Result<Self, String> {
         let mut parsed = rules.iter().map(|rule| parse_rule(rule)).collect::<Result<Vec<_>, _>>()?;
@@ -65,7 +67,7 @@ impl Policy {
                     Target::Any => true,
                     Target::Public => is_public(address),
                     Target::Range { network, mask } => u32::from(address) & mask == network,
-                    Target::Host | Target::Name { .. } => false,
+                    Target::None | Target::Host | Target::Name { .. } => false,
                 }
         });
         let by_name =
@@ -153,6 +155,7 @@ fn parse_rule(text: &str) -> Result<Rule, String> {
 
 fn parse_target(target: &str, text: &str) -> Result<Target, String> {
     match target {
+        "none" => return Ok(Target::None),
         "any" => return Ok(Target::Any),
         "public" => return Ok(Target::Public),
         "host" => return Ok(Target::Host),
@@ -178,7 +181,7 @@ fn parse_target(target: &str, text: &str) -> Result<Target, String> {
         labels.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
     if !is_name || is_number {
         return Err(format!(
-            "{text:?} is not a rule: write any, public, host, ADDRESS/BITS, NAME or *.NAME, with :PORT or without"
+            "{text:?} is not a rule: write any, public, none, host, ADDRESS/BITS, NAME or *.NAME, with :PORT or without"
         ));
     }
     Ok(Target::Name { labels: labels.to_ascii_lowercase(), under })

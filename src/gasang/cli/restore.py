@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from gasang.cli import network
 from gasang.cli.arguments import UsageError
 from gasang.config import ACCELERATORS
 from gasang.errors import SnapshotError
@@ -32,6 +33,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--accel", choices=ACCELERATORS, help="what executes it (default: as it was asked then)"
     )
+    network.add_options(parser)
     parser.add_argument(
         "--check", action="store_true", help="read all of the file, and say whether it is whole"
     )
@@ -48,15 +50,21 @@ def main(options: argparse.Namespace) -> int:
         from gasang.cli import holder  # noqa: PLC0415 - slow to load, and not always needed
 
         Snapshot.open(options.file).close()
-        holder.start(lambda: Machine.restore(options.file, accel=options.accel), options.name)
+        holder.start(lambda: _restored(options), options.name)
         holder.say_name(options.name)
         return 0
     if not options.command:
         raise UsageError("no command behind --: write one, as in gasang restore FILE -- uname -a")
     from gasang.cli.session import Session  # noqa: PLC0415 - slow to load, and not always needed
 
-    with Machine.restore(options.file, accel=options.accel) as machine:
+    with _restored(options) as machine:
         return Session(machine).run_command(options.command)
+
+
+def _restored(options: argparse.Namespace) -> Machine:
+    wanted = network.asked_for(options)
+    machine = Machine.restore(options.file, accel=options.accel, network=wanted)
+    return network.published(machine, options)
 
 
 def _check(file: str) -> int:

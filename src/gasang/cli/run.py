@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gasang.cli import profiling
+from gasang.cli import network, profiling
 from gasang.cli.arguments import UsageError
 from gasang.cli.report import say
 from gasang.cli.session import Session
@@ -94,6 +94,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="a disk of the guest, or file=FILE,format=raw,readonly=on; may be repeated",
     )
+    network.add_options(machine)
     machine.add_argument(
         "--balloon", action="store_true", help="a balloon: memory that the guest has free is the host's"
     )
@@ -159,6 +160,7 @@ def main(options: argparse.Namespace) -> int:
         if trace:
             stack.enter_context(trace.following(machine, config.cpus))
         stack.enter_context(_limited(machine, options.timeout))
+        network.publish(machine, options)
         session = Session(machine)
         if options.state_hash:
             stack.callback(_say_state_hash, machine)
@@ -206,7 +208,7 @@ def _in_background(options: argparse.Namespace) -> int:
     name = options.name or "debian"
     config = replace(_configuration(options), vsock=True)
     config = _with_default_guest(config, options, on_terminal=False)
-    holder.start(lambda: Machine(config), name)
+    holder.start(lambda: network.published(Machine(config), options), name)
     holder.say_name(name)
     return 0
 
@@ -223,6 +225,7 @@ def _configuration(options: argparse.Namespace) -> MachineConfig:
         drives=tuple(Drive.parse(each) for each in options.drive),
         rng=options.rng,
         balloon=options.balloon,
+        network=network.asked_for(options),
         cpu=options.cpu,
         accel=options.accel,
         irqchip=options.irqchip,

@@ -37,7 +37,7 @@ def warm_machine(config: MachineConfig, progress: Progress | None) -> Machine:
     path = cache_directory() / "warm" / f"{_key(config)}.snap"
     if path.exists():
         with suppress(SnapshotError):  # of another host's processor, or damaged: another takes its place
-            machine = Machine.restore(path, hostname=_HOSTNAME)
+            machine = Machine.restore(path, hostname=_HOSTNAME, network=config.network)
             os.utime(path)
             return machine
     return _booted(config, path, progress)
@@ -79,6 +79,7 @@ def _key(config: MachineConfig) -> str:
         "cpu": config.cpu,
         "rng": config.rng,
         "balloon": config.balloon,
+        "network": config.network is not None,
         "accel": choose(config).name,
         "irqchip": config.irqchip,
         "switchable": config.switchable,

@@ -63,6 +63,7 @@ def drivers(config: MachineConfig) -> tuple[str, ...]:
         ("virtio-blk", bool(config.drives)),
         ("virtio-rng", config.rng),
         ("virtio-balloon", config.balloon),
+        ("virtio-net", config.network is not None),
         (VSOCK_DRIVER, config.vsock),
     )
     found = tuple(name for name, wanted in needed if wanted)

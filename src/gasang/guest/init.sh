@@ -13,6 +13,13 @@ if [ -d /lib/modules ]; then
     done 2>/dev/null
 fi
 
+# A network device asks who it is. Two seconds are for a network that does not answer.
+ip link set lo up
+if [ -e /sys/class/net/eth0 ]; then
+    ip link set eth0 up
+    udhcpc -i eth0 -n -q -f -t 4 -T 1 -s /etc/gasang/udhcpc.sh >/dev/null 2>&1
+fi
+
 shell=$GASANG_SHELL size=$GASANG_SIZE
 unset GASANG_SHELL GASANG_SIZE
 export PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin HOME=/root

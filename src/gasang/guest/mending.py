@@ -14,15 +14,16 @@ _PATIENCE = 60.0
 """Seconds that the agent on serial ports gets."""
 
 
-def mend(vsock: VsockAgent | None, serial: Agent | None, hostname: str | None) -> None:
+def mend(vsock: VsockAgent | None, serial: Agent | None, hostname: str | None, mac: bytes = b"") -> None:
     """Mend a guest by the agent that it has, if it has one.
 
-    Behind vsock it is told the time, gets random numbers that its kernel takes at once, a host name and a
-    machine-id. On serial ports: the time, and random numbers that are stirred in. Raises `GasangError`.
+    Behind vsock it is told the time, gets random numbers that its kernel takes at once, a host name, a
+    machine-id, and `mac` as the address of its network device. On serial ports: the time, and random numbers
+    that are stirred in. Raises `GasangError`.
     """
     if vsock is not None:
         name = hostname or f"gasang-{secrets.token_hex(4)}"
-        vsock.repair(hostname=name, machine_id=secrets.token_hex(16))
+        vsock.repair(hostname=name, machine_id=secrets.token_hex(16), mac=mac)
     elif serial is not None:
         script = f"date -s @{time.time():.0f}; cat >/dev/urandom"
         serial.run(script, input=secrets.token_bytes(64), timeout=_PATIENCE)

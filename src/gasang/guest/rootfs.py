@@ -68,6 +68,7 @@ def _skeleton() -> list[Entry]:
         File("etc/hostname", b"gasang\n"),
         File("init", here.joinpath("init.sh").read_bytes(), 0o755),
         File("etc/gasang/agent.sh", here.joinpath("agent.sh").read_bytes()),
+        File("etc/gasang/udhcpc.sh", here.joinpath("udhcpc.sh").read_bytes(), 0o755),
         *(Fifo(f"etc/gasang/{stream}") for stream in ("stdin", "stdout", "stderr")),
     ]
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from gasang import loaders, profile
 from gasang._engine import EngineError
-from gasang.config import Accelerator, Drive, Irqchip, MachineConfig
+from gasang.config import Accelerator, Drive, Irqchip, MachineConfig, Network
 from gasang.errors import ConfigError, GasangError, GuestTimeout, MachineDied, SnapshotError
 from gasang.loaders import BootRequest
 from gasang.machine.accelerator import Choice, choose
@@ -25,6 +25,7 @@ from gasang.machine.channel import Channel
 from gasang.machine.code_log import CodeLogReader
 from gasang.machine.ending import Ending
 from gasang.machine.guest_access import GuestAccess
+from gasang.machine.network_access import NetworkAccess, new_mac
 from gasang.machine.once import Once
 from gasang.machine.outcome import Outcome, Stopped
 from gasang.machine.pc import Pc, new_vm
@@ -59,7 +60,7 @@ class _Execution:
         _log.warning("%s; the guest goes on by binary translation", reason)
 
 
-class Machine(GuestAccess):
+class Machine(GuestAccess, NetworkAccess):
     """A running virtual machine; `boot` makes one, and leaving a `with` block stops it.
 
     Every method may be called from any thread. No call outlives the machine: what waits for it raises
@@ -94,6 +95,7 @@ class Machine(GuestAccess):
                 self._pc.plug_entropy(_entropy(self.config))
             self._balloon = self._pc.plug_balloon() if self.config.balloon else None
             self._vsock_agent = self._plug_vsock(restored=saved is not None) if self.config.vsock else None
+            self._plug_network(self._pc)
             if saved is None:
                 self._load_kernel()
             else:
@@ -143,6 +145,7 @@ class Machine(GuestAccess):
         rng: bool = False,
         balloon: bool = False,
         vsock: bool = False,
+        network: Network | str | None = None,
         cpu: str = "max",
         accel: Accelerator = "auto",
         irqchip: Irqchip = "own",
@@ -175,6 +178,7 @@ class Machine(GuestAccess):
                 rng=rng,
                 balloon=balloon,
                 vsock=vsock,
+                network=Network.parse(network) if isinstance(network, str) else network,
                 cpu=cpu,
                 accel=accel,
                 irqchip=irqchip,
@@ -310,17 +314,19 @@ class Machine(GuestAccess):
         *,
         accel: Accelerator | None = None,
         hostname: str | None = None,
+        network: Network | None = None,
         paused: bool = False,
     ) -> Machine:
         """A machine that goes on where the one in the file was; RAM is read when it is needed.
 
         Before any command of ours runs its clock is set, its random numbers are renewed and, with vsock, it
-        gets a machine-id of its own and a name, `hostname` or a new one. Connections are broken. If `paused`,
+        gets a machine-id of its own, a name, `hostname` or a new one, and another MAC. Connections are
+        broken. `network` is in the place of what the machine had, if it had one. If `paused`,
         it stands still until `resume`. Raises `SnapshotError`.
         """
         from gasang.machine.snapshots import restore  # noqa: PLC0415 - slow to load, and rarely needed
 
-        machine = restore(path, accel=accel, hostname=hostname)
+        machine = restore(path, accel=accel, hostname=hostname, network=network)
         if not paused:
             machine.resume()
         return machine
@@ -371,7 +377,7 @@ class Machine(GuestAccess):
 
         try:
             serial = self._ports.agent if self._vsock_agent is None and self._ports.agent_is_up else None
-            mend(self._vsock_agent, serial, hostname)
+            mend(self._vsock_agent, serial, hostname, new_mac(self.config))
         except GasangError as error:
             if self.outcome is None:
                 _log.warning("what this machine has from its snapshot could not be mended: %s", str(error))

@@ -37,7 +37,8 @@ from gasang.machine.ending import Ending
 from gasang.machine.ram import Ram
 from gasang.machine.slots import Slots
 from gasang.storage import Image
-from gasang.virtio import Balloon, BlockDevice, EntropyDevice, VsockDevice
+from gasang.virtio import Balloon, BlockDevice, EntropyDevice, NetDevice, VsockDevice
+from gasang.virtio.net import Cable
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PIECE = 4 << 20
@@ -95,6 +96,10 @@ class Pc:
         device = VsockDevice()
         self.slots.plug(device)
         return device
+
+    def plug_network(self, cable: Cable, mac: bytes) -> None:
+        """Plug a network device in, which has the cable from now on."""
+        self.slots.plug(NetDevice(cable, mac))
 
     def pause(self) -> None:
         """Stand still, while the processors are outside of the guest: time does not pass.

@@ -8,7 +8,7 @@ from typing import Any
 
 import gasang
 from gasang._engine import digest_of_image
-from gasang.config import Accelerator
+from gasang.config import Accelerator, Network
 from gasang.errors import ConfigError, SnapshotError
 from gasang.machine.machine import Machine
 from gasang.machine.saved import SavedMachine, config_of, state_of_config
@@ -26,11 +26,13 @@ def save(machine: Machine, path: str | Path) -> None:
         write(path, state, machine.config.memory, still.write_memory)
 
 
-def restore(path: str | Path, *, accel: Accelerator | None, hostname: str | None) -> Machine:
+def restore(
+    path: str | Path, *, accel: Accelerator | None, hostname: str | None, network: Network | None
+) -> Machine:
     """A machine that goes on where the one in the file was. Raises `SnapshotError`, `ConfigError`."""
     with Snapshot.open(path) as snapshot:
         try:
-            return _machine(snapshot, accel, hostname)
+            return _machine(snapshot, accel, hostname, network)
         except SnapshotError as error:
             raise SnapshotError(f"snapshot {path}: {error}") from error
         except ConfigError as error:
@@ -42,10 +44,16 @@ def check(snapshot: Snapshot) -> bool:
     return digest_of_image(snapshot.descriptor, snapshot.ram, snapshot.ram_length) == snapshot.ram_digest
 
 
-def _machine(snapshot: Snapshot, accel: Accelerator | None, hostname: str | None) -> Machine:
+def _machine(
+    snapshot: Snapshot, accel: Accelerator | None, hostname: str | None, network: Network | None
+) -> Machine:
     config = config_of(_part(snapshot, "config"))
     if accel is not None:
         config = replace(config, accel=accel)
+    if network is not None:
+        if config.network is None:
+            raise SnapshotError("the machine had no network, and cannot have one now")
+        config = replace(config, network=network)
     if config.memory != snapshot.ram_length:
         raise SnapshotError(f"{snapshot.ram_length} bytes of RAM for a machine of {config.memory}")
     return Machine(config, SavedMachine(snapshot.state, (snapshot.descriptor, snapshot.ram), hostname))

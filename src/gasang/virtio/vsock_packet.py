@@ -95,7 +95,7 @@ def part(buffers: Sequence[memoryview], start: int, length: int) -> list[memoryv
     return found
 
 
-def fill(buffers: Sequence[memoryview], data: bytes) -> None:
+def fill(buffers: Sequence[memoryview], data: bytes | memoryview) -> None:
     """Write `data` to the beginning of buffers that have room for it."""
     for buffer in part(buffers, 0, len(data)):
         buffer[:] = data[: len(buffer)]

@@ -1,0 +1,51 @@
+"""The options of the network, and the ports of the guest that the host has."""
+
+from __future__ import annotations
+
+import argparse
+
+from gasang.config import Forward, Network
+from gasang.machine import Machine
+
+
+def add_options(options: argparse._ActionsContainer) -> None:
+    """--net and --publish."""
+    options.add_argument(
+        "--net",
+        metavar="user[,allow=RULE]",
+        help="a network in user mode, from which the guest reaches the Internet, or what the rules allow: "
+        "public, any, none, host, ADDRESS/BITS, NAME, *.NAME, with :PORT or without (default: no network)",
+    )
+    options.add_argument(
+        "-p",
+        "--publish",
+        metavar="HOST:GUEST",
+        action="append",
+        default=[],
+        help="a port of this host's loopback, or ADDRESS:HOST:GUEST, that is one of the guest's; "
+        "may be repeated; needs --net",
+    )
+
+
+def asked_for(options: argparse.Namespace) -> Network | None:
+    """The network that is asked for. Raises `ConfigError`."""
+    for each in options.publish:
+        Forward.parse(each)
+    return None if options.net is None else Network.parse(options.net)
+
+
+def publish(machine: Machine, options: argparse.Namespace) -> None:
+    """Take connections to the guest at the host's ports. Raises `ConfigError`."""
+    for each in options.publish:
+        forward = Forward.parse(each)
+        machine.expose(forward.guest_port, forward.host_port, forward.address)
+
+
+def published(machine: Machine, options: argparse.Namespace) -> Machine:
+    """The same machine, with its ports. Raises `ConfigError`, and then the machine is stopped."""
+    try:
+        publish(machine, options)
+    except BaseException:
+        machine.stop()
+        raise
+    return machine
