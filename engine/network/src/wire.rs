@@ -62,7 +62,8 @@ impl Device for Wire {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ip;
         capabilities.max_transmission_unit = MTU;
-        // The driver leaves TCP's and UDP's checksums to us, and there is nobody between it and us.
+        // The driver leaves TCP's checksums to us, and there is nobody between it and us.
+        capabilities.checksum.ipv4 = Checksum::Tx;
         capabilities.checksum.tcp = Checksum::Tx;
         capabilities
     }

@@ -299,13 +299,7 @@ fn names_that_no_rule_knows_are_not_asked_for() {
 #[test]
 fn no_frame_is_too_strange() {
     let mut network = network(&["none"], None);
-    let mut state = 0x2545_F491_4F6C_DD1Du64;
-    let mut random = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    };
+    let mut random = chance();
     // A SYN, a datagram, a request for an address and one for a name, whole and then with bytes of chance.
     let seeds: Vec<Vec<u8>> = vec![
         ip_frame(
@@ -338,6 +332,86 @@ fn no_frame_is_too_strange() {
             network.run().unwrap();
             while network.give().is_some() {}
         }
+    }
+}
+
+#[test]
+fn no_segment_of_a_connection_is_too_strange() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut network = network(&["host"], None);
+    let mut random = chance();
+    let mut met = 0;
+    for round in 0..400u32 {
+        let guest_port = 1024 + round as u16;
+        network.take(&segment(guest_port, port, 1000, 0, 2, 0xFFFF, &[]));
+        let mut peer = None;
+        let mut theirs = 0;
+        for _ in 0..TURNS {
+            network.run().unwrap();
+            if let Some(frame) = network.give() {
+                theirs = u32::from_be_bytes(frame[38..42].try_into().unwrap()).wrapping_add(1);
+                peer = Some(listener.accept().unwrap().0);
+                break;
+            }
+        }
+        let mut peer = peer.expect("it is answered");
+        network.take(&segment(guest_port, port, 1001, theirs, 16, 0xFFFF, &[]));
+        met += 1;
+        let _ = peer.write_all(&[5; 4000]);
+        for _ in 0..100 {
+            // Numbers near the right ones get further than others.
+            let near = |random: &mut dyn FnMut() -> u64, right: u32| match random() % 4 {
+                0 => random() as u32,
+                1 => right.wrapping_add(random() as u32 % 100_000),
+                2 => right.wrapping_sub(random() as u32 % 100_000),
+                _ => right,
+            };
+            let (sequence, acknowledged) = (near(&mut random, 1001), near(&mut random, theirs));
+            let flags = if random() % 8 == 0 { random() as u8 } else { 16 | random() as u8 & 8 };
+            let data = vec![3; random() as usize % 3000];
+            let mut frame = segment(guest_port, port, sequence, acknowledged, flags, random() as u16, &data);
+            if random() % 8 == 0 {
+                let at = 34 + random() as usize % (frame.len() - 34);
+                frame[at] = random() as u8;
+            }
+            network.take(&frame);
+            network.run().unwrap();
+            while network.give().is_some() {}
+        }
+    }
+    assert_eq!(met, 400);
+}
+
+fn segment(
+    from: u16,
+    to: u16,
+    sequence: u32,
+    acknowledged: u32,
+    flags: u8,
+    window: u16,
+    data: &[u8],
+) -> Vec<u8> {
+    let mut payload = [from.to_be_bytes(), to.to_be_bytes()].concat();
+    payload.extend(sequence.to_be_bytes());
+    payload.extend(acknowledged.to_be_bytes());
+    payload.extend([0x50, flags]);
+    payload.extend(window.to_be_bytes());
+    payload.extend([0; 4]);
+    payload.extend(data);
+    let mut frame = ip_frame(6, &payload);
+    frame[33] = GATEWAY.octets()[3];
+    frame
+}
+
+/// Numbers of chance, the same each time.
+fn chance() -> impl FnMut() -> u64 {
+    let mut state = 0x2545_F491_4F6C_DD1Du64;
+    move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
     }
 }
 
