@@ -123,7 +123,8 @@ class NetDevice:
         did = queues[_CONTROL].enabled and self._obey(queues[_CONTROL])
         if queues[_TX].enabled:
             did |= self._take(queues[_TX])
-        self._room = self._cable.exchange()
+        had_room, self._room = self._room, self._cable.exchange()
+        did |= self._room and not had_room  # There may be frames that waited for that.
         if queues[_RX].enabled:
             did |= self._give(queues[_RX])
         return did

@@ -3,6 +3,7 @@
 import struct
 
 from gasang.device import GuestMemoryError
+from gasang.virtio.queue import Queue
 
 NEXT, WRITE, INDIRECT = 1, 2, 4
 SIZE = 8
@@ -86,3 +87,45 @@ def set_up(queue):
     """Give a queue the driver's areas."""
     queue.size = SIZE
     queue.descriptors, queue.driver_area, queue.device_area = TABLE, AVAILABLE, USED
+
+
+RING_SIZE = 64
+RING_BUFFER = 4096
+
+
+class Ring:
+    """A driver's queue of single buffers, its areas from `base` on."""
+
+    def __init__(self, memory, base):
+        self.memory, self.base, self.index, self.seen = memory, base, 0, 0
+        self.queue = Queue(memory)
+        self.queue.size = RING_SIZE
+        self.queue.descriptors = base
+        self.queue.driver_area = base + 0x1000
+        self.queue.device_area = base + 0x2000
+        self.buffers = base + 0x4000
+        self.queue.enable(event_index=False)
+
+    def place(self, number):
+        return self.buffers + number * RING_BUFFER
+
+    def offer(self, length, flags, content=b""):
+        number = self.index % RING_SIZE
+        address = self.place(number)
+        self.memory.bytes[address : address + len(content)] = content
+        struct.pack_into("<QIHH", self.memory.bytes, self.base + 16 * number, address, length, flags, 0)
+        struct.pack_into("<H", self.memory.bytes, self.base + 0x1004 + 2 * number, number)
+        self.index += 1
+        struct.pack_into("<H", self.memory.bytes, self.base + 0x1002, self.index % 0x10000)
+
+    def used(self):
+        """What the device has given back since the last look: the content of each."""
+        self.queue.publish()
+        (index,) = struct.unpack_from("<H", self.memory.bytes, self.base + 0x2002)
+        found = []
+        while self.seen % 0x10000 != index:
+            place = self.base + 0x2004 + 8 * (self.seen % RING_SIZE)
+            number, length = struct.unpack_from("<II", self.memory.bytes, place)
+            found.append(bytes(self.memory.bytes[self.place(number) : self.place(number) + length]))
+            self.seen += 1
+        return found

@@ -8,10 +8,10 @@ import threading
 from contextlib import suppress
 
 import pytest
-from driver import Memory
+from driver import RING_BUFFER, RING_SIZE, WRITE, Memory, Ring
 
 from gasang.virtio.device import Worker
-from gasang.virtio.queue import Queue, QueueError
+from gasang.virtio.queue import QueueError
 from gasang.virtio.vsock import MOST_CONNECTIONS, VsockDevice
 from gasang.virtio.vsock_connection import BUFFER
 from gasang.virtio.vsock_packet import HEADER_SIZE, HOST_CID, Operation, Packet
@@ -19,47 +19,6 @@ from gasang.virtio.vsock_packet import HEADER_SIZE, HOST_CID, Operation, Packet
 GUEST = 3
 PORT = 5000
 RX, TX, EVENT = range(3)
-SIZE = 64
-BUFFER_SIZE = 4096
-NEXT, WRITE = 1, 2
-
-
-class Ring:
-    """A driver's queue of single buffers, its areas from `base` on."""
-
-    def __init__(self, memory, base):
-        self.memory, self.base, self.index, self.seen = memory, base, 0, 0
-        self.queue = Queue(memory)
-        self.queue.size = SIZE
-        self.queue.descriptors = base
-        self.queue.driver_area = base + 0x1000
-        self.queue.device_area = base + 0x2000
-        self.buffers = base + 0x4000
-        self.queue.enable(event_index=False)
-
-    def place(self, number):
-        return self.buffers + number * BUFFER_SIZE
-
-    def offer(self, length, flags, content=b""):
-        number = self.index % SIZE
-        address = self.place(number)
-        self.memory.bytes[address : address + len(content)] = content
-        struct.pack_into("<QIHH", self.memory.bytes, self.base + 16 * number, address, length, flags, 0)
-        struct.pack_into("<H", self.memory.bytes, self.base + 0x1004 + 2 * number, number)
-        self.index += 1
-        struct.pack_into("<H", self.memory.bytes, self.base + 0x1002, self.index % 0x10000)
-
-    def used(self):
-        """What the device has given back since the last look: the content of each."""
-        self.queue.publish()
-        (index,) = struct.unpack_from("<H", self.memory.bytes, self.base + 0x2002)
-        found = []
-        while self.seen % 0x10000 != index:
-            place = self.base + 0x2004 + 8 * (self.seen % SIZE)
-            number, length = struct.unpack_from("<II", self.memory.bytes, place)
-            found.append(bytes(self.memory.bytes[self.place(number) : self.place(number) + length]))
-            self.seen += 1
-        return found
 
 
 class Guest:
@@ -71,14 +30,14 @@ class Guest:
         self.device = VsockDevice(GUEST)
         self.heard = []
         for _ in range(32):
-            self.rings[RX].offer(BUFFER_SIZE, WRITE)
+            self.rings[RX].offer(RING_BUFFER, WRITE)
 
     def run(self):
         """Let the device do all that it can, giving it back each buffer that it filled."""
         while self.device.poll([ring.queue for ring in self.rings]):
             for content in self.rings[RX].used():
                 self.heard.append((Packet.parse(content[:HEADER_SIZE]), content[HEADER_SIZE:]))
-                self.rings[RX].offer(BUFFER_SIZE, WRITE)
+                self.rings[RX].offer(RING_BUFFER, WRITE)
 
     def say(self, operation, data=b"", *, port=PORT, to=1024, flags=0, room=BUFFER, taken=0, **fields):
         length = fields.get("length", len(data))
@@ -311,7 +270,7 @@ def test_packets_owed_to_a_guest_without_buffers_are_bounded():
     guest.rings[RX] = Ring(Memory(4 << 20), 0x10000)
     guest.rings[RX].queue.enable(event_index=False)
     for _ in range(200):
-        for _ in range(SIZE // 2):
+        for _ in range(RING_SIZE // 2):
             packet = Packet(GUEST, HOST_CID, 1, 2, 0, 1, Operation.RW, 0, 0, 0)
             guest.rings[TX].offer(HEADER_SIZE, 0, packet.pack())
         guest.device.poll([ring.queue for ring in guest.rings])
