@@ -666,6 +666,9 @@ class Network:
     def take(self, frame: bytes) -> bool:
         """Take a frame of the guest's; whether there is room for another."""
 
+    def set_mac(self, mac: Sequence[int]) -> None:
+        """The guest has this address from now on."""
+
     def run(self) -> bool:
         """Do what there is to do on the host's side; whether there is room for frames. Raises `OSError`."""
 

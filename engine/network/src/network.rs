@@ -95,6 +95,11 @@ impl Network {
         self.poll.as_raw_fd()
     }
 
+    /// The guest has this address from now on.
+    pub fn set_guest(&mut self, address: [u8; 6]) {
+        self.wire.guest = EthernetAddress(address);
+    }
+
     /// There is room for frames of the guest's.
     pub fn has_room(&self) -> bool {
         self.wire.incoming.len() < MOST_WAITING

@@ -64,6 +64,11 @@ impl Network {
         })
     }
 
+    /// The guest has this address from now on.
+    fn set_mac(&self, py: Python<'_>, mac: [u8; 6]) -> PyResult<()> {
+        self.with(py, |network| network.set_guest(mac))
+    }
+
     /// Do what there is to do on the host's side; whether there is room for frames. Raises `OSError`.
     fn run(&self, py: Python<'_>) -> PyResult<bool> {
         Ok(self.with(py, |network| network.run().map(|()| network.has_room()))??)

@@ -44,6 +44,10 @@ class UserNetwork:
         """A frame for the guest."""
         return self._engine.give()
 
+    def set_mac(self, mac: bytes) -> None:
+        """The guest has another address."""
+        self._engine.set_mac(mac)
+
     def expose(self, guest_port: int, address: str) -> str:
         """Take connections at `address` to a port of the guest's; return where. Raises `ConfigError`."""
         try:

@@ -68,6 +68,9 @@ class Cable(Protocol):
     def give(self) -> bytes | None:
         """The next frame for the guest, if there is one."""
 
+    def set_mac(self, mac: bytes) -> None:
+        """The guest's device has this address from now on."""
+
     def state(self) -> Saved:
         """What is to be known of it after a restore."""
 
@@ -139,6 +142,7 @@ class NetDevice:
         if len(mac) != MAC_BYTES:
             raise ValueError(f"an address of {len(mac)} bytes")
         self._mac = mac
+        self._cable.set_mac(mac)
         self.negotiated(state["chosen"])
         self._cable.set_state(state["cable"])
 
@@ -216,6 +220,7 @@ class NetDevice:
             known = tuple(command[:2]) == (_CONTROL_MAC, _SET_ADDRESS) and len(command) == 2 + MAC_BYTES
             if known:
                 self._mac = command[2:]
+                self._cable.set_mac(self._mac)
             fill(chain.writable, _OK if known else _ERROR)
             queue.push(chain, 1)
             did = True

@@ -25,6 +25,7 @@ class FakeCable:
 
     def __init__(self):
         self.taken, self.owed, self.room, self.closed, self.loaded = [], deque(), True, False, None
+        self.mac = None
 
     def take(self, frame):
         self.taken.append(frame)
@@ -35,6 +36,9 @@ class FakeCable:
 
     def give(self):
         return self.owed.popleft() if self.owed else None
+
+    def set_mac(self, mac):
+        self.mac = mac
 
     def state(self):
         return {"connections": []}
@@ -146,6 +150,7 @@ def test_the_driver_sets_its_address(command, answer, address):
     guest.poll()
     assert memory[place + 64 : place + 65] == answer
     assert guest.device.config()[:6].hex() == address
+    assert guest.cable.mac in (None, bytes.fromhex(address))
 
 
 def test_a_frame_longer_than_any_is_an_error():
