@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-ENGINE = ("x86", "memory", "cpu", "vmx", "chipset", "exec", "translate", "kvm", "vm", "python")
+ENGINE = ("x86", "memory", "cpu", "vmx", "chipset", "exec", "translate", "kvm", "network", "vm", "python")
 USES = {
     "x86": set(),
     "memory": set(),
@@ -21,8 +21,9 @@ USES = {
     "exec": {"x86", "memory", "cpu", "vmx"},
     "translate": {"x86", "memory", "cpu", "vmx", "exec"},
     "kvm": {"x86", "memory", "cpu", "chipset"},
+    "network": set(),
     "vm": {"x86", "memory", "cpu", "vmx", "chipset", "exec", "translate", "kvm"},
-    "python": {"vm"},
+    "python": {"network", "vm"},
 }
 """The engine's floors: what each crate may use of the others (ARCHITECTURE.md)."""
 
