@@ -19,6 +19,7 @@ import exit_round_trip
 import idle
 import kvm
 import nested
+import network
 import parallel
 import record
 import snapshots
@@ -53,6 +54,7 @@ _BENCHMARKS: dict[str, tuple[Measure, int]] = {
     "translation": (translation.measure, 1),
     "exit": (_measure_exit, 1),
     "disk": (disk.measure, 3),
+    "network": (network.measure, 3),
     "snapshots": (snapshots.measure, 5),
     "idle": (idle.measure, 1),
     "kvm": (kvm.measure, 3),
