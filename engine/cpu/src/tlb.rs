@@ -7,7 +7,7 @@
 mod regions;
 
 use crate::ept_cache::EptCache;
-use gasang_memory::PAGE_SIZE;
+use gasang_memory::{PAGE_SIZE, Zeroes};
 pub use regions::Missed;
 use regions::Regions;
 
@@ -169,7 +169,7 @@ pub mod right {
 pub struct TlbContext {
     slots: Box<[TlbEntry]>,
     entries: usize,
-    second: Box<[SecondEntry]>,
+    second: Zeroes<SecondEntry>,
     /// The large pages that entries came from, ascending: INVLPG of one address drops all of its page.
     large: Vec<LargePage>,
     /// Something was put here since the last `clear`.
@@ -198,7 +198,7 @@ impl TlbContext {
         let mut context = TlbContext {
             slots: slots.collect(),
             entries,
-            second: vec![[0; 4]; SECOND_LEVEL_ENTRIES].into(),
+            second: Zeroes::new(SECOND_LEVEL_ENTRIES),
             large: Vec::new(),
             used: false,
             regions: Regions::default(),
@@ -274,7 +274,7 @@ impl TlbContext {
         header.write += 2;
         if header.write > LAST_GENERATION || header.exec + 2 > LAST_GENERATION {
             // A new one: entries that were never used take no memory.
-            self.second = vec![[0; 4]; SECOND_LEVEL_ENTRIES].into();
+            self.second = Zeroes::new(SECOND_LEVEL_ENTRIES);
             (header.read, header.write, header.exec) = (self.second.as_ptr() as u64, 2, 1);
         }
     }

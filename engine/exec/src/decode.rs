@@ -15,6 +15,8 @@ use iced_x86::{Decoder, DecoderError, Instruction};
 use std::io;
 
 const ENTRIES: usize = 1 << 14;
+/// Of them that come into being together.
+const CHUNK: usize = 1 << 8;
 /// The longest instruction.
 const LONGEST: usize = 15;
 
@@ -41,7 +43,8 @@ pub(crate) struct Decoded {
 
 /// Instructions decoded before.
 pub(crate) struct DecodeCache {
-    entries: Box<[Option<Decoded>]>,
+    /// By slot; a chunk has no entries until the first of its instructions is met.
+    chunks: Box<[Vec<Option<Decoded>>]>,
     planner: Planner,
 }
 
@@ -89,7 +92,10 @@ impl Decoded {
 
 impl DecodeCache {
     pub(crate) fn new() -> io::Result<DecodeCache> {
-        Ok(DecodeCache { entries: vec![None; ENTRIES].into(), planner: Planner::new()? })
+        Ok(DecodeCache {
+            chunks: (0..ENTRIES / CHUNK).map(|_| Vec::new()).collect(),
+            planner: Planner::new()?,
+        })
     }
 
     /// The instruction at `state.rip`, and the means to execute it.
@@ -103,9 +109,7 @@ impl DecodeCache {
         let mut window = fetch_page(core, linear, allowed)?;
         let slot = slot(rip);
         let mut known = false;
-        if let Some(entry) =
-            self.entries[slot].as_ref().filter(|entry| entry.rip == rip && entry.bits == bits)
-        {
+        if let Some(entry) = self.entry(slot).filter(|entry| entry.rip == rip && entry.bits == bits) {
             if entry.begins_with(&window) && entry.mask > bytes_mask(window.available) {
                 window = fetch_on(core, linear, allowed)?;
             }
@@ -113,9 +117,9 @@ impl DecodeCache {
         }
         if !known {
             let decoded = self.decode(core, linear, allowed, window)?;
-            self.entries[slot] = Some(decoded);
+            self.put(slot, decoded);
         }
-        match &self.entries[slot] {
+        match self.entry(slot) {
             Some(entry) => Ok((entry, self.planner.host())),
             None => Err(Exception::invalid_opcode().into()),
         }
@@ -123,7 +127,20 @@ impl DecodeCache {
 
     /// The instruction at `rip`, if it was decoded and nothing has taken its place.
     pub(crate) fn decoded(&self, rip: u64) -> Option<&Instruction> {
-        self.entries[slot(rip)].as_ref().filter(|entry| entry.rip == rip).map(|entry| &entry.instruction)
+        self.entry(slot(rip)).filter(|entry| entry.rip == rip).map(|entry| &entry.instruction)
+    }
+
+    #[inline]
+    fn entry(&self, slot: usize) -> Option<&Decoded> {
+        self.chunks[slot / CHUNK].get(slot % CHUNK)?.as_ref()
+    }
+
+    fn put(&mut self, slot: usize, decoded: Decoded) {
+        let chunk = &mut self.chunks[slot / CHUNK];
+        if chunk.is_empty() {
+            chunk.resize_with(CHUNK, || None);
+        }
+        chunk[slot % CHUNK] = Some(decoded);
     }
 
     fn decode(
@@ -150,7 +167,7 @@ impl DecodeCache {
         let mut plan = self.planner.plan(&instruction, core.model);
         if plan.is_none() {
             // No room for its stub. Plans refer to stubs: forget both.
-            self.entries.fill(None);
+            self.chunks.iter_mut().for_each(Vec::clear);
             self.planner.clear();
             plan = self.planner.plan(&instruction, core.model);
         }

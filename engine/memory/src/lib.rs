@@ -7,6 +7,7 @@ mod backing;
 mod image;
 mod map;
 mod mirrors;
+mod zeroes;
 
 use backing::Backing;
 use std::arch::asm;
@@ -19,6 +20,7 @@ pub use image::{ImageDigest, digest_of_image};
 
 pub use map::{HIGH_RAM_START, LOW_RAM_LIMIT, PhysicalMap, VIDEO_HOLE};
 pub use mirrors::{Laid, Mirrors};
+pub use zeroes::{Plain, Zeroes};
 
 /// Bytes in a page.
 pub const PAGE_SIZE: u64 = 4096;

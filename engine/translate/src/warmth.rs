@@ -3,6 +3,8 @@
 //! What is not translated is executed directly, or by T0, which remembers what it decoded; neither needs to watch the bytes
 //! for writes. Code that is executed a few times, or rewritten between its runs, is left to them.
 
+use gasang_memory::Zeroes;
+
 /// log2 of how many places there are for counts.
 const PLACE_BITS: u32 = 19;
 /// Meetings before a translation, by how often the translation was thrown away.
@@ -16,7 +18,7 @@ const MEMORY: u32 = 1 << 20;
 /// shares its counts: it is translated a little sooner, or later.
 #[derive(Debug)]
 pub struct Warmth {
-    counts: Box<[u8]>,
+    counts: Zeroes<u8>,
     /// Meetings counted since each place forgot half of them.
     counted: u32,
 }
@@ -24,7 +26,7 @@ pub struct Warmth {
 impl Warmth {
     /// Nothing was met yet.
     pub fn new() -> Warmth {
-        Warmth { counts: vec![0; 1 << PLACE_BITS].into(), counted: 0 }
+        Warmth { counts: Zeroes::new(1 << PLACE_BITS), counted: 0 }
     }
 
     /// The count for `host`.
