@@ -17,6 +17,7 @@ Irqchip = Literal["own", "kernel"]
 IRQCHIPS: tuple[str, ...] = get_args(Irqchip)
 DriveFormat = Literal["auto", "raw", "qcow2"]
 MOST_DRIVES = 24
+MOST_FOLDERS = 4
 
 MINIMUM_MEMORY = 32 * MIB
 MAXIMUM_CPUS = 64
@@ -130,6 +131,34 @@ class Forward:
             raise ConfigError(f"port {self.host_port}:{self.guest_port}: a port is a number from 1 to 65535")
 
 
+@dataclass(frozen=True)
+class Folder:
+    """A folder of the host that the guest has too."""
+
+    host: Path
+    """Where it is here."""
+
+    guest: str
+    """Where the default guest mounts it, as an absolute path; "" leaves that to others: its tag is "gasangN",
+    the first gasang0, its kind virtiofs."""
+
+    readonly: bool = False
+    """The guest may not write there."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """One as on the command line: HOST:GUEST[:ro]. Raises `ConfigError`."""
+        words = text.split(":")
+        if len(words) not in (2, 3) or not all(words) or words[2:] not in ([], ["ro"], ["rw"]):
+            raise ConfigError(f"folder {text!r} is not HOST:GUEST or HOST:GUEST:ro")
+        return cls(Path(words[0]), words[1], words[2:] == ["ro"])
+
+    def __post_init__(self) -> None:
+        is_path = not self.guest or self.guest.startswith("/")
+        if not is_path or "\0" in self.guest or ".." in self.guest.split("/"):
+            raise ConfigError(f"folder {self.host}: {self.guest!r} is not an absolute path in the guest")
+
+
 @dataclass(frozen=True, kw_only=True)
 class MachineConfig:
     """A machine's parts. Raises `ConfigError` when made with a value that no machine can have.
@@ -171,6 +200,9 @@ class MachineConfig:
     vsock: bool = False
     """A virtio socket device; the default guest's agent listens behind it, for many commands at a time,
     terminals and files. Not for a deterministic machine."""
+
+    folders: tuple[Folder, ...] = ()
+    """Folders of the host that the guest has too. The default guest mounts them if it has vsock."""
 
     network: Network | None = None
     """A network device; None is no network. Not for a deterministic machine."""
@@ -262,6 +294,10 @@ class MachineConfig:
             )
         if self.deterministic and self.vsock:
             raise ConfigError("a deterministic machine has no vsock: when the host sends is up to the host")
+        if self.deterministic and self.folders:
+            raise ConfigError("a deterministic machine shares no folders: what is in them is up to the host")
+        if len(self.folders) > MOST_FOLDERS:
+            raise ConfigError(f"{len(self.folders)} folders: there is room for {MOST_FOLDERS}")
         if self.deterministic and self.network is not None:
             raise ConfigError("a deterministic machine has no network: when the host sends is up to the host")
         if self.seed and not self.deterministic:

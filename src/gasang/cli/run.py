@@ -19,7 +19,7 @@ from gasang.cli.arguments import UsageError
 from gasang.cli.report import say
 from gasang.cli.session import Session
 from gasang.cli.warm import warm_machine
-from gasang.config import ACCELERATORS, IRQCHIPS, Drive, MachineConfig
+from gasang.config import ACCELERATORS, IRQCHIPS, Drive, Folder, MachineConfig
 from gasang.guest import APPEND, default_guest, default_initrd, drivers
 from gasang.machine import Machine, TimedOut
 from gasang.machine.accelerator import Choice
@@ -93,6 +93,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="a disk of the guest, or file=FILE,format=raw,readonly=on; may be repeated",
+    )
+    machine.add_argument(
+        "-v",
+        "--volume",
+        metavar="HOST:GUEST[:ro]",
+        action="append",
+        default=[],
+        help="a folder of this host that the guest has too; may be repeated",
     )
     network.add_options(machine)
     machine.add_argument(
@@ -225,6 +233,7 @@ def _configuration(options: argparse.Namespace) -> MachineConfig:
         drives=tuple(Drive.parse(each) for each in options.drive),
         rng=options.rng,
         balloon=options.balloon,
+        folders=tuple(Folder.parse(each) for each in options.volume),
         network=network.asked_for(options),
         cpu=options.cpu,
         accel=options.accel,

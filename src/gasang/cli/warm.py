@@ -37,13 +37,19 @@ def warm_machine(config: MachineConfig, progress: Progress | None) -> Machine:
     path = cache_directory() / "warm" / f"{_key(config)}.snap"
     if path.exists():
         with suppress(SnapshotError):  # of another host's processor, or damaged: another takes its place
-            machine = Machine.restore(path, hostname=_HOSTNAME, network=config.network)
+            machine = _restored(path, config)
             os.utime(path)
             return machine
     return _booted(config, path, progress)
 
 
+def _restored(path: Path, config: MachineConfig) -> Machine:
+    return Machine.restore(path, hostname=_HOSTNAME, network=config.network, folders=config.folders)
+
+
 def _booted(config: MachineConfig, path: Path, progress: Progress | None) -> Machine:
+    wanted = config
+    config = replace(config, folders=tuple(replace(each, guest="") for each in config.folders))
     guest = default_guest(progress, drivers=drivers(config))
     append = f"{guest.append} {_COMMANDS_ONLY}"
     machine = Machine(replace(config, kernel=guest.kernel, initrd=guest.initrd, append=append))
@@ -52,6 +58,9 @@ def _booted(config: MachineConfig, path: Path, progress: Progress | None) -> Mac
         path.parent.mkdir(parents=True, exist_ok=True)
         machine.snapshot(path)
         _forget_others(path)
+        if wanted.folders:  # What is mounted cannot be saved, so they are not mounted in this one.
+            machine.stop()
+            return _restored(path, wanted)
     except (SnapshotError, OSError) as error:
         complain(f"there is no snapshot to begin with next time: {error}")
     except BaseException:
@@ -80,6 +89,7 @@ def _key(config: MachineConfig) -> str:
         "rng": config.rng,
         "balloon": config.balloon,
         "network": config.network is not None,
+        "folders": len(config.folders),
         "accel": choose(config).name,
         "irqchip": config.irqchip,
         "switchable": config.switchable,

@@ -63,6 +63,7 @@ def drivers(config: MachineConfig) -> tuple[str, ...]:
         ("virtio-blk", bool(config.drives)),
         ("virtio-rng", config.rng),
         ("virtio-balloon", config.balloon),
+        ("virtiofs", bool(config.folders)),
         ("virtio-net", config.network is not None),
         (VSOCK_DRIVER, config.vsock),
     )

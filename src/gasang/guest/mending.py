@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from gasang.errors import GuestAgentError
 
 if TYPE_CHECKING:
     from gasang.guest.agent import Agent
     from gasang.guest.vsock_agent import VsockAgent
 
 _PATIENCE = 60.0
-"""Seconds that the agent on serial ports gets."""
+"""Seconds that an agent gets."""
 
 
 def mend(vsock: VsockAgent | None, serial: Agent | None, hostname: str | None, mac: bytes = b"") -> None:
@@ -27,3 +30,15 @@ def mend(vsock: VsockAgent | None, serial: Agent | None, hostname: str | None, m
     elif serial is not None:
         script = f"date -s @{time.time():.0f}; cat >/dev/urandom"
         serial.run(script, input=secrets.token_bytes(64), timeout=_PATIENCE)
+
+
+def mount(vsock: VsockAgent, folders: Sequence[tuple[str, bool]]) -> None:
+    """Mount the machine's folders, (path or "", to be read only) each. Raises `GasangError`."""
+    for number, (path, readonly) in enumerate(folders):
+        if not path:
+            continue
+        options = "ro" if readonly else "rw"
+        script = f'mkdir -p "$1" && mount -t virtiofs -o {options} gasang{number} "$1"'
+        done = vsock.run(["sh", "-c", script, "sh", path], timeout=_PATIENCE)
+        if done.returncode:
+            raise GuestAgentError(f"{path}: {done.stderr.decode(errors='replace').strip()}")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from gasang import loaders, profile
 from gasang._engine import EngineError
-from gasang.config import Accelerator, Drive, Irqchip, MachineConfig, Network
+from gasang.config import Accelerator, Drive, Folder, Irqchip, MachineConfig, Network
 from gasang.errors import ConfigError, GasangError, GuestTimeout, MachineDied, SnapshotError
 from gasang.loaders import BootRequest
 from gasang.machine.accelerator import Choice, choose
@@ -96,6 +96,7 @@ class Machine(GuestAccess, NetworkAccess):
             self._balloon = self._pc.plug_balloon() if self.config.balloon else None
             self._vsock_agent = self._plug_vsock(restored=saved is not None) if self.config.vsock else None
             self._plug_network(self._pc)
+            self._pc.plug_folders(self.config.folders)
             if saved is None:
                 self._load_kernel()
             else:
@@ -126,9 +127,7 @@ class Machine(GuestAccess, NetworkAccess):
             self._reader.start()
         self._standing = threading.Lock()
         self._stands_still = saved is not None
-        self._mending: Once | None = None
-        if saved is not None and not self.config.deterministic:
-            self._mending = Once(partial(self._mend, saved.hostname))
+        self._mending = self._first_duty(saved)
         self._loop.start()
 
     @classmethod
@@ -145,6 +144,7 @@ class Machine(GuestAccess, NetworkAccess):
         rng: bool = False,
         balloon: bool = False,
         vsock: bool = False,
+        folders: Sequence[Folder | str] = (),
         network: Network | str | None = None,
         cpu: str = "max",
         accel: Accelerator = "auto",
@@ -178,6 +178,7 @@ class Machine(GuestAccess, NetworkAccess):
                 rng=rng,
                 balloon=balloon,
                 vsock=vsock,
+                folders=tuple(Folder.parse(each) if isinstance(each, str) else each for each in folders),
                 network=Network.parse(network) if isinstance(network, str) else network,
                 cpu=cpu,
                 accel=accel,
@@ -315,18 +316,19 @@ class Machine(GuestAccess, NetworkAccess):
         accel: Accelerator | None = None,
         hostname: str | None = None,
         network: Network | None = None,
+        folders: Sequence[Folder] | None = None,
         paused: bool = False,
     ) -> Machine:
         """A machine that goes on where the one in the file was; RAM is read when it is needed.
 
         Before any command of ours runs its clock is set, its random numbers are renewed and, with vsock, it
         gets a machine-id of its own, a name, `hostname` or a new one, and another MAC. Connections are
-        broken. `network` is in the place of what the machine had, if it had one. If `paused`,
+        broken. `network` and `folders` are in the place of what the machine had, if it had some. If `paused`,
         it stands still until `resume`. Raises `SnapshotError`.
         """
         from gasang.machine.snapshots import restore  # noqa: PLC0415 - slow to load, and rarely needed
 
-        machine = restore(path, accel=accel, hostname=hostname, network=network)
+        machine = restore(path, accel=accel, hostname=hostname, network=network, folders=folders)
         if not paused:
             machine.resume()
         return machine
@@ -365,6 +367,16 @@ class Machine(GuestAccess, NetworkAccess):
         except (KeyError, TypeError, ValueError) as error:
             raise SnapshotError(f"its state is none: {error!r}") from error
 
+    def _first_duty(self, saved: SavedMachine | None) -> Once | None:
+        """What is to be done by the guest's agent before anybody else uses it."""
+        if saved is not None:
+            return None if self.config.deterministic else Once(partial(self._mend, saved.hostname))
+        if not self.config.folders or self._vsock_agent is None:
+            return None
+        mounting = Once(self._mount_folders)
+        mounting.in_background()
+        return mounting
+
     def _await_mending(self) -> None:
         mending = self._mending
         if mending is not None:
@@ -378,6 +390,8 @@ class Machine(GuestAccess, NetworkAccess):
         try:
             serial = self._ports.agent if self._vsock_agent is None and self._ports.agent_is_up else None
             mend(self._vsock_agent, serial, hostname, new_mac(self.config))
+            if self.config.folders and self._vsock_agent is not None:
+                self._mount_folders()
         except GasangError as error:
             if self.outcome is None:
                 _log.warning("what this machine has from its snapshot could not be mended: %s", str(error))
@@ -499,6 +513,19 @@ class Machine(GuestAccess, NetworkAccess):
         device = self._pc.plug_vsock()
         # One that was restored has greeted another.
         return VsockAgent(device.dial, None if restored else device.listen(READY_PORT))
+
+    def _mount_folders(self) -> None:
+        """Have the default guest mount its folders, once it is up."""
+        assert self._vsock_agent is not None
+        from gasang.guest.mending import mount  # noqa: PLC0415 - guest is above machine
+
+        try:
+            self._vsock_agent.wait_ready()
+            mount(self._vsock_agent, [(each.guest, each.readonly) for each in self.config.folders])
+        except GasangError as error:
+            if self.outcome is None:
+                _log.warning("folders could not be mounted: %s", str(error))
+            error.__traceback__ = None  # as for what is mended
 
     def _load_kernel(self) -> None:
         """Load what the configuration names; the host's copy of it is gone when this returns."""

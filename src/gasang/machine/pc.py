@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 
 from gasang import _engine
 from gasang.bus import Bus
-from gasang.config import MachineConfig
+from gasang.config import Folder, MachineConfig
 from gasang.device import Savable, Saved
 from gasang.devices.clock import RealTimeClock, memory_size_bytes
 from gasang.devices.debug import DebugConsole, DebugExit
@@ -31,13 +31,14 @@ from gasang.firmware.bios import bios_remains
 from gasang.firmware.dsdt import SLEEP_TYPE_OFF
 from gasang.firmware.memory_map import memory_map
 from gasang.firmware.tables import PM1_EVENT_PORT, SCI_IRQ, acpi_tables
+from gasang.folders import FolderServer
 from gasang.loaders import BootImage, SegmentRegister, TableRegister
 from gasang.machine import outcome
 from gasang.machine.ending import Ending
 from gasang.machine.ram import Ram
 from gasang.machine.slots import Slots
 from gasang.storage import Image
-from gasang.virtio import Balloon, BlockDevice, EntropyDevice, NetDevice, VsockDevice
+from gasang.virtio import Balloon, BlockDevice, EntropyDevice, FsDevice, NetDevice, VsockDevice
 from gasang.virtio.net import Cable
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -96,6 +97,12 @@ class Pc:
         device = VsockDevice()
         self.slots.plug(device)
         return device
+
+    def plug_folders(self, folders: Iterable[Folder]) -> None:
+        """Plug a file system device in for each folder. Raises `ConfigError`."""
+        for number, folder in enumerate(folders):
+            server = FolderServer(folder.host, readonly=folder.readonly)
+            self.slots.plug(FsDevice(f"gasang{number}", server))
 
     def plug_network(self, cable: Cable, mac: bytes) -> None:
         """Plug a network device in, which has the cable from now on."""

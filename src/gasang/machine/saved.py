@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from gasang.config import Drive, MachineConfig, Network
+from gasang.config import Drive, Folder, MachineConfig, Network
 from gasang.errors import SnapshotError
 
 _NOT_SAVED = frozenset(
@@ -43,8 +43,16 @@ def state_of_config(config: MachineConfig) -> dict[str, Any]:
     values = {name: value for name, value in values.items() if name not in _NOT_SAVED}
     drives = [{**asdict(drive), "path": os.path.abspath(drive.path)} for drive in config.drives]
     date = None if config.date is None else config.date.isoformat()
+    folders = [{**asdict(each), "host": os.path.abspath(each.host)} for each in config.folders]
     network = None if config.network is None else asdict(config.network)
-    return {**values, "kernel": str(config.kernel), "drives": drives, "date": date, "network": network}
+    return {
+        **values,
+        "kernel": str(config.kernel),
+        "drives": drives,
+        "date": date,
+        "network": network,
+        "folders": folders,
+    }
 
 
 def config_of(state: Mapping[str, Any]) -> MachineConfig:
@@ -56,6 +64,9 @@ def config_of(state: Mapping[str, Any]) -> MachineConfig:
         if network is not None:
             network = Network(**{**network, "allow": tuple(network["allow"])})
         changed = {"kernel": Path(state["kernel"]), "drives": drives, "date": date, "network": network}
+        changed["folders"] = tuple(
+            Folder(**{**each, "host": Path(each["host"])}) for each in state["folders"]
+        )
         return MachineConfig(**{**state, **changed, "symbols": tuple(state["symbols"])})
     except (KeyError, TypeError, AttributeError) as error:
         raise SnapshotError(f"its configuration is none: {error!r}") from error

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gasang
 from gasang._engine import digest_of_image
-from gasang.config import Accelerator, Network
+from gasang.config import Accelerator, Folder, Network
 from gasang.errors import ConfigError, SnapshotError
 from gasang.machine.machine import Machine
 from gasang.machine.saved import SavedMachine, config_of, state_of_config
@@ -27,12 +28,17 @@ def save(machine: Machine, path: str | Path) -> None:
 
 
 def restore(
-    path: str | Path, *, accel: Accelerator | None, hostname: str | None, network: Network | None
+    path: str | Path,
+    *,
+    accel: Accelerator | None,
+    hostname: str | None,
+    network: Network | None,
+    folders: Sequence[Folder] | None,
 ) -> Machine:
     """A machine that goes on where the one in the file was. Raises `SnapshotError`, `ConfigError`."""
     with Snapshot.open(path) as snapshot:
         try:
-            return _machine(snapshot, accel, hostname, network)
+            return _machine(snapshot, accel, hostname, network, folders)
         except SnapshotError as error:
             raise SnapshotError(f"snapshot {path}: {error}") from error
         except ConfigError as error:
@@ -45,7 +51,11 @@ def check(snapshot: Snapshot) -> bool:
 
 
 def _machine(
-    snapshot: Snapshot, accel: Accelerator | None, hostname: str | None, network: Network | None
+    snapshot: Snapshot,
+    accel: Accelerator | None,
+    hostname: str | None,
+    network: Network | None,
+    folders: Sequence[Folder] | None,
 ) -> Machine:
     config = config_of(_part(snapshot, "config"))
     if accel is not None:
@@ -54,6 +64,10 @@ def _machine(
         if config.network is None:
             raise SnapshotError("the machine had no network, and cannot have one now")
         config = replace(config, network=network)
+    if folders is not None:
+        if len(folders) != len(config.folders):
+            raise SnapshotError(f"the machine had {len(config.folders)} folders, not {len(folders)}")
+        config = replace(config, folders=tuple(folders))
     if config.memory != snapshot.ram_length:
         raise SnapshotError(f"{snapshot.ram_length} bytes of RAM for a machine of {config.memory}")
     return Machine(config, SavedMachine(snapshot.state, (snapshot.descriptor, snapshot.ram), hostname))

@@ -3,8 +3,18 @@
 from gasang.virtio.balloon import Balloon
 from gasang.virtio.block import BlockDevice
 from gasang.virtio.entropy import EntropyDevice
+from gasang.virtio.fs import FsDevice
 from gasang.virtio.net import NetDevice
 from gasang.virtio.pci import PciSlot, VirtioPci
 from gasang.virtio.vsock import VsockDevice
 
-__all__ = ["Balloon", "BlockDevice", "EntropyDevice", "NetDevice", "PciSlot", "VirtioPci", "VsockDevice"]
+__all__ = [
+    "Balloon",
+    "BlockDevice",
+    "EntropyDevice",
+    "FsDevice",
+    "NetDevice",
+    "PciSlot",
+    "VirtioPci",
+    "VsockDevice",
+]

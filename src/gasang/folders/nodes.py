@@ -1,0 +1,169 @@
+"""What a guest knows of a folder: nodes, and how to get from each to its file without leaving the folder."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass, field
+
+from gasang.folders.protocol import ROOT
+
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_MOST_OPEN = 64
+"""Directories that are kept open, to be quick."""
+
+MOST_NODES = 1 << 20
+"""What a guest may know at a time: it forgets when it is told that there are too many."""
+
+
+def error(number: int) -> OSError:
+    """An error that the guest is told."""
+    return OSError(number, os.strerror(number))
+
+
+@dataclass(slots=True)
+class Node:
+    """A file by its identity, and where it was found."""
+
+    number: int
+    identity: tuple[int, int, int]
+    """Device, inode, kind."""
+
+    names: dict[tuple[int, bytes], None] = field(default_factory=dict)
+    """Node of the directory and name, the last one the newest."""
+
+    known: int = 0
+    """How often the guest was told of it."""
+
+
+class Nodes:
+    """The nodes of one folder. Raises `OSError` for what the guest is to be told."""
+
+    def __init__(self, root: int) -> None:
+        self._root = root
+        self._open: dict[int, int] = {}
+        self.forget_all()
+
+    def forget_all(self) -> None:
+        """Know the folder alone."""
+        self._next = ROOT
+        self._nodes: dict[int, Node] = {ROOT: Node(ROOT, identity_of(os.stat(self._root)))}
+        self._by_identity: dict[tuple[int, int, int], Node] = {}
+        self._close_directories(0)
+
+    def close(self) -> None:
+        """Close all that is open, but not the folder."""
+        self._close_directories(0)
+
+    def tidy(self) -> None:
+        """Between requests: close directories that are not used often."""
+        self._close_directories(_MOST_OPEN)
+
+    def directory(self, number: int) -> int:
+        """A descriptor of a directory, which is not the caller's."""
+        if number == ROOT:
+            return self._root
+        known = self._open.pop(number, None)
+        if known is not None:
+            self._open[number] = known  # the last one that was used
+            return known
+        node = self._node(number)
+        if not stat.S_ISDIR(node.identity[2]):
+            raise error(errno.ENOTDIR)
+        descriptor = self._open_one(node)
+        self._open[number] = descriptor
+        return descriptor
+
+    def place(self, number: int) -> tuple[int, bytes, os.stat_result]:
+        """Where a file is now: a directory's descriptor, a name in it, and what is known of the file."""
+        if number == ROOT:
+            return self._root, b".", os.stat(self._root)
+        node = self._node(number)
+        for parent, name in reversed(list(node.names)):
+            try:
+                directory = self.directory(parent)
+                found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            except OSError:
+                found = None
+            if found is not None and identity_of(found) == node.identity:
+                return directory, name, found
+            del node.names[parent, name]
+        raise error(errno.ESTALE)
+
+    def found(self, parent: int, name: bytes, status: os.stat_result) -> Node:
+        """The guest is told of a file that was found there."""
+        identity = identity_of(status)
+        node = self._by_identity.get(identity)
+        if node is None:
+            if len(self._nodes) >= MOST_NODES:
+                raise error(errno.ENFILE)
+            self._next += 1
+            node = Node(self._next, identity)
+            self._nodes[node.number] = self._by_identity[identity] = node
+        node.names.pop((parent, name), None)
+        node.names[parent, name] = None
+        node.known += 1
+        return node
+
+    def forget(self, number: int, times: int) -> None:
+        """The guest forgets a node so many times."""
+        node = self._nodes.get(number)
+        if node is None or number == ROOT:
+            return
+        node.known -= times
+        if node.known <= 0:
+            del self._nodes[number]
+            self._lose_identity(node)
+            descriptor = self._open.pop(number, None)
+            if descriptor is not None:
+                os.close(descriptor)
+
+    def removed(self, parent: int, name: bytes, status: os.stat_result) -> None:
+        """A name is gone. If it was the file's last, another file may have its inode soon."""
+        node = self._by_identity.get(identity_of(status))
+        if node is not None:
+            node.names.pop((parent, name), None)
+            if not node.names:
+                self._lose_identity(node)
+
+    def moved(self, before: tuple[int, bytes], after: tuple[int, bytes], status: os.stat_result) -> None:
+        """A file has another name."""
+        node = self._by_identity.get(identity_of(status))
+        if node is not None:
+            node.names.pop(before, None)
+            node.names[after] = None
+
+    def _node(self, number: int) -> Node:
+        node = self._nodes.get(number)
+        if node is None:
+            raise error(errno.ESTALE)
+        return node
+
+    def _lose_identity(self, node: Node) -> None:
+        if self._by_identity.get(node.identity) is node:
+            del self._by_identity[node.identity]
+
+    def _open_one(self, node: Node) -> int:
+        directory, name, _ = self.place(node.number)
+        descriptor = os.open(name, _DIRECTORY, dir_fd=directory)
+        if identity_of(os.fstat(descriptor)) != node.identity:
+            os.close(descriptor)
+            raise error(errno.ESTALE)
+        return descriptor
+
+    def _close_directories(self, most: int) -> None:
+        while len(self._open) > most:
+            os.close(self._open.pop(next(iter(self._open))))
+
+
+def identity_of(status: os.stat_result) -> tuple[int, int, int]:
+    """What makes a file the same one."""
+    return status.st_dev, status.st_ino, stat.S_IFMT(status.st_mode)
+
+
+def checked_name(name: bytes) -> bytes:
+    """A name of one file in a directory. Raises `OSError` for what is none."""
+    if not name or name in (b".", b"..") or b"/" in name or b"\0" in name:
+        raise error(errno.EINVAL)
+    return name
