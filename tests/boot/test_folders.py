@@ -1,0 +1,125 @@
+"""Folders of the host in a guest."""
+
+import hashlib
+import os
+
+import pytest
+
+from gasang import ConfigError, Machine, SnapshotError
+from gasang.config import Folder
+
+PATIENCE = 120
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    place = tmp_path_factory.mktemp("shared")
+    (place / "rw").mkdir()
+    (place / "ro").mkdir()
+    (place / "ro" / "file").write_text("to be read")
+    (place / "secret").write_text("outside")
+    (place / "rw" / "out").symlink_to(place / "secret")
+    return place
+
+
+@pytest.fixture(scope="module")
+def guest(shared):
+    folders = [f"{shared}/rw:/mnt/a b", Folder(shared / "ro", "/ro", readonly=True)]
+    with Machine.boot(accel="bt", vsock=True, folders=folders) as machine:
+        yield machine
+
+
+def sh(guest, script):
+    return guest.run(f"cd '/mnt/a b' && {script}", timeout=PATIENCE, check=True).stdout.decode()
+
+
+def test_files_are_those_of_the_host(guest, shared):
+    (shared / "rw" / "from-host").write_text("one")
+    assert (
+        sh(guest, "cat from-host; echo two >from-guest; mkdir d; mv from-guest d/x; ln -s x d/link") == "one"
+    )
+    assert (shared / "rw/d/x").read_text() == "two\n"
+    assert os.readlink(shared / "rw/d/link") == "x"
+    assert sh(guest, "stat -c '%u %a' d/x") == "0 644\n"
+    assert sh(guest, "cat d/link; rm -r d from-host; ls") == "two\nout\n"
+    assert os.listdir(shared / "rw") == ["out"]
+
+
+def test_large_files_pass_whole(guest, shared):
+    content = os.urandom(5 << 20) + b"end"
+    (shared / "rw/large").write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    assert sh(guest, "sha256sum <large").split()[0] == digest
+    assert (
+        sh(guest, "cp large copy; sync; echo 3 >/proc/sys/vm/drop_caches; sha256sum <copy").split()[0]
+        == digest
+    )
+    assert (shared / "rw/copy").read_bytes() == content
+    sh(guest, "rm large copy")
+
+
+def test_a_program_runs_from_a_folder_and_maps_its_files(guest):
+    assert sh(guest, "cp /usr/bin/busybox . && ./busybox echo runs && rm busybox") == "runs\n"
+
+
+def test_many_small_files(guest, shared):
+    script = "mkdir m; for i in $(seq 500); do echo $i >m/$i; done; ls m | wc -l; cat m/* | wc -l"
+    assert sh(guest, script).split() == ["500", "500"]
+    assert len(os.listdir(shared / "rw/m")) == 500
+    sh(guest, "rm -r m")
+    assert not (shared / "rw/m").exists()
+
+
+def test_a_folder_to_be_read_is_not_written(guest, shared):
+    assert sh(guest, "cat /ro/file") == "to be read"
+    tried = guest.run(
+        "mount -o remount,rw /ro; echo x >/ro/file; rm /ro/file; echo y >/ro/new", timeout=PATIENCE
+    )
+    assert tried.stderr.count(b"Read-only file system") >= 3
+    assert (shared / "ro/file").read_text() == "to be read"
+    assert os.listdir(shared / "ro") == ["file"]
+
+
+def test_links_of_the_host_lead_nowhere(guest):
+    assert guest.run("cat '/mnt/a b/out'", timeout=PATIENCE).returncode == 1
+
+
+def test_a_mounted_folder_is_not_saved_and_an_unmounted_one_is(guest):
+    with pytest.raises(SnapshotError, match="unmount"):
+        guest.fork()
+    guest.run("umount '/mnt/a b' /ro", timeout=PATIENCE, check=True)
+    (clone,) = guest.fork()
+    with clone:
+        assert sh(clone, "ls") == "out\n", "a clone mounts its folders"
+    guest.run(
+        "mount -t virtiofs gasang0 '/mnt/a b' && mount -t virtiofs gasang1 /ro", timeout=PATIENCE, check=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("volume", "said"),
+    [
+        ("{}", "is not HOST:GUEST"),
+        ("{}/missing:/x", "No such file"),
+        ("{}:relative", "not an absolute path"),
+        ("{}:/x:rx", "is not HOST:GUEST"),
+        ("{}:/x/../..", "not an absolute path"),
+    ],
+)
+def test_bad_folders_are_errors_of_one_line(gasang, tmp_path, volume, said):
+    done = gasang("run", "-q", "-v", volume.format(tmp_path), "--", "true")
+    assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (125, b"", 1)
+    assert said in done.stderr.decode()
+
+
+def test_the_command_line_shares_a_folder(gasang, tmp_path):
+    for number in (1, 2):  # booted, and from the snapshot
+        words = ("-v", f"{tmp_path}:/there", "--", "sh", "-c", f"echo {number} >>/there/log")
+        done = gasang("run", "-q", *words)
+        assert done.returncode == 0
+    assert (tmp_path / "log").read_text() == "1\n2\n"
+
+
+def test_deterministic_machines_share_nothing(tmp_path):
+    with pytest.raises(ConfigError, match="shares no folders"):
+        Machine.boot(deterministic=True, folders=[f"{tmp_path}:/x"])
