@@ -16,6 +16,7 @@ from pathlib import Path
 import boot
 import disk
 import exit_round_trip
+import folders
 import idle
 import kvm
 import nested
@@ -55,6 +56,7 @@ _BENCHMARKS: dict[str, tuple[Measure, int]] = {
     "exit": (_measure_exit, 1),
     "disk": (disk.measure, 3),
     "network": (network.measure, 3),
+    "folders": (folders.measure, 3),
     "snapshots": (snapshots.measure, 5),
     "idle": (idle.measure, 1),
     "kvm": (kvm.measure, 3),

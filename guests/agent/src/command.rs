@@ -39,7 +39,7 @@ pub fn run(connection: &mut File, payload: &[u8]) -> io::Result<()> {
     });
     match started {
         Ok((child, streams, _listed)) => {
-            protocol::send(connection, kind::STARTED, &child.id().to_le_bytes())?;
+            // Its first word is said by what kills it if nobody listens any more.
             Running::new(connection, child, streams)?.until_end()
         }
         Err(error) => protocol::send(connection, kind::CANNOT_START, &protocol::failure(&error)),

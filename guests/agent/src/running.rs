@@ -92,6 +92,7 @@ impl<'a> Running<'a> {
 
     fn exchange(&mut self) -> io::Result<()> {
         let mut told = false;
+        self.say(kind::STARTED, &self.child.id().to_le_bytes());
         loop {
             if self.is_over() && !told {
                 told = true;
