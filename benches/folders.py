@@ -14,7 +14,7 @@ from peers import GASANG, NATIVE, QEMU, Guest, command, guest_of
 from request import Findings, Request
 from user import compile_program
 
-from gasang.guest import default_guest, default_initrd, fetch_modules
+from gasang.guest import GENERIC_KERNEL, default_guest, default_initrd, fetch_kernel, fetch_modules
 from gasang.guest.initramfs import File
 
 _SOURCE = Path(__file__).with_name("guests") / "folder.c"
@@ -59,8 +59,9 @@ def _guest() -> Iterator[Guest]:
     with tempfile.TemporaryDirectory(prefix="gasang-bench-") as directory:
         compile_program("folder", Path(directory), _SOURCE)
         program = File("bin/folder", (Path(directory) / "folder").read_bytes(), 0o755)
-        initrd = default_initrd([*fetch_modules(_MODULES), program])
-        with guest_of(default.kernel, initrd, default.append) as guest:
+        # The cloud's kernel has no 9p.
+        initrd = default_initrd([*fetch_modules(_MODULES, GENERIC_KERNEL), program])
+        with guest_of(fetch_kernel(GENERIC_KERNEL), initrd, default.append) as guest:
             yield guest
 
 

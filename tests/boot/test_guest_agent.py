@@ -17,6 +17,8 @@ from gasang.errors import (
     GuestTimeout,
     MachineDied,
 )
+from gasang.guest.guest_command import Request
+from gasang.guest.protocol import Frames, Kind
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +88,17 @@ def test_a_timeout_kills_the_session_and_keeps_the_output(vm):
         vm.run(script, timeout=1)
     assert caught.value.stdout == b"begun\n"
     assert b"sleep 7654" not in vm.run(["ps"], timeout=30).stdout
+    assert vm.vsock_agent.processes() == []
+
+
+def test_a_caller_that_is_gone_before_the_first_word_leaves_no_command(vm):
+    for _ in range(20):
+        frames = Frames(vm.vsock_agent.connect())
+        frames.send(Kind.RUN, Request(command="sleep 8765").pack())
+        frames.close()
+    deadline = time.monotonic() + 60
+    while b"sleep 8765" in vm.run(["ps"], timeout=60).stdout:
+        assert time.monotonic() < deadline
     assert vm.vsock_agent.processes() == []
 
 
