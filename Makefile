@@ -110,8 +110,8 @@ host:
 		then { apt-get -qq update && apt-get install -qq -y python3-venv; } >&2; \
 		else echo 'Python has no venv: install the package python3-venv' >&2; exit 1; fi; }
 	@version="$$(cargo --version 2>/dev/null | cut -d' ' -f2)"; \
-	if [ "$$(printf '%s\n' 1.85 "$${version:-0}" | sort -V | head -n1)" != 1.85 ]; then \
-		echo "gasang needs Rust 1.85 or newer (here: $${version:-none}): see https://rustup.rs" >&2; exit 1; fi
+	if [ "$$(printf '%s\n' 1.88 "$${version:-0}" | sort -V | head -n1)" != 1.88 ]; then \
+		echo "gasang needs Rust 1.88 or newer (here: $${version:-none}): see https://rustup.rs" >&2; exit 1; fi
 
 $(TOOLS): pyproject.toml | host
 	@{ $(PYTHON) -m venv .venv; $(BIN)/pip install -q -U 'pip>=25.1'; $(BIN)/pip install -q --group dev; } >&2
