@@ -7,7 +7,6 @@ QEMU's `-m`.
 from __future__ import annotations
 
 import re
-from fractions import Fraction
 
 from gasang.errors import ConfigError
 
@@ -29,10 +28,12 @@ def parse_size(text: str) -> int:
     if match is None:
         raise ConfigError(f"{text!r} is not a size: write a number and a unit, such as 512M or 2G")
     number, unit = match.groups()
-    size = Fraction(number) * _UNITS[(unit or "m").lower()]
-    if size.denominator != 1:
+    whole, _, decimals = number.partition(".")
+    scale: int = 10 ** len(decimals)
+    size, rest = divmod(int(whole + decimals) * _UNITS[(unit or "m").lower()], scale)
+    if rest:
         raise ConfigError(f"{text!r} is not a whole number of bytes")
-    return int(size)
+    return size
 
 
 def format_size(size: int) -> str:

@@ -8,6 +8,7 @@ import os
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import gasang
 from gasang.cli.report import complain
@@ -15,9 +16,11 @@ from gasang.config import MachineConfig
 from gasang.errors import SnapshotError
 from gasang.guest.cache import cache_directory
 from gasang.guest.default import CLOUD_KERNEL, default_guest, drivers
-from gasang.guest.packages import Progress
 from gasang.machine import Machine
 from gasang.machine.accelerator import choose
+
+if TYPE_CHECKING:
+    from gasang.guest.packages import Progress
 
 _KEPT = 4
 """Snapshots of other machines that are kept: those used last."""

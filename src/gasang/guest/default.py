@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gasang.config import MachineConfig
 from gasang.errors import GuestImageError
 from gasang.guest.cache import obtain
-from gasang.guest.initramfs import Entry, File
-from gasang.guest.packages import Progress, dependencies, download
-from gasang.guest.rootfs import build
+
+if TYPE_CHECKING:
+    from gasang.guest.initramfs import Entry
+    from gasang.guest.packages import Progress
 
 CLOUD_KERNEL = "linux-image-cloud-amd64"
 GENERIC_KERNEL = "linux-image-amd64"
@@ -75,9 +76,13 @@ def default_initrd(more: Iterable[Entry] = (), progress: Progress | None = None)
     """The default guest's initial RAM disk, and in it `more`. Raises as `default_guest` does."""
 
     def make(directory: Path) -> None:
+        from gasang.guest.packages import download  # noqa: PLC0415 - slow to load, and rarely needed
+
         package = download("busybox-static", directory, progress)
         binary = _take(package, lambda path: path.endswith("bin/busybox"))
         (directory / "busybox").write_bytes(binary)
+
+    from gasang.guest.rootfs import build  # noqa: PLC0415 - slow to load, and not needed for a snapshot
 
     return build((obtain("guest/busybox-static", make) / "busybox").read_bytes(), more)
 
@@ -89,6 +94,8 @@ def fetch_kernel(package: str = CLOUD_KERNEL, progress: Progress | None = None) 
     """
 
     def make(directory: Path) -> None:
+        from gasang.guest.packages import dependencies, download  # noqa: PLC0415 - as above
+
         names = dependencies(package, progress=progress)
         name = next((name for name in names if name.startswith("linux-image-")), package)
         file = download(name, directory, progress)
@@ -100,6 +107,10 @@ def fetch_kernel(package: str = CLOUD_KERNEL, progress: Progress | None = None) 
 
 def _agent() -> list[Entry]:
     """The agent's program. Raises `GuestImageError` if gasang was built without it."""
+    from importlib.resources import files  # noqa: PLC0415 - as above
+
+    from gasang.guest.initramfs import File  # noqa: PLC0415 - as above
+
     program = files("gasang.guest").joinpath(AGENT)
     if not program.is_file():
         raise GuestImageError(

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
-from gasang import loaders, profile
+from gasang import loaders, profile, storage
 from gasang._engine import EngineError
 from gasang.config import Accelerator, Drive, Folder, Irqchip, MachineConfig, Network
 from gasang.errors import ConfigError, GasangError, GuestTimeout, MachineDied, SnapshotError
@@ -33,7 +33,6 @@ from gasang.machine.run_loop import RunLoop
 from gasang.machine.saved import SavedMachine, check_drives
 from gasang.machine.serial_ports import SerialPorts
 from gasang.machine.standing_still import StandingStill
-from gasang.storage import open_image
 from gasang.units import format_size, parse_size
 
 if TYPE_CHECKING:
@@ -90,7 +89,7 @@ class Machine(GuestAccess, NetworkAccess):
         self._pc = Pc(vm, self.config, self._ending, self._debug_console.deliver)
         with ExitStack() as unless_started:
             unless_started.callback(self._pc.slots.close)
-            self._pc.plug_drives(open_image(drive) for drive in self.config.drives)
+            self._pc.plug_drives(storage.open_image(drive) for drive in self.config.drives)
             if self.config.rng:
                 self._pc.plug_entropy(_entropy(self.config))
             self._balloon = self._pc.plug_balloon() if self.config.balloon else None
