@@ -659,10 +659,6 @@ class Network:
     def descriptor(self) -> int:
         """Readable when `run` has something to do; it is closed with the network."""
 
-    @staticmethod
-    def check_rules(allow: Sequence[str]) -> None:
-        """Raises `ValueError` for rules that are none."""
-
     def take(self, frame: bytes) -> bool:
         """Take a frame of the guest's; whether there is room for another."""
 

@@ -3,7 +3,7 @@
 use crate::addresses::{GATEWAY, GATEWAY_MAC, GUEST, NAME_SERVER, is_local};
 use crate::datagram::{self, Datagrams};
 use crate::policy::Policy;
-use crate::stream::{self, Accepted, Broken, Streams};
+use crate::stream::{self, Broken, Streams};
 use crate::wire::Wire;
 use crate::{dhcp, dns, frame};
 use mio::net::TcpListener;
@@ -191,15 +191,9 @@ impl Network {
     fn set_timer(&mut self, now: smoltcp::time::Instant) -> io::Result<()> {
         let tcp = self.streams.wants(now).map(Duration::from);
         let tidy = self.datagrams.any().then_some(TIDY);
-        let wait = match (tcp, tidy) {
-            (Some(tcp), Some(tidy)) => tcp.min(tidy),
-            (tcp, tidy) => match tcp.or(tidy) {
-                Some(wait) => wait,
-                None => Duration::MAX,
-            },
-        };
         // A timer of zero would be none; nobody waits for a month.
-        let wait = wait.clamp(Duration::from_micros(1), Duration::from_secs(30 * 86400));
+        let (least, most) = (Duration::from_micros(1), Duration::from_secs(30 * 86400));
+        let wait = tcp.into_iter().chain(tidy).min().unwrap_or(most).clamp(least, most);
         let value = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) };
         let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: value };
         timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once)?;
@@ -225,9 +219,7 @@ impl Network {
         loop {
             let token = self.token();
             let Some(forward) = self.forwards.get(&forward) else { return };
-            let accepted =
-                self.streams.accept(&forward.listener, forward.guest_port, token, self.poll.registry());
-            if matches!(accepted, Accepted::None) {
+            if !self.streams.accept(&forward.listener, forward.guest_port, token, self.poll.registry()) {
                 return;
             }
         }

@@ -59,9 +59,13 @@ struct Flow {
     /// The host's socket may have something, or room.
     readable: bool,
     writable: bool,
-    /// The host will send no more; it has been told that the guest will not.
+    /// The host will send no more; the guest will not, though some of what it sent may be on the way.
     ended: bool,
+    finished: bool,
+    /// The host has been told that the guest will not.
     told: bool,
+    /// The host takes nothing any more.
+    failed: bool,
     /// The guest answered a connection to it.
     met: bool,
     awaited: u32,
@@ -126,22 +130,24 @@ impl Streams {
         }
     }
 
-    /// A connection to the guest that the host accepted. None if there are too many.
+    /// Take a connection to the guest that waits, if one does; whether one did. It is lost if there are too many.
     pub fn accept(
         &mut self,
         listener: &TcpListener,
         guest_port: u16,
         token: Token,
         registry: &Registry,
-    ) -> Accepted {
+    ) -> bool {
         let mut stream = match listener.accept() {
             Ok((stream, _)) => stream,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Accepted::None,
-            Err(_) => return Accepted::Lost,
+            // Whoever it was is gone; others may wait.
+            Err(error) if error.kind() == ErrorKind::ConnectionAborted => return true,
+            // Nobody waits, or the host has no descriptor left, which asking again does not change.
+            Err(_) => return false,
         };
-        let Some(ends) = self.free_ends(guest_port) else { return Accepted::Lost };
+        let Some(ends) = self.free_ends(guest_port) else { return true };
         if registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE).is_err() {
-            return Accepted::Lost;
+            return true;
         }
         let _ = stream.set_nodelay(true);
         let mut socket = new_socket();
@@ -149,11 +155,11 @@ impl Streams {
         let remote = IpEndpoint::new(GUEST.into(), guest_port);
         let local = IpEndpoint::new(GATEWAY.into(), ends.peer.1);
         if socket.connect(self.interface.context(), remote, local).is_err() {
-            return Accepted::Lost;
+            return true;
         }
         let handle = self.sockets.add(socket);
         self.add(token, Flow::new(ends, stream, Phase::Open(handle)));
-        Accepted::Some
+        true
     }
 
     /// The host's socket of a connection is ready; false if it is none of a connection.
@@ -263,16 +269,6 @@ impl Streams {
     }
 }
 
-/// What became of a connection to the guest.
-pub enum Accepted {
-    /// It is one now.
-    Some,
-    /// There was none.
-    None,
-    /// It could not be one.
-    Lost,
-}
-
 impl Flow {
     fn new(ends: Ends, stream: TcpStream, phase: Phase) -> Self {
         Self {
@@ -282,7 +278,9 @@ impl Flow {
             readable: false,
             writable: false,
             ended: false,
+            finished: false,
             told: false,
+            failed: false,
             met: false,
             awaited: 0,
         }
@@ -295,9 +293,9 @@ impl Flow {
         }
         let mut moved = self.pass_to_host(socket);
         moved |= self.pass_to_guest(socket);
-        let guest_ended =
+        self.finished |=
             matches!(socket.state(), State::CloseWait | State::LastAck | State::Closing | State::TimeWait);
-        if guest_ended && !self.told && socket.recv_queue() == 0 {
+        if self.finished && !self.told && socket.recv_queue() == 0 {
             let _ = self.stream.shutdown(std::net::Shutdown::Write);
             self.told = true;
             moved = true;
@@ -317,6 +315,7 @@ impl Flow {
                 Ok(Err(ErrorKind::Interrupted)) => {}
                 Ok(Err(ErrorKind::WouldBlock)) => self.writable = false,
                 _ => {
+                    self.failed = true;
                     socket.abort();
                     return true;
                 }
@@ -332,17 +331,15 @@ impl Flow {
                 Ok(count) => (count, Ok(count)),
                 Err(error) => (0, Err(error.kind())),
             });
-            moved = true;
             match read {
                 Ok(Ok(0)) => {
                     self.ended = true;
                     socket.close();
+                    moved = true;
                 }
-                Ok(Ok(_) | Err(ErrorKind::Interrupted)) => {}
-                Ok(Err(ErrorKind::WouldBlock)) => {
-                    self.readable = false;
-                    return false;
-                }
+                Ok(Ok(_)) => moved = true,
+                Ok(Err(ErrorKind::Interrupted)) => {}
+                Ok(Err(ErrorKind::WouldBlock)) => self.readable = false,
                 _ => {
                     socket.abort();
                     return true;
@@ -354,8 +351,7 @@ impl Flow {
 
     /// Nothing more passes. Its last acknowledgement is not waited for (TIME-WAIT): no segment is late here.
     fn is_over(&self, socket: &Socket) -> bool {
-        matches!(socket.state(), State::Closed | State::TimeWait)
-            && (socket.recv_queue() == 0 || !self.writable)
+        matches!(socket.state(), State::Closed | State::TimeWait) && (socket.recv_queue() == 0 || self.failed)
     }
 }
 

@@ -67,6 +67,7 @@ struct Guest {
     interface: Interface,
     sockets: SocketSet<'static>,
     start: std::time::Instant,
+    next_port: u16,
 }
 
 fn network(rules: &[&str], resolver: Option<SocketAddr>) -> Network {
@@ -82,7 +83,14 @@ impl Guest {
         interface.update_ip_addrs(|addresses| addresses.push(IpCidr::new(GUEST.into(), 24)).unwrap());
         interface.routes_mut().add_default_ipv4_route(GATEWAY).unwrap();
         let sockets = SocketSet::new(Vec::new());
-        Self { network: network(rules, resolver), card, interface, sockets, start: std::time::Instant::now() }
+        Self {
+            network: network(rules, resolver),
+            card,
+            interface,
+            sockets,
+            start: std::time::Instant::now(),
+            next_port: 50000,
+        }
     }
 
     fn turn(&mut self) {
@@ -110,12 +118,26 @@ impl Guest {
 
     fn connect(&mut self, address: Ipv4Address, port: u16) -> SocketHandle {
         let mut socket = stream_socket();
-        socket.connect(self.interface.context(), (address, port), 50000 + port % 1000).unwrap();
+        self.next_port += 1;
+        socket.connect(self.interface.context(), (address, port), self.next_port).unwrap();
         self.sockets.add(socket)
     }
 
     fn stream(&mut self, handle: SocketHandle) -> &mut tcp::Socket<'static> {
         self.sockets.get_mut(handle)
+    }
+
+    /// A connection to a server on the host's loopback, and its other end.
+    fn meet(&mut self, listener: &TcpListener) -> (SocketHandle, TcpStream) {
+        let handle = self.connect(GATEWAY, listener.local_addr().unwrap().port());
+        self.until(|guest| guest.stream(handle).may_send().then_some(()));
+        (handle, listener.accept().unwrap().0)
+    }
+
+    /// Say so many bytes, or as many as there is room for; how many.
+    fn say(&mut self, handle: SocketHandle, count: usize) -> usize {
+        self.turn();
+        self.stream(handle).send_slice(&vec![7; count]).unwrap()
     }
 
     fn bind(&mut self, port: u16) -> SocketHandle {
@@ -189,6 +211,44 @@ fn bytes_pass_both_ways_and_each_end_ends_by_itself() {
 }
 
 #[test]
+fn a_host_that_reads_slowly_gets_all_though_both_have_ended() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut guest = Guest::new(&["host"], None);
+    // How much is on the way when nobody reads; the last of it in the network, the host's sockets being full.
+    let (handle, unread) = guest.meet(&listener);
+    let (mut most, mut quiet) = (0, 0);
+    while quiet < 200 {
+        let sent = guest.say(handle, 1 << 14);
+        most += sent;
+        quiet = if sent == 0 { quiet + 1 } else { 0 };
+    }
+    drop(unread);
+    // A little less: all of it, and the guest's end, are in the network before the host reads any.
+    let said = most - (1 << 18);
+    let (handle, mut stream) = guest.meet(&listener);
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut sent = 0;
+    guest.until(|guest| {
+        sent += guest.say(handle, said - sent);
+        (sent == said).then_some(())
+    });
+    guest.stream(handle).close();
+    for _ in 0..200 {
+        guest.turn();
+    }
+    let mut heard = 0;
+    loop {
+        guest.turn();
+        match stream.read(&mut [0; 1 << 14]).unwrap() {
+            0 => break,
+            count => heard += count,
+        }
+    }
+    assert_eq!(heard, said);
+    guest.until(|guest| guest.network.connections().is_empty().then_some(()));
+}
+
+#[test]
 fn who_is_refused_is_told_at_once() {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port(); // nobody listens any more
     for (rules, address, port) in [
@@ -205,11 +265,8 @@ fn who_is_refused_is_told_at_once() {
 #[test]
 fn a_broken_connection_is_broken_on_both_sides() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
     let mut guest = Guest::new(&["host"], None);
-    let handle = guest.connect(GATEWAY, port);
-    guest.until(|guest| guest.stream(handle).may_send().then_some(()));
-    let (mut stream, _) = listener.accept().unwrap();
+    let (handle, mut stream) = guest.meet(&listener);
     guest.stream(handle).abort();
     guest.until(|guest| guest.network.connections().is_empty().then_some(()));
     assert_eq!(stream.read(&mut [0; 8]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
@@ -219,9 +276,7 @@ fn a_broken_connection_is_broken_on_both_sides() {
 fn another_network_breaks_the_connections_of_the_last() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut guest = Guest::new(&["host"], None);
-    let handle = guest.connect(GATEWAY, listener.local_addr().unwrap().port());
-    guest.until(|guest| guest.stream(handle).may_send().then_some(()));
-    let (mut stream, _) = listener.accept().unwrap();
+    let (handle, mut stream) = guest.meet(&listener);
     stream.write_all(b"once").unwrap();
     guest.until(|guest| guest.stream(handle).can_recv().then_some(()));
     let (before, ..) = guest.stream(handle).recv(|data| (data.len(), (data.to_vec(),))).unwrap();

@@ -49,12 +49,6 @@ impl Network {
         Ok(Self { inner: Mutex::new(Some(inner)), descriptor })
     }
 
-    /// Raises `ValueError` for rules that are none.
-    #[staticmethod]
-    fn check_rules(allow: Vec<String>) -> PyResult<()> {
-        Policy::parse(&allow).map(drop).map_err(PyValueError::new_err)
-    }
-
     /// Take a frame of the guest's; whether there is room for another. This and what follows raises
     /// `ConnectionError` if the network is closed.
     fn take(&self, py: Python<'_>, frame: &[u8]) -> PyResult<bool> {
