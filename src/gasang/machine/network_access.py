@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from gasang.config import Forward, MachineConfig
 from gasang.errors import ConfigError
+from gasang.virtio.net import MAC_BYTES
 
 if TYPE_CHECKING:
     from gasang.machine.network import UserNetwork
     from gasang.machine.pc import Pc
 
-_MAC_BYTES = 6
 _LOCAL, _UNICAST = 0x02, 0xFE
 
 
@@ -55,5 +55,5 @@ def new_mac(config: MachineConfig) -> bytes:
     """An address of no maker (IEEE 802: locally administered, of one); b"" for a machine without network."""
     if config.network is None:
         return b""
-    first, *rest = secrets.token_bytes(_MAC_BYTES)
+    first, *rest = secrets.token_bytes(MAC_BYTES)
     return bytes([first & _UNICAST | _LOCAL, *rest])

@@ -12,8 +12,8 @@ from gasang.errors import SnapshotError
 from gasang.folders import FolderServer
 from gasang.folders.protocol import READ, REPLY, REQUEST, WRITE, WRITTEN, Operation
 from gasang.folders.server import MOST_BYTES
+from gasang.virtio.buffers import content, fill, part
 from gasang.virtio.queue import Chain, Queue, QueueError
-from gasang.virtio.vsock_packet import fill, part
 
 _TAG_BYTES = 36
 _MOST_BODY = 1 << 16
@@ -65,7 +65,7 @@ class FsDevice:
 
     def _answer(self, chain: Chain) -> int:
         """How many bytes were written."""
-        head = b"".join(part(chain.readable, 0, REQUEST.size))
+        head = content(chain.readable, 0, REQUEST.size)
         if len(head) < REQUEST.size:
             raise QueueError("a request with half a header")
         length, operation, number, node, *_ = REQUEST.unpack(head)
@@ -106,4 +106,4 @@ class FsDevice:
 def _body(chain: Chain, operation: int, length: int) -> bytes:
     """What is behind a request's header, but for the bytes to be written to a file."""
     most = WRITE.size if operation == Operation.WRITE else _MOST_BODY
-    return b"".join(part(chain.readable, REQUEST.size, min(max(length - REQUEST.size, 0), most)))
+    return content(chain.readable, REQUEST.size, min(max(length - REQUEST.size, 0), most))

@@ -12,8 +12,8 @@ from enum import IntFlag
 from typing import Protocol
 
 from gasang.device import Saved
+from gasang.virtio.buffers import content, fill
 from gasang.virtio.queue import Chain, Queue, QueueError
-from gasang.virtio.vsock_packet import fill, part
 
 MTU = 65520
 """Bytes of the largest IP packet either way."""
@@ -156,7 +156,7 @@ class NetDevice:
             if not self._room or (chain := queue.pop()) is None:
                 break
             did = True
-            frame = b"".join(part(chain.readable, _HEADER.size, _MOST_BYTES + 1))
+            frame = content(chain.readable, _HEADER.size, _MOST_BYTES + 1)
             if len(frame) > _MOST_BYTES:
                 raise QueueError("a frame that is longer than a frame can be")
             self._room = self._cable.take(frame)
@@ -181,6 +181,7 @@ class NetDevice:
         None if there are not enough yet; then the driver tells of the next.
         """
         while True:
+            before = queue.added
             chains: list[Chain] = []
             missing = length
             while missing > 0 and (chain := queue.pop()) is not None:
@@ -194,7 +195,7 @@ class NetDevice:
                 raise QueueError("a full queue without room for a frame")
             for _ in chains:
                 queue.put_back()
-            before = queue.added
+            # It may have added some since, and not seen that it is to tell.
             if queue.want_next_notification() == before:
                 return None
 
@@ -214,7 +215,7 @@ class NetDevice:
         """Commands of the driver's (5.1.6.5): class, command, data; and the answer, a byte."""
         did = False
         while (chain := queue.pop()) is not None:
-            command = b"".join(part(chain.readable, 0, 2 + MAC_BYTES + 1))
+            command = content(chain.readable, 0, 2 + MAC_BYTES + 1)
             if not chain.writable:
                 raise QueueError("a command without room for its answer")
             known = tuple(command[:2]) == (_CONTROL_MAC, _SET_ADDRESS) and len(command) == 2 + MAC_BYTES

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from gasang.device import Saved
+from gasang.virtio.buffers import content, fill, part
 from gasang.virtio.queue import Chain, Queue, QueueError
 from gasang.virtio.vsock_connection import BUFFER, Connection, State
 from gasang.virtio.vsock_packet import (
@@ -28,8 +29,6 @@ from gasang.virtio.vsock_packet import (
     STREAM,
     Operation,
     Packet,
-    fill,
-    part,
 )
 
 GUEST_CID = 3
@@ -345,7 +344,7 @@ class VsockDevice:
         return did
 
     def _take(self, chain: Chain) -> None:
-        header = b"".join(part(chain.readable, 0, HEADER_SIZE))
+        header = content(chain.readable, 0, HEADER_SIZE)
         if len(header) < HEADER_SIZE:
             raise QueueError("a packet with half a header")
         packet = Packet.parse(header)
@@ -400,7 +399,7 @@ class VsockDevice:
         if packet.length > BUFFER or not connection.has_room(packet.length):
             self._break(connection, packet)  # It had no credit for that.
             return
-        data = b"".join(part(chain.readable, HEADER_SIZE, packet.length))
+        data = content(chain.readable, HEADER_SIZE, packet.length)
         if len(data) < packet.length:
             raise QueueError(f"a packet of {packet.length} bytes in a buffer of {len(data)}")
         connection.take(data)

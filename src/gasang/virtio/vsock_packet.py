@@ -1,9 +1,8 @@
-"""Packets of the socket device (Virtio 1.2, 5.10.6), and where buffers of a request hold them."""
+"""Packets of the socket device (Virtio 1.2, 5.10.6)."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Self
@@ -79,24 +78,3 @@ class Packet:
             buffer=0,
             forwarded=0,
         )
-
-
-def part(buffers: Sequence[memoryview], start: int, length: int) -> list[memoryview]:
-    """The bytes from `start` on of buffers that lie one behind the other; fewer where they end."""
-    found = []
-    for buffer in buffers:
-        if length <= 0:
-            break
-        if start < len(buffer):
-            piece = buffer[start : start + length]
-            found.append(piece)
-            length -= len(piece)
-        start = max(0, start - len(buffer))
-    return found
-
-
-def fill(buffers: Sequence[memoryview], data: bytes | memoryview) -> None:
-    """Write `data` to the beginning of buffers that have room for it."""
-    for buffer in part(buffers, 0, len(data)):
-        buffer[:] = data[: len(buffer)]
-        data = data[len(buffer) :]

@@ -117,6 +117,24 @@ def test_a_frame_is_given_in_as_many_buffers_as_it_takes():
     assert first[HEADER:] + second == frame
 
 
+def test_buffers_that_are_added_while_it_looks_are_not_overlooked():
+    guest = Guest()
+    guest.cable.owed.append(bytes(5000))
+    guest.room(4096)
+    queue = guest.rings[RX].queue
+    pop, late = queue.pop, [4096]
+
+    def pop_and_add():
+        found = pop()
+        if found is None and late:
+            guest.room(late.pop())
+        return found
+
+    queue.pop = pop_and_add
+    guest.poll()
+    assert len(guest.rings[RX].used()) == 2
+
+
 def test_a_driver_that_cannot_join_buffers_loses_what_is_too_long():
     guest = Guest(Feature(0))
     guest.cable.owed += [b"x" * 2000, b"fits"]
