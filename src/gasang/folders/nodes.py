@@ -13,6 +13,9 @@ _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MOST_OPEN = 64
 """Directories that are kept open, to be quick."""
 
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE)
+"""What says that a name is no longer that of the file: other errors say nothing about it."""
+
 MOST_NODES = 1 << 20
 """What a guest may know at a time: it forgets when it is told that there are too many."""
 
@@ -36,6 +39,12 @@ class Node:
     known: int = 0
     """How often the guest was told of it."""
 
+    def newest_name(self) -> tuple[int, bytes]:
+        """Where it was found last. Raises `OSError` if no name of it is known any more."""
+        if not self.names:
+            raise error(errno.ESTALE)
+        return next(reversed(self.names))
+
 
 class Nodes:
     """The nodes of one folder. Raises `OSError` for what the guest is to be told."""
@@ -52,10 +61,6 @@ class Nodes:
         self._by_identity: dict[tuple[int, int, int], Node] = {}
         self._close_directories(0)
 
-    def close(self) -> None:
-        """Close all that is open, but not the folder."""
-        self._close_directories(0)
-
     def tidy(self) -> None:
         """Between requests: close directories that are not used often."""
         self._close_directories(_MOST_OPEN)
@@ -68,10 +73,8 @@ class Nodes:
         if known is not None:
             self._open[number] = known  # the last one that was used
             return known
-        node = self._node(number)
-        if not stat.S_ISDIR(node.identity[2]):
-            raise error(errno.ENOTDIR)
-        descriptor = self._open_one(node)
+        while (descriptor := self._walk(self._way_to(number))) is None:
+            pass  # There is a name fewer to try.
         self._open[number] = descriptor
         return descriptor
 
@@ -80,16 +83,18 @@ class Nodes:
         if number == ROOT:
             return self._root, b".", os.stat(self._root)
         node = self._node(number)
-        for parent, name in reversed(list(node.names)):
+        while True:
+            parent, name = node.newest_name()
             try:
                 directory = self.directory(parent)
                 found = os.stat(name, dir_fd=directory, follow_symlinks=False)
-            except OSError:
-                found = None
-            if found is not None and identity_of(found) == node.identity:
-                return directory, name, found
+            except OSError as failure:
+                if failure.errno not in _GONE:
+                    raise
+            else:
+                if identity_of(found) == node.identity:
+                    return directory, name, found
             del node.names[parent, name]
-        raise error(errno.ESTALE)
 
     def found(self, parent: int, name: bytes, status: os.stat_result) -> Node:
         """The guest is told of a file that was found there."""
@@ -144,17 +149,53 @@ class Nodes:
         if self._by_identity.get(node.identity) is node:
             del self._by_identity[node.identity]
 
-    def _open_one(self, node: Node) -> int:
-        directory, name, _ = self.place(node.number)
-        descriptor = os.open(name, _DIRECTORY, dir_fd=directory)
-        if identity_of(os.fstat(descriptor)) != node.identity:
-            os.close(descriptor)
-            raise error(errno.ESTALE)
-        return descriptor
+    def _way_to(self, number: int) -> list[Node]:
+        """The directories to walk through to a directory, itself the last, from one that is open."""
+        way: dict[int, Node] = {}
+        while number != ROOT and number not in self._open:
+            node = self._node(number)
+            if number in way:  # Names that are outdated may lead round and round.
+                raise error(errno.ESTALE)
+            if not stat.S_ISDIR(node.identity[2]):
+                raise error(errno.ENOTDIR)
+            way[number] = node
+            number, _ = node.newest_name()
+        return list(reversed(way.values()))
+
+    def _walk(self, way: list[Node]) -> int | None:
+        """A descriptor of the last directory of a way, which may be long: no more than two are open at once.
+        None if a name on it was another file's, and is forgotten."""
+        directory, is_ours = self._open.get(way[0].newest_name()[0], self._root), False
+        for node in way:
+            try:
+                following = _open_directory(node, directory)
+            finally:
+                if is_ours:
+                    os.close(directory)
+            if following is None:
+                return None
+            directory, is_ours = following, True
+        return directory
 
     def _close_directories(self, most: int) -> None:
         while len(self._open) > most:
             os.close(self._open.pop(next(iter(self._open))))
+
+
+def _open_directory(node: Node, parent: int) -> int | None:
+    """A descriptor of a directory by its newest name; None if another file has that: it is forgotten."""
+    found = node.newest_name()
+    try:
+        descriptor = os.open(found[1], _DIRECTORY, dir_fd=parent)
+    except OSError as failure:
+        if failure.errno not in _GONE:
+            raise
+    else:
+        if identity_of(os.fstat(descriptor)) == node.identity:
+            return descriptor
+        os.close(descriptor)
+    del node.names[found]
+    return None
 
 
 def identity_of(status: os.stat_result) -> tuple[int, int, int]:

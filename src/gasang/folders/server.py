@@ -122,7 +122,6 @@ class FolderServer:
         """Close all files."""
         if self._root >= 0:
             self._forget_all()
-            self._nodes.close()
             os.close(self._root)
             self._root = -1
 
@@ -235,7 +234,7 @@ class FolderServer:
         (valid, _, handle, size, _, atime, mtime, _, atime_ns, mtime_ns, _, mode, _, uid, gid, _) = (
             protocol.SET_ATTRIBUTES.unpack_from(body)
         )
-        change = Change(valid & sum(Change))
+        change = Change(valid)
         directory, name, status = self._nodes.place(node)
         if change & (Change.UID | Change.GID):
             user = (uid or _OWN_USER) if Change.UID in change else -1
@@ -247,7 +246,7 @@ class FolderServer:
             if Change.HANDLE in change:
                 os.truncate(self.file(handle), size)
             else:
-                self._truncate(directory, name, size)
+                _truncate(directory, name, size)
         if change & (Change.ATIME | Change.MTIME):
             accessed = atime * 10**9 + atime_ns if Change.ATIME in change else status.st_atime_ns
             modified = mtime * 10**9 + mtime_ns if Change.MTIME in change else status.st_mtime_ns
@@ -256,13 +255,6 @@ class FolderServer:
             else:
                 os.utime(name, ns=(accessed, modified), dir_fd=directory, follow_symlinks=False)
         return _told_attributes(os.stat(name, dir_fd=directory, follow_symlinks=False))
-
-    def _truncate(self, directory: int, name: bytes, size: int) -> None:
-        descriptor = _open_regular(name, os.O_WRONLY, directory)
-        try:
-            os.truncate(descriptor, size)
-        finally:
-            os.close(descriptor)
 
     def _statfs(self, _node: int, _body: bytes) -> bytes:
         found = os.fstatvfs(self._root)
@@ -278,13 +270,14 @@ class FolderServer:
         if self._readonly and flags & (os.O_ACCMODE | os.O_TRUNC):
             raise error(errno.EROFS)
         directory, name, _ = self._nodes.place(node)
-        self._check_handles()
-        return protocol.OPENED.pack(self._keep(_open_regular(name, flags & _OPEN_FLAGS, directory)), 0, 0)
+        handle = self._new_handle()
+        self._handles[handle] = _open_regular(name, flags & _OPEN_FLAGS, directory)
+        return protocol.OPENED.pack(handle, 0, 0)
 
     def _create(self, node: int, body: bytes) -> bytes:
         flags, mode, _, _ = protocol.CREATE.unpack_from(body)
         name = _name(body[protocol.CREATE.size :])
-        self._check_handles()
+        handle = self._new_handle()
         wanted = flags & (_OPEN_FLAGS | os.O_EXCL) | os.O_CREAT
         directory = self._nodes.directory(node)
         descriptor = _open_regular(name, wanted, directory, mode & _PERMISSIONS)
@@ -293,15 +286,14 @@ class FolderServer:
         except OSError:
             os.close(descriptor)
             raise
-        return entry + protocol.OPENED.pack(self._keep(descriptor), 0, 0)
+        self._handles[handle] = descriptor
+        return entry + protocol.OPENED.pack(handle, 0, 0)
 
-    def _check_handles(self) -> None:
+    def _new_handle(self) -> int:
+        """The number of what is about to be opened."""
         if len(self._handles) + len(self._listings) >= _MOST_HANDLES:
             raise error(errno.ENFILE)
-
-    def _keep(self, descriptor: int) -> int:
         self._next_handle += 1
-        self._handles[self._next_handle] = descriptor
         return self._next_handle
 
     def _release(self, _node: int, body: bytes) -> bytes:
@@ -339,10 +331,9 @@ class FolderServer:
 
     def _opendir(self, node: int, _body: bytes) -> bytes:
         self._nodes.directory(node)
-        self._check_handles()
-        self._next_handle += 1
-        self._listings[self._next_handle] = (node, [])
-        return protocol.OPENED.pack(self._next_handle, 0, 0)
+        handle = self._new_handle()
+        self._listings[handle] = (node, [])
+        return protocol.OPENED.pack(handle, 0, 0)
 
     def _releasedir(self, _node: int, body: bytes) -> bytes:
         self._listings.pop(protocol.HANDLE.unpack_from(body)[0], None)
@@ -398,6 +389,14 @@ def _open_regular(name: bytes, flags: int, directory: int, mode: int = 0) -> int
         os.close(descriptor)
         raise error(errno.EPERM)
     return descriptor
+
+
+def _truncate(directory: int, name: bytes, size: int) -> None:
+    descriptor = _open_regular(name, os.O_WRONLY, directory)
+    try:
+        os.truncate(descriptor, size)
+    finally:
+        os.close(descriptor)
 
 
 def _change_mode(directory: int, name: bytes, mode: int) -> None:

@@ -109,6 +109,38 @@ def test_a_renamed_directory_takes_its_files_along(server, folder):
     assert (folder / "other" / "deep").exists()
 
 
+def test_a_directory_may_be_as_deep_as_a_guest_makes_it(server, folder):
+    place = ROOT
+    for _ in range(400):
+        server.answer(Operation.MKDIR, place, protocol.MAKE.pack(0o755, 0) + b"d\0")
+        place = lookup(server, b"d", place)
+    for number in range(100):  # what is deep is no longer open
+        server.answer(Operation.MKDIR, ROOT, protocol.MAKE.pack(0o755, 0) + b"other-%d\0" % number)
+        listing(server, lookup(server, b"other-%d" % number))
+    node, handle = created(server, b"file", place)
+    before = len(os.listdir("/proc/self/fd"))
+    assert struct.unpack_from("<Q", server.answer(Operation.LOOKUP, place, b"file\0"))[0] == node
+    assert len(os.listdir("/proc/self/fd")) <= before
+    os.pwrite(server.file(handle, writing=True), b"deep", 0)
+    server.answer(Operation.RENAME, ROOT, protocol.RENAME.pack(ROOT) + b"d\0e\0")
+    assert os.pread(server.file(opened(server, node)), 10, 0) == b"deep"
+
+
+def test_names_that_lead_round_and_round_are_stale(server, folder):
+    (folder / "a" / "b").mkdir(parents=True)
+    outer = lookup(server, b"a")
+    inner = lookup(server, b"b", outer)
+    (folder / "a" / "b").rename(folder / "b")
+    (folder / "a").rename(folder / "b" / "a")
+    assert lookup(server, b"a", lookup(server, b"b")) == outer
+    (folder / "b" / "a").rename(folder / "c")
+    (folder / "b").rename(folder / "c" / "b")
+    assert lookup(server, b"c") == outer
+    assert lookup(server, b"b", outer) == inner
+    assert os.pread(server.file(created(server, b"file", inner)[1]), 1, 0) == b""
+    assert (folder / "c" / "b" / "file").exists()
+
+
 def test_two_names_of_a_file_are_one_node(server):
     file = lookup(server, b"file")
     server.answer(Operation.LINK, ROOT, protocol.HANDLE.pack(file) + b"link\0")
@@ -252,7 +284,7 @@ def test_a_guest_cannot_know_without_end(folder, monkeypatch):
     nodes.found(ROOT, b"file", os.stat(folder / "file"))
     with pytest.raises(OSError, match="Too many open files in system"):
         nodes.found(ROOT, b"sub", os.stat(folder / "sub"))
-    nodes.close()
+    nodes.forget_all()
     os.close(root)
 
 
