@@ -283,6 +283,8 @@ class MachineConfig:
             raise ConfigError(f"accel {self.accel!r} is not one of {', '.join(ACCELERATORS)}")
         if len(self.drives) > MOST_DRIVES:
             raise ConfigError(f"{len(self.drives)} drives: there is room for {MOST_DRIVES}")
+        if len(self.folders) > MOST_FOLDERS:
+            raise ConfigError(f"{len(self.folders)} folders: there is room for {MOST_FOLDERS}")
         if self.irqchip not in IRQCHIPS:
             raise ConfigError(f"irqchip {self.irqchip!r} is not one of {', '.join(IRQCHIPS)}")
 
@@ -292,12 +294,10 @@ class MachineConfig:
                 f"a deterministic machine has one processor, not {self.cpus}: "
                 "in which order several execute is up to the host"
             )
-        if self.deterministic and self.vsock:
-            raise ConfigError("a deterministic machine has no vsock: when the host sends is up to the host")
         if self.deterministic and self.folders:
             raise ConfigError("a deterministic machine shares no folders: what is in them is up to the host")
-        if len(self.folders) > MOST_FOLDERS:
-            raise ConfigError(f"{len(self.folders)} folders: there is room for {MOST_FOLDERS}")
+        if self.deterministic and self.vsock:
+            raise ConfigError("a deterministic machine has no vsock: when the host sends is up to the host")
         if self.deterministic and self.network is not None:
             raise ConfigError("a deterministic machine has no network: when the host sends is up to the host")
         if self.seed and not self.deterministic:

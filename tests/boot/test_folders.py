@@ -7,6 +7,7 @@ import pytest
 
 from gasang import ConfigError, Machine, SnapshotError
 from gasang.config import Folder
+from gasang.guest.cache import cache_directory
 
 PATIENCE = 120
 
@@ -118,6 +119,26 @@ def test_the_command_line_shares_a_folder(gasang, tmp_path):
         done = gasang("run", "-q", *words)
         assert done.returncode == 0
     assert (tmp_path / "log").read_text() == "1\n2\n"
+
+
+def test_a_guest_that_boots_for_its_command_or_its_shell_has_the_folder_too(gasang, tmp_path):
+    (tmp_path / "file").write_text("shared\n")
+    command = gasang("run", "-q", "--cold", "-v", f"{tmp_path}:/there", "--", "cat", "/there/file")
+    assert (command.returncode, command.stdout) == (0, b"shared\n")
+    typed = b"until cat /there/file; do sleep 1; done; exit 3\n"
+    shell = gasang("run", "-q", "-v", f"{tmp_path}:/there", input=typed)
+    assert (shell.returncode, b"\nshared\r\n" in shell.stdout) == (3, True)
+
+
+def test_a_snapshot_that_cannot_be_left_behind_costs_no_folder(gasang, tmp_path):
+    (tmp_path / "cache" / "gasang").mkdir(parents=True)
+    (tmp_path / "cache" / "gasang" / "guest").symlink_to(cache_directory() / "guest")
+    (tmp_path / "cache" / "gasang" / "warm").write_text("in the way")
+    (tmp_path / "file").write_text("shared\n")
+    words = ("-v", f"{tmp_path}:/there", "--", "cat", "/there/file")
+    done = gasang("run", "-q", *words, env={"XDG_CACHE_HOME": str(tmp_path / "cache")})
+    assert (done.returncode, done.stdout) == (0, b"shared\n")
+    assert b"no snapshot to begin with" in done.stderr
 
 
 def test_deterministic_machines_share_nothing(tmp_path):

@@ -34,17 +34,13 @@ def asked_for(options: argparse.Namespace) -> Network | None:
     return None if options.net is None else Network.parse(options.net)
 
 
-def publish(machine: Machine, options: argparse.Namespace) -> None:
-    """Take connections to the guest at the host's ports. Raises `ConfigError`."""
-    for each in options.publish:
-        forward = Forward.parse(each)
-        machine.expose(forward.guest_port, forward.host_port, forward.address)
-
-
 def published(machine: Machine, options: argparse.Namespace) -> Machine:
-    """The same machine, with its ports. Raises `ConfigError`, and then the machine is stopped."""
+    """The machine, with connections to the host's ports from now on. Raises `ConfigError`, and then it is
+    stopped."""
     try:
-        publish(machine, options)
+        for each in options.publish:
+            forward = Forward.parse(each)
+            machine.expose(forward.guest_port, forward.host_port, forward.address)
     except BaseException:
         machine.stop()
         raise

@@ -160,7 +160,8 @@ def main(options: argparse.Namespace) -> int:
         trace = stack.enter_context(_trace(options))
         report = stack.enter_context(profiling.report_of(options))
         progress = None if options.quiet else say
-        machine = stack.enter_context(warm_machine(config, progress) if warm else Machine(config))
+        machine = warm_machine(config, progress) if warm else Machine(config)
+        stack.enter_context(network.published(machine, options))
         stack.enter_context(profiling.reported(machine, report))
         stack.enter_context(profiling.published(machine, options))
         if not options.quiet:
@@ -168,7 +169,6 @@ def main(options: argparse.Namespace) -> int:
         if trace:
             stack.enter_context(trace.following(machine, config.cpus))
         stack.enter_context(_limited(machine, options.timeout))
-        network.publish(machine, options)
         session = Session(machine)
         if options.state_hash:
             stack.callback(_say_state_hash, machine)
@@ -233,6 +233,8 @@ def _configuration(options: argparse.Namespace) -> MachineConfig:
         drives=tuple(Drive.parse(each) for each in options.drive),
         rng=options.rng,
         balloon=options.balloon,
+        # What mounts folders in the default guest is behind it.
+        vsock=bool(options.volume) and options.kernel is None,
         folders=tuple(Folder.parse(each) for each in options.volume),
         network=network.asked_for(options),
         cpu=options.cpu,

@@ -51,25 +51,34 @@ def _restored(path: Path, config: MachineConfig) -> Machine:
 
 
 def _booted(config: MachineConfig, path: Path, progress: Progress | None) -> Machine:
-    wanted = config
-    config = replace(config, folders=tuple(replace(each, guest="") for each in config.folders))
     guest = default_guest(progress, drivers=drivers(config))
     append = f"{guest.append} {_COMMANDS_ONLY}"
-    machine = Machine(replace(config, kernel=guest.kernel, initrd=guest.initrd, append=append))
+    config = replace(config, kernel=guest.kernel, initrd=guest.initrd, append=append)
+    # What is mounted cannot be saved: folders are mounted in the machine that goes on from the snapshot.
+    unmounted = tuple(replace(each, guest="") for each in config.folders)
+    machine = Machine(replace(config, folders=unmounted))
     try:
-        machine.vsock_agent.wait_ready(_UP_SECONDS)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        machine.snapshot(path)
-        _forget_others(path)
-        if wanted.folders:  # What is mounted cannot be saved, so they are not mounted in this one.
-            machine.stop()
-            return _restored(path, wanted)
-    except (SnapshotError, OSError) as error:
-        complain(f"there is no snapshot to begin with next time: {error}")
+        saved = _save(machine, path)
     except BaseException:
         machine.stop()
         raise
-    return machine
+    if not config.folders:
+        return machine
+    machine.stop()
+    return _restored(path, config) if saved else Machine(config)
+
+
+def _save(machine: Machine, path: Path) -> bool:
+    """Leave a snapshot of a guest behind, once it is up; whether there is one."""
+    machine.vsock_agent.wait_ready(_UP_SECONDS)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        machine.snapshot(path)
+        _forget_others(path)
+    except (SnapshotError, OSError) as error:
+        complain(f"there is no snapshot to begin with next time: {error}")
+        return False
+    return True
 
 
 def _forget_others(path: Path) -> None:

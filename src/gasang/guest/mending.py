@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from gasang.errors import GuestAgentError
 
 if TYPE_CHECKING:
+    from gasang.config import Folder
     from gasang.guest.agent import Agent
     from gasang.guest.vsock_agent import VsockAgent
 
@@ -32,13 +33,14 @@ def mend(vsock: VsockAgent | None, serial: Agent | None, hostname: str | None, m
         serial.run(script, input=secrets.token_bytes(64), timeout=_PATIENCE)
 
 
-def mount(vsock: VsockAgent, folders: Sequence[tuple[str, bool]]) -> None:
-    """Mount the machine's folders, (path or "", to be read only) each. Raises `GasangError`."""
-    for number, (path, readonly) in enumerate(folders):
-        if not path:
+def mount(vsock: VsockAgent, folders: Sequence[Folder]) -> None:
+    """Mount the machine's folders where they say. Raises `GasangError`."""
+    for number, folder in enumerate(folders):
+        if not folder.guest:
             continue
-        options = "ro" if readonly else "rw"
+        options = "ro" if folder.readonly else "rw"
         script = f'mkdir -p "$1" && mount -t virtiofs -o {options} gasang{number} "$1"'
-        done = vsock.run(["sh", "-c", script, "sh", path], timeout=_PATIENCE)
+        done = vsock.run(["sh", "-c", script, "sh", folder.guest], timeout=_PATIENCE)
         if done.returncode:
-            raise GuestAgentError(f"{path}: {done.stderr.decode(errors='replace').strip()}")
+            why = done.stderr.decode(errors="replace").strip()
+            raise GuestAgentError(f"{folder.guest} cannot be mounted: {why}")

@@ -367,14 +367,23 @@ class Machine(GuestAccess, NetworkAccess):
             raise SnapshotError(f"its state is none: {error!r}") from error
 
     def _first_duty(self, saved: SavedMachine | None) -> Once | None:
-        """What is to be done by the guest's agent before anybody else uses it."""
-        if saved is not None:
-            return None if self.config.deterministic else Once(partial(self._mend, saved.hostname))
-        if not self.config.folders or self._vsock_agent is None:
+        """What the guest's agent is to do before anybody else uses it."""
+        if saved is not None and not self.config.deterministic:
+            return Once(partial(self._complaining, partial(self._mend, saved.hostname)))
+        if saved is not None or not self.config.folders or self._vsock_agent is None:
             return None
-        mounting = Once(self._mount_folders)
+        mounting = Once(partial(self._complaining, self._mount_folders))
         mounting.in_background()
         return mounting
+
+    def _complaining(self, duty: Callable[[], None]) -> None:
+        """Do it, or say why not: whoever uses the guest next has not asked for it."""
+        try:
+            duty()
+        except GasangError as error:
+            if self.outcome is None:
+                _log.warning("the guest is not as it should be: %s", str(error))
+            error.__traceback__ = None  # The agent keeps the error, and would keep this machine by it.
 
     def _await_mending(self) -> None:
         mending = self._mending
@@ -383,18 +392,13 @@ class Machine(GuestAccess, NetworkAccess):
             self._mending = None
 
     def _mend(self, hostname: str | None) -> None:
-        """What a guest has that is another's: its clock, its random numbers, its names."""
-        from gasang.guest.mending import mend  # noqa: PLC0415 - guest is above machine
+        """What a guest has that is another's: clock, random numbers, names. Raises `GasangError`."""
+        from gasang.guest.mending import mend, mount  # noqa: PLC0415 - guest is above machine
 
-        try:
-            serial = self._ports.agent if self._vsock_agent is None and self._ports.agent_is_up else None
-            mend(self._vsock_agent, serial, hostname, new_mac(self.config))
-            if self.config.folders and self._vsock_agent is not None:
-                self._mount_folders()
-        except GasangError as error:
-            if self.outcome is None:
-                _log.warning("what this machine has from its snapshot could not be mended: %s", str(error))
-            error.__traceback__ = None  # The agent keeps the error, and would keep this machine by it.
+        serial = self._ports.agent if self._vsock_agent is None and self._ports.agent_is_up else None
+        mend(self._vsock_agent, serial, hostname, new_mac(self.config))
+        if self._vsock_agent is not None:
+            mount(self._vsock_agent, self.config.folders)
 
     @property
     def outcome(self) -> Outcome | None:
@@ -514,17 +518,12 @@ class Machine(GuestAccess, NetworkAccess):
         return VsockAgent(device.dial, None if restored else device.listen(READY_PORT))
 
     def _mount_folders(self) -> None:
-        """Have the default guest mount its folders, once it is up."""
-        assert self._vsock_agent is not None
+        """Have the default guest mount its folders, once it is up. Raises `GasangError`."""
         from gasang.guest.mending import mount  # noqa: PLC0415 - guest is above machine
 
-        try:
-            self._vsock_agent.wait_ready()
-            mount(self._vsock_agent, [(each.guest, each.readonly) for each in self.config.folders])
-        except GasangError as error:
-            if self.outcome is None:
-                _log.warning("folders could not be mounted: %s", str(error))
-            error.__traceback__ = None  # as for what is mended
+        assert self._vsock_agent is not None
+        self._vsock_agent.wait_ready()
+        mount(self._vsock_agent, self.config.folders)
 
     def _load_kernel(self) -> None:
         """Load what the configuration names; the host's copy of it is gone when this returns."""
