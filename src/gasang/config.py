@@ -204,7 +204,7 @@ class MachineConfig:
     folders: tuple[Folder, ...] = ()
     """Folders of the host that the guest has too. The default guest mounts them if it has vsock."""
 
-    network: Network | None = None
+    net: Network | None = None
     """A network device; None is no network. Not for a deterministic machine."""
 
     accel: Accelerator = "auto"
@@ -298,7 +298,7 @@ class MachineConfig:
             raise ConfigError("a deterministic machine shares no folders: what is in them is up to the host")
         if self.deterministic and self.vsock:
             raise ConfigError("a deterministic machine has no vsock: when the host sends is up to the host")
-        if self.deterministic and self.network is not None:
+        if self.deterministic and self.net is not None:
             raise ConfigError("a deterministic machine has no network: when the host sends is up to the host")
         if self.seed and not self.deterministic:
             raise ConfigError("a seed is for a deterministic machine (--deterministic)")

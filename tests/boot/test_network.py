@@ -10,7 +10,6 @@ from gasang import ConfigError, Machine
 from gasang.config import Network
 
 PATIENCE = 60
-QUERY_FLAGS = 0x80
 
 
 def server(serve):
@@ -65,7 +64,7 @@ def resolver():
 @pytest.fixture(scope="module")
 def guest(resolver):
     network = Network(allow=("host", "*.example.org"), resolver=resolver[0])
-    with Machine.boot(accel="bt", vsock=True, network=network) as machine:
+    with Machine.boot(accel="bt", vsock=True, net=network) as machine:
         yield machine
 
 

@@ -63,7 +63,7 @@ def main(options: argparse.Namespace) -> int:
 
 def _restored(options: argparse.Namespace) -> Machine:
     wanted = network.asked_for(options)
-    machine = Machine.restore(options.file, accel=options.accel, network=wanted)
+    machine = Machine.restore(options.file, accel=options.accel, net=wanted)
     return network.published(machine, options)
 
 

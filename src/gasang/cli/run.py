@@ -236,7 +236,7 @@ def _configuration(options: argparse.Namespace) -> MachineConfig:
         # What mounts folders in the default guest is behind it.
         vsock=bool(options.volume) and options.kernel is None,
         folders=tuple(Folder.parse(each) for each in options.volume),
-        network=network.asked_for(options),
+        net=network.asked_for(options),
         cpu=options.cpu,
         accel=options.accel,
         irqchip=options.irqchip,

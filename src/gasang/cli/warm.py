@@ -47,7 +47,7 @@ def warm_machine(config: MachineConfig, progress: Progress | None) -> Machine:
 
 
 def _restored(path: Path, config: MachineConfig) -> Machine:
-    return Machine.restore(path, hostname=_HOSTNAME, network=config.network, folders=config.folders)
+    return Machine.restore(path, hostname=_HOSTNAME, net=config.net, folders=config.folders)
 
 
 def _booted(config: MachineConfig, path: Path, progress: Progress | None) -> Machine:
@@ -100,7 +100,7 @@ def _key(config: MachineConfig) -> str:
         "cpu": config.cpu,
         "rng": config.rng,
         "balloon": config.balloon,
-        "network": config.network is not None,
+        "net": config.net is not None,
         "folders": len(config.folders),
         "accel": choose(config).name,
         "irqchip": config.irqchip,

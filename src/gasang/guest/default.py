@@ -65,7 +65,7 @@ def drivers(config: MachineConfig) -> tuple[str, ...]:
         ("virtio-rng", config.rng),
         ("virtio-balloon", config.balloon),
         ("virtiofs", bool(config.folders)),
-        ("virtio-net", config.network is not None),
+        ("virtio-net", config.net is not None),
         (VSOCK_DRIVER, config.vsock),
     )
     found = tuple(name for name, wanted in needed if wanted)

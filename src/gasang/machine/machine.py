@@ -144,7 +144,7 @@ class Machine(GuestAccess, NetworkAccess):
         balloon: bool = False,
         vsock: bool = False,
         folders: Sequence[Folder | str] = (),
-        network: Network | str | None = None,
+        net: Network | str | None = None,
         cpu: str = "max",
         accel: Accelerator = "auto",
         irqchip: Irqchip = "own",
@@ -178,7 +178,7 @@ class Machine(GuestAccess, NetworkAccess):
                 balloon=balloon,
                 vsock=vsock,
                 folders=tuple(Folder.parse(each) if isinstance(each, str) else each for each in folders),
-                network=Network.parse(network) if isinstance(network, str) else network,
+                net=Network.parse(net) if isinstance(net, str) else net,
                 cpu=cpu,
                 accel=accel,
                 irqchip=irqchip,
@@ -314,7 +314,7 @@ class Machine(GuestAccess, NetworkAccess):
         *,
         accel: Accelerator | None = None,
         hostname: str | None = None,
-        network: Network | None = None,
+        net: Network | None = None,
         folders: Sequence[Folder] | None = None,
         paused: bool = False,
     ) -> Machine:
@@ -322,12 +322,12 @@ class Machine(GuestAccess, NetworkAccess):
 
         Before any command of ours runs its clock is set, its random numbers are renewed and, with vsock, it
         gets a machine-id of its own, a name, `hostname` or a new one, and another MAC. Connections are
-        broken. `network` and `folders` are in the place of what the machine had, if it had some. If `paused`,
+        broken. `net` and `folders` are in the place of what the machine had, if it had some. If `paused`,
         it stands still until `resume`. Raises `SnapshotError`.
         """
         from gasang.machine.snapshots import restore  # noqa: PLC0415 - slow to load, and rarely needed
 
-        machine = restore(path, accel=accel, hostname=hostname, network=network, folders=folders)
+        machine = restore(path, accel=accel, hostname=hostname, net=net, folders=folders)
         if not paused:
             machine.resume()
         return machine

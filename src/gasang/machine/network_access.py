@@ -37,23 +37,23 @@ class NetworkAccess:
     @property
     def _cable(self) -> UserNetwork:
         if self._network is None:
-            raise ConfigError('this machine has no network: boot it with network="user" (--net user)')
+            raise ConfigError('this machine has no network: boot it with net="user" (--net user)')
         return self._network
 
     def _plug_network(self, pc: Pc) -> None:
         """Plug a network device in, if there is to be one. Raises `ConfigError`."""
-        if self.config.network is None:
+        if self.config.net is None:
             return
         from gasang.machine.network import UserNetwork  # noqa: PLC0415 - rarely needed
 
         mac = new_mac(self.config)
-        self._network = UserNetwork(self.config.network, mac)
+        self._network = UserNetwork(self.config.net, mac)
         pc.plug_network(self._network, mac)
 
 
 def new_mac(config: MachineConfig) -> bytes:
     """An address of no maker (IEEE 802: locally administered, of one); b"" for a machine without network."""
-    if config.network is None:
+    if config.net is None:
         return b""
     first, *rest = secrets.token_bytes(MAC_BYTES)
     return bytes([first & _UNICAST | _LOCAL, *rest])

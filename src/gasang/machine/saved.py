@@ -44,13 +44,13 @@ def state_of_config(config: MachineConfig) -> dict[str, Any]:
     drives = [{**asdict(drive), "path": os.path.abspath(drive.path)} for drive in config.drives]
     date = None if config.date is None else config.date.isoformat()
     folders = [{**asdict(each), "host": os.path.abspath(each.host)} for each in config.folders]
-    network = None if config.network is None else asdict(config.network)
+    net = None if config.net is None else asdict(config.net)
     return {
         **values,
         "kernel": str(config.kernel),
         "drives": drives,
         "date": date,
-        "network": network,
+        "net": net,
         "folders": folders,
     }
 
@@ -60,10 +60,10 @@ def config_of(state: Mapping[str, Any]) -> MachineConfig:
     try:
         drives = tuple(Drive(**{**drive, "path": Path(drive["path"])}) for drive in state["drives"])
         date = None if state["date"] is None else datetime.fromisoformat(state["date"])
-        network = state["network"]
-        if network is not None:
-            network = Network(**{**network, "allow": tuple(network["allow"])})
-        changed = {"kernel": Path(state["kernel"]), "drives": drives, "date": date, "network": network}
+        net = state["net"]
+        if net is not None:
+            net = Network(**{**net, "allow": tuple(net["allow"])})
+        changed = {"kernel": Path(state["kernel"]), "drives": drives, "date": date, "net": net}
         changed["folders"] = tuple(
             Folder(**{**each, "host": Path(each["host"])}) for each in state["folders"]
         )

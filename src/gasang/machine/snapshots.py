@@ -32,13 +32,13 @@ def restore(
     *,
     accel: Accelerator | None,
     hostname: str | None,
-    network: Network | None,
+    net: Network | None,
     folders: Sequence[Folder] | None,
 ) -> Machine:
     """A machine that goes on where the one in the file was. Raises `SnapshotError`, `ConfigError`."""
     with Snapshot.open(path) as snapshot:
         try:
-            return _machine(snapshot, accel, hostname, network, folders)
+            return _machine(snapshot, accel, hostname, net, folders)
         except SnapshotError as error:
             raise SnapshotError(f"snapshot {path}: {error}") from error
         except ConfigError as error:
@@ -54,16 +54,16 @@ def _machine(
     snapshot: Snapshot,
     accel: Accelerator | None,
     hostname: str | None,
-    network: Network | None,
+    net: Network | None,
     folders: Sequence[Folder] | None,
 ) -> Machine:
     config = config_of(_part(snapshot, "config"))
     if accel is not None:
         config = replace(config, accel=accel)
-    if network is not None:
-        if config.network is None:
+    if net is not None:
+        if config.net is None:
             raise SnapshotError("the machine had no network, and cannot have one now")
-        config = replace(config, network=network)
+        config = replace(config, net=net)
     if folders is not None:
         if len(folders) != len(config.folders):
             raise SnapshotError(f"the machine had {len(config.folders)} folders, not {len(folders)}")
