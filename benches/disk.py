@@ -9,15 +9,11 @@ from pathlib import Path
 
 from boot import PROMPT
 from console import Console
+from device_guest import guest_with
 from figures import Figure, ratios
-from peers import GASANG, NATIVE, QEMU, Guest, command, guest_of
+from peers import GASANG, NATIVE, QEMU, Guest, command
 from request import Findings, Request
-from user import compile_program
 
-from gasang.guest import default_guest, default_initrd, fetch_modules
-from gasang.guest.initramfs import File
-
-_SOURCE = Path(__file__).with_name("guests") / "disk.c"
 _TIMEOUT = 300.0
 _SIZE = 256 << 20
 
@@ -32,7 +28,7 @@ def measure(request: Request) -> Findings:
     peers = [peer for peer in request.peers if peer != NATIVE]
     in_order: dict[str, list[float]] = {peer: [] for peer in peers}
     at_random: dict[str, list[float]] = {peer: [] for peer in peers}
-    with _guest() as (guest, disk):
+    with guest_with("disk", ["virtio-blk"]) as guest, _disk() as disk:
         for _ in range(request.rounds):
             for peer in peers:
                 megabytes, reads = _run(peer, guest, disk)
@@ -55,17 +51,12 @@ def _figures(
 
 
 @contextmanager
-def _guest() -> Iterator[tuple[Guest, Path]]:
-    """The default guest with the program and the drivers of disks, and a disk."""
-    default = default_guest()
+def _disk() -> Iterator[Path]:
+    """A disk image, all of it written."""
     with tempfile.TemporaryDirectory(prefix="gasang-bench-") as directory:
-        compile_program("disk", Path(directory), _SOURCE)
-        program = File("bin/disk", (Path(directory) / "disk").read_bytes(), 0o755)
         disk = Path(directory) / "disk.img"
         disk.write_bytes(bytes(range(1, 256)) * (_SIZE // 255) + bytes(_SIZE % 255))
-        initrd = default_initrd([*fetch_modules(("virtio-pci", "virtio-blk")), program])
-        with guest_of(default.kernel, initrd, default.append) as guest:
-            yield guest, disk
+        yield disk
 
 
 def _run(peer: str, guest: Guest, disk: Path) -> tuple[float, float]:

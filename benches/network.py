@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import socket
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from boot import PROMPT
 from console import Console
+from device_guest import guest_with
 from figures import Figure, ratios
-from peers import GASANG, NATIVE, QEMU, Guest, command, guest_of
+from peers import GASANG, NATIVE, QEMU, Guest, command
 from request import Findings, Request
-from user import compile_program
 
-from gasang.guest import default_guest, default_initrd, fetch_modules
-from gasang.guest.initramfs import File
-
-_SOURCE = Path(__file__).with_name("guests") / "net.c"
 _TIMEOUT = 300.0
 _MIB = 512
 _CHUNK = 1 << 20
@@ -34,7 +28,7 @@ def measure(request: Request) -> Findings:
     peers = [peer for peer in request.peers if peer != NATIVE]
     ways = ("to the host", "to the guest")
     times: dict[tuple[str, str], list[float]] = {(peer, way): [] for peer in peers for way in ways}
-    with _guest() as guest, _host() as port:
+    with guest_with("net", ["virtio-net"]) as guest, _host() as port:
         for _ in range(request.rounds):
             for peer in peers:
                 for way, megabytes in zip(ways, _run(peer, guest, port), strict=True):
@@ -47,18 +41,6 @@ def measure(request: Request) -> Findings:
             compared = ratios(seconds, times[QEMU, way])
             figures.append(Figure.of(f"network: {way}, over QEMU's", "times", compared, OVER_QEMU))
     return Findings(figures=figures)
-
-
-@contextmanager
-def _guest() -> Iterator[Guest]:
-    """The default guest with the program and the driver of network devices."""
-    default = default_guest()
-    with tempfile.TemporaryDirectory(prefix="gasang-bench-") as directory:
-        compile_program("net", Path(directory), _SOURCE)
-        program = File("bin/net", (Path(directory) / "net").read_bytes(), 0o755)
-        initrd = default_initrd([*fetch_modules(("virtio-pci", "virtio-net")), program])
-        with guest_of(default.kernel, initrd, default.append) as guest:
-            yield guest
 
 
 @contextmanager

@@ -4,22 +4,14 @@
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "timing.h"
 
 enum { MIB = 1 << 20, PAGE = 4096, THREADS = 16, READS = 1000 };
 
 static int disk;
 static unsigned long pages;
-
-static double now(void)
-{
-	struct timespec time;
-	clock_gettime(CLOCK_MONOTONIC, &time);
-	return time.tv_sec + time.tv_nsec * 1e-9;
-}
 
 static void *buffer(size_t size)
 {
