@@ -4,6 +4,8 @@
 //! connection of the host's; datagrams and echo requests go through sockets of their own. Whom the guest may
 //! reach, rules say. Nothing is kept of the guest's beyond fixed numbers of connections and bytes.
 
+#![forbid(unsafe_code)]
+
 pub mod addresses;
 mod datagram;
 mod dhcp;

@@ -13,7 +13,7 @@ if [ -d /lib/modules ]; then
     done 2>/dev/null
 fi
 
-# A network device asks who it is. Two seconds are for a network that does not answer.
+# A network device asks who it is, four times within four seconds at most.
 ip link set lo up
 if [ -e /sys/class/net/eth0 ]; then
     ip link set eth0 up
