@@ -55,11 +55,11 @@ pub fn refusal(question: &[u8]) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
 
-    const QUESTION: &[u8] = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x04PyPi\x03org\0\0\x01\0\x01";
+    const QUESTION: &[u8] = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x04ShOp\x04test\0\0\x01\0\x01";
 
     #[test]
     fn a_question_and_its_refusal() {
-        assert_eq!(question(QUESTION).as_deref(), Some("pypi.org"));
+        assert_eq!(question(QUESTION).as_deref(), Some("shop.test"));
         let refused = refusal(QUESTION).unwrap();
         assert_eq!((refused[2], refused[3]), (0x81, 5));
         assert_eq!(refusal(b"ab"), None);

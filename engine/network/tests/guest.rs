@@ -328,7 +328,7 @@ fn datagrams_pass() {
 
 #[test]
 fn names_that_no_rule_knows_are_not_asked_for() {
-    const QUESTION: &[u8] = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x04pypi\x03org\0\0\x01\0\x01";
+    const QUESTION: &[u8] = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x04shop\x04test\0\0\x01\0\x01";
     let resolver = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = resolver.local_addr().unwrap();
     let answering = thread::spawn(move || {
@@ -341,7 +341,7 @@ fn names_that_no_rule_knows_are_not_asked_for() {
         reply.extend(b"\xC0\x0C\0\x01\0\x01\0\0\0\x09\0\x04\xC0\0\x02\x01");
         resolver.send_to(&reply, from).unwrap();
     });
-    let mut guest = Guest::new(&["pypi.org:443"], Some(address));
+    let mut guest = Guest::new(&["shop.test:443"], Some(address));
     let handle = guest.bind(4000);
     let server = IpEndpoint::from((NAME_SERVER, 53));
     let mut other = QUESTION.to_vec();
