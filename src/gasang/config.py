@@ -16,6 +16,7 @@ ACCELERATORS: tuple[str, ...] = get_args(Accelerator)
 Irqchip = Literal["own", "kernel"]
 IRQCHIPS: tuple[str, ...] = get_args(Irqchip)
 DriveFormat = Literal["auto", "raw", "qcow2"]
+RootKind = Literal["erofs", "virtiofs"]
 MOST_DRIVES = 24
 MOST_FOLDERS = 4
 
@@ -160,6 +161,30 @@ class Folder:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RootFilesystem:
+    """What the default guest has as its root, and how commands run there. What the guest writes goes to its
+    memory. `gasang.guest.root_filesystem` makes one."""
+
+    kind: RootKind
+    """"erofs": an image, which is the guest's last drive; "virtiofs": a directory of the host's."""
+
+    path: Path
+    """Of that image or directory."""
+
+    env: tuple[str, ...] = ()
+    """NAME=VALUE each: the environment of commands that say nothing else."""
+
+    cwd: str = ""
+    """Their directory."""
+
+    user: str = ""
+    """Who runs them: "NAME", "NUMBER", or either with ":GROUP"."""
+
+    command: tuple[str, ...] = ()
+    """What runs if no command is given."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class MachineConfig:
     """A machine's parts. Raises `ConfigError` when made with a value that no machine can have.
 
@@ -203,6 +228,9 @@ class MachineConfig:
 
     folders: tuple[Folder, ...] = ()
     """Folders of the host that the guest has too. The default guest mounts them if it has vsock."""
+
+    rootfs: RootFilesystem | None = None
+    """The default guest's root filesystem; None is its initial RAM disk. Needs vsock."""
 
     net: Network | None = None
     """A network device; None is no network. Not for a deterministic machine."""
@@ -265,6 +293,20 @@ class MachineConfig:
             return self.date
         return _DETERMINISTIC_DATE if self.deterministic else datetime.now(UTC)
 
+    @property
+    def all_drives(self) -> tuple[Drive, ...]:
+        """The drives, and behind them the root's."""
+        if self.rootfs is None or self.rootfs.kind != "erofs":
+            return self.drives
+        return (*self.drives, Drive(self.rootfs.path, "raw", readonly=True))
+
+    @property
+    def all_folders(self) -> tuple[Folder, ...]:
+        """The folders, and behind them the root's."""
+        if self.rootfs is None or self.rootfs.kind != "virtiofs":
+            return self.folders
+        return (*self.folders, Folder(self.rootfs.path, "", readonly=True))
+
     def _check_memory(self) -> None:
         if self.memory < MINIMUM_MEMORY:
             raise ConfigError(
@@ -281,10 +323,10 @@ class MachineConfig:
             raise ConfigError(f"cpu {self.cpu!r} is not MODEL[,+feature,-feature]..., such as max,-avx512f")
         if self.accel not in ACCELERATORS:
             raise ConfigError(f"accel {self.accel!r} is not one of {', '.join(ACCELERATORS)}")
-        if len(self.drives) > MOST_DRIVES:
-            raise ConfigError(f"{len(self.drives)} drives: there is room for {MOST_DRIVES}")
-        if len(self.folders) > MOST_FOLDERS:
-            raise ConfigError(f"{len(self.folders)} folders: there is room for {MOST_FOLDERS}")
+        if len(self.all_drives) > MOST_DRIVES:
+            raise ConfigError(f"{len(self.all_drives)} drives: there is room for {MOST_DRIVES}")
+        if len(self.all_folders) > MOST_FOLDERS:
+            raise ConfigError(f"{len(self.all_folders)} folders: there is room for {MOST_FOLDERS}")
         if self.irqchip not in IRQCHIPS:
             raise ConfigError(f"irqchip {self.irqchip!r} is not one of {', '.join(IRQCHIPS)}")
 
@@ -314,5 +356,7 @@ class MachineConfig:
             raise ConfigError("modules are for a multiboot kernel: name one with kernel (--kernel)")
         if self.modules and self.initrd is not None:
             raise ConfigError("give either modules (--module) or an initrd (--initrd), not both")
+        if self.rootfs is not None and not self.vsock:
+            raise ConfigError("a root filesystem needs vsock, behind which its commands are run")
         if "\0" in self.append:
             raise ConfigError("the kernel command line (append) contains a NUL character")

@@ -5,6 +5,7 @@
     ├── KernelError          a kernel, initrd or module file is missing, truncated, or for another machine
     ├── GuestImageError      the default guest cannot be put together
     │   ├── DownloadError    a package of it could not be fetched or verified
+    │   ├── RootFilesystemError  an image or archive that it is to have as its root cannot be used
     │   └── CacheError       the cache directory cannot be used
     ├── MachineDied          the machine ended while a call was waiting for it
     ├── GuestTimeout         the guest did not answer, or a command did not end, in time (also a TimeoutError)
@@ -43,6 +44,10 @@ class GuestImageError(GasangError):
 
 class DownloadError(GuestImageError):
     """A package of the default guest could not be fetched, or is not what its index promises."""
+
+
+class RootFilesystemError(GuestImageError):
+    """A container image or archive is damaged, of no known kind, or for another machine."""
 
 
 class CacheError(GuestImageError):

@@ -9,6 +9,7 @@ use std::os::unix::fs::{OpenOptionsExt, chown};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use crate::defaults;
 use crate::kernel;
 use crate::processes::Listed;
 use crate::protocol::{self, Fields, invalid, kind};
@@ -24,9 +25,9 @@ struct Request<'a> {
     has_input: bool,
     size: (u16, u16),
     user: Option<User>,
-    directory: &'a [u8],
+    directory: Vec<u8>,
     arguments: Vec<&'a [u8]>,
-    environment: Vec<&'a [u8]>,
+    environment: Vec<Vec<u8>>,
 }
 
 /// Run a command, from its request to its end.
@@ -53,11 +54,16 @@ impl<'a> Request<'a> {
         let size = (fields.u16()?, fields.u16()?);
         let user = fields.bytes()?;
         let directory = fields.bytes()?;
-        let (arguments, environment) = (fields.list()?, fields.list()?);
+        let (arguments, pairs) = (fields.list()?, fields.list()?);
         if arguments.is_empty() {
             return Err(invalid("no command"));
         }
-        let user = if user.is_empty() { None } else { Some(users::find(user)?) };
+        let user = if user.is_empty() { defaults::user() } else { user.to_vec() };
+        let user = if user.is_empty() { None } else { Some(users::find(&user)?) };
+        let directory = if directory.is_empty() { defaults::directory() } else { directory.to_vec() };
+        // What the host says comes last, and is what holds.
+        let mut environment = defaults::environment();
+        environment.extend(pairs.iter().map(|pair| pair.to_vec()));
         let (has_terminal, has_input) = (flags & TERMINAL != 0, flags & NO_INPUT == 0);
         Ok(Self { has_terminal, has_input, size, user, directory, arguments, environment })
     }
@@ -73,7 +79,7 @@ impl<'a> Request<'a> {
             command.env(OsStr::from_bytes(&pair[..at]), OsStr::from_bytes(&pair[at + 1..]));
         }
         if !self.directory.is_empty() {
-            command.current_dir(enterable(OsStr::from_bytes(self.directory))?);
+            command.current_dir(enterable(OsStr::from_bytes(&self.directory))?);
         }
         let ids = self.user.as_ref().map(|user| user.ids);
         kernel::prepare_with(&mut command, self.has_terminal, ids);

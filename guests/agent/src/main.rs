@@ -3,6 +3,7 @@
 //! A thread serves each connection. Nothing that the host sends may panic: a panic would end every command.
 
 mod command;
+mod defaults;
 mod files;
 mod kernel;
 mod processes;

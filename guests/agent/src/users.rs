@@ -1,4 +1,4 @@
-//! /etc/passwd, read by ourselves: a static program has no name service.
+//! /etc/passwd and /etc/group, read by ourselves: a static program has no name service.
 
 use std::ffi::OsString;
 use std::fs;
@@ -13,26 +13,54 @@ pub struct User {
     pub environment: [(&'static str, OsString); 3],
 }
 
-/// The user with this name or number. Fails if there is none.
+/// The user with this name or number, behind which ":" and a group may stand. Fails if there is none; a number
+/// need not be known.
 pub fn find(wanted: &[u8]) -> io::Result<User> {
-    let users = fs::read("/etc/passwd")?;
-    users.split(|byte| *byte == b'\n').find_map(|line| matching(line, wanted)).ok_or_else(|| {
-        let name = String::from_utf8_lossy(wanted);
-        io::Error::new(io::ErrorKind::NotFound, format!("no user {name} in the guest's /etc/passwd"))
-    })
+    let mut parts = wanted.splitn(2, |byte| *byte == b':');
+    let (name, group) = (parts.next().unwrap_or_default(), parts.next());
+    let known = lines("/etc/passwd").iter().find_map(|line| matching_user(line, name));
+    let mut user = known.or_else(|| unknown(number(name)?)).ok_or_else(|| missing("user", name, "passwd"))?;
+    if let Some(group) = group {
+        let known = lines("/etc/group").iter().find_map(|line| matching_group(line, group));
+        user.ids.1 = known.or_else(|| number(group)).ok_or_else(|| missing("group", group, "group"))?;
+    }
+    Ok(user)
 }
 
-fn matching(line: &[u8], wanted: &[u8]) -> Option<User> {
+fn missing(what: &str, name: &[u8], file: &str) -> io::Error {
+    let name = String::from_utf8_lossy(name);
+    io::Error::new(io::ErrorKind::NotFound, format!("no {what} {name} in the guest's /etc/{file}"))
+}
+
+/// The lines of a file, which need not be there.
+fn lines(path: &str) -> Vec<Vec<u8>> {
+    let content = fs::read(path).unwrap_or_default();
+    content.split(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect()
+}
+
+fn matching_user(line: &[u8], wanted: &[u8]) -> Option<User> {
     let fields: Vec<&[u8]> = line.split(|byte| *byte == b':').collect();
     let [name, _, user, group, _, home, ..] = fields[..] else { return None };
     if wanted != name && wanted != user {
         return None;
     }
+    Some(User { ids: (number(user)?, number(group)?), environment: environment(home, name) })
+}
+
+fn matching_group(line: &[u8], wanted: &[u8]) -> Option<u32> {
+    let fields: Vec<&[u8]> = line.split(|byte| *byte == b':').collect();
+    let [name, _, group, ..] = fields[..] else { return None };
+    if wanted == name || wanted == group { number(group) } else { None }
+}
+
+/// A user of whom nothing is known but the number.
+fn unknown(user: u32) -> Option<User> {
+    Some(User { ids: (user, 0), environment: environment(b"/", user.to_string().as_bytes()) })
+}
+
+fn environment(home: &[u8], name: &[u8]) -> [(&'static str, OsString); 3] {
     let text = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
-    Some(User {
-        ids: (number(user)?, number(group)?),
-        environment: [("HOME", text(home)), ("USER", text(name)), ("LOGNAME", text(name))],
-    })
+    [("HOME", text(home)), ("USER", text(name)), ("LOGNAME", text(name))]
 }
 
 fn number(field: &[u8]) -> Option<u32> {

@@ -1,4 +1,4 @@
-"""`gasang image`: makes disk images, and says what one is."""
+"""`gasang image`: makes images of disks and of systems, and says what one is."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 from pathlib import Path
 
+from gasang.cli import image_build
 from gasang.cli.arguments import UsageError
 from gasang.config import Drive
 from gasang.storage import open_image
@@ -20,14 +21,16 @@ examples:
   gasang image create --format raw disk.img 1G
   gasang image create --backing base.qcow2 mine.qcow2     what is written goes to mine.qcow2 alone
   gasang image info --json disk.qcow2
+  gasang image build debian debian.tar --include python3
+  gasang run --rootfs debian.tar -- cat /etc/os-release
 """
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `gasang image`."""
-    parser.description = "Make a disk image, or say what one is."
+    parser.description = "Make an image of a disk or of a system, or say what a disk image is."
     parser.epilog = _EPILOG
-    actions = parser.add_subparsers(dest="action", metavar="create|info", required=True)
+    actions = parser.add_subparsers(dest="action", metavar="create|info|build", required=True)
     create = actions.add_parser("create", help="make an image")
     create.add_argument("--format", choices=("qcow2", "raw"), default="qcow2", help="(default: qcow2)")
     create.add_argument("--backing", metavar="FILE", help="an image that has what this one does not")
@@ -36,12 +39,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     info = actions.add_parser("info", help="say what an image is")
     info.add_argument("--json", action="store_true", help="for programs: an object")
     info.add_argument("file", metavar="FILE")
+    build = actions.add_parser("build", help="make a Debian system for gasang run --rootfs")
+    image_build.add_options(build)
 
 
 def main(options: argparse.Namespace) -> int:
     """Do it; 0. Raises `ConfigError` and `UsageError`."""
     if options.action == "create":
         _create(options)
+    elif options.action == "build":
+        return image_build.main(options)
     else:
         _inform(options)
     return 0

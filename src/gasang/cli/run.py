@@ -14,13 +14,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gasang.cli import network, profiling
+from gasang.cli import command, network, profiling
 from gasang.cli.arguments import UsageError
 from gasang.cli.report import say
 from gasang.cli.session import Session
 from gasang.cli.warm import warm_machine
 from gasang.config import ACCELERATORS, IRQCHIPS, Drive, Folder, MachineConfig
-from gasang.guest import APPEND, default_guest, default_initrd, drivers
+from gasang.guest import APPEND, default_initrd, guest_for, root_filesystem
 from gasang.machine import Machine, TimedOut
 from gasang.machine.accelerator import Choice
 from gasang.units import parse_size
@@ -74,6 +74,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     boot.add_argument(
         "--append", metavar="WORDS", default="", help="the kernel's command line, or more of it"
     )
+    boot.add_argument(
+        "--rootfs",
+        metavar="DIR|TAR",
+        help="the guest's root: a folder, a container image's archive, or a tar; what it writes is not kept",
+    )
+    command.add_options(parser.add_argument_group("the command"))
     machine = parser.add_argument_group("the machine")
     machine.add_argument("-m", "--memory", metavar="SIZE", default="512M", help="RAM (default: %(default)s)")
     machine.add_argument("-c", "--cpus", metavar="N", type=int, default=1, help="processors (default: 1)")
@@ -149,10 +155,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """Run a guest; return the exit code."""
     _check(options)
-    if options.detach:
-        return _in_background(options)
-    on_terminal = options.command is None and os.isatty(0) and os.isatty(1)
     config = _configuration(options)
+    if options.detach:
+        return _in_background(options, config)
+    if config.rootfs and options.command is None:
+        # As docker does: what the image is for, or else a shell.
+        options.command = config.rootfs.command or ("sh",)
+        options.tty = os.isatty(0) and os.isatty(1)
+    on_terminal = options.command is None and os.isatty(0) and os.isatty(1)
     warm = _may_be_warm(options, config)
     if not warm:
         config = _with_default_guest(config, options, on_terminal=on_terminal)
@@ -174,7 +184,14 @@ def main(options: argparse.Namespace) -> int:
             stack.callback(_say_state_hash, machine)
         if options.command is not None:
             # What is typed is never the same twice.
-            return session.run_command(options.command, typing=not options.deterministic)
+            return session.run_command(
+                options.command,
+                typing=not options.deterministic,
+                env=command.environment_of(options),
+                cwd=options.workdir,
+                user=options.user,
+                tty=options.tty,
+            )
         if on_terminal:
             return session.on_terminal(has_shell=options.kernel is None)
         return session.in_pipe(has_shell=options.kernel is None)
@@ -182,12 +199,27 @@ def main(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     """What no single option shows. Raises `UsageError`."""
+    if options.rootfs and (options.kernel or options.initrd):
+        raise UsageError("--rootfs is for the default guest: leave out --kernel and --initrd")
     if options.command is not None and not options.command:
         raise UsageError("no command behind --: write one, as in gasang run -- uname -a")
     if options.command is not None and (options.initrd or options.module):
         raise UsageError("a command needs gasang's own initial RAM disk: leave out --initrd and --module")
     if options.kernel is None and options.initrd:
         raise UsageError("--initrd needs a --kernel to go with it")
+    for name, value in {
+        "-t": options.tty,
+        "-e": options.env,
+        "-w": options.workdir,
+        "-u": options.user,
+    }.items():
+        if value and options.command is None and not options.rootfs:
+            raise UsageError(f"{name} is for a command: write one behind --")
+    for name, value in {"-t": options.tty, "-u": options.user}.items():
+        if value and (options.kernel or options.deterministic):
+            raise UsageError(f"{name} needs the default guest, and time as it is")
+    command.check_terminal(options)
+    command.environment_of(options)
     if options.timeout is not None and not options.timeout > 0:
         raise UsageError(f"--timeout {options.timeout:g}: give a number of seconds above 0")
     if options.trace_file and not options.trace:
@@ -200,10 +232,16 @@ def _may_be_warm(options: argparse.Namespace, config: MachineConfig) -> bool:
     """Whether the command may begin in a snapshot of the default guest: nobody can tell, but by the time."""
     boot = options.cold or options.kernel or options.append or options.date or options.deterministic
     watched = options.trace or options.profile or options.perf_map or options.count_blocks or options.symbols
-    return options.command is not None and not (boot or watched or options.state_hash or config.drives)
+    return options.command is not None and not (
+        boot
+        or watched
+        or options.state_hash
+        or config.drives
+        or (config.rootfs and config.rootfs.kind != "erofs")
+    )
 
 
-def _in_background(options: argparse.Namespace) -> int:
+def _in_background(options: argparse.Namespace, config: MachineConfig) -> int:
     """Leave the machine to a process of its own. Raises `UsageError`, `GasangError`."""
     others = {"a command": options.command, "--kernel": options.kernel, "--trace": options.trace,
               "--profile": options.profile, "--perf-map": options.perf_map, "--timeout": options.timeout,
@@ -214,7 +252,7 @@ def _in_background(options: argparse.Namespace) -> int:
     from gasang.cli import holder  # noqa: PLC0415 - slow to load, and not always needed
 
     name = options.name or "debian"
-    config = replace(_configuration(options), vsock=True)
+    config = replace(config, vsock=True)
     config = _with_default_guest(config, options, on_terminal=False)
     holder.start(lambda: network.published(Machine(config), options), name)
     holder.say_name(name)
@@ -222,7 +260,8 @@ def _in_background(options: argparse.Namespace) -> int:
 
 
 def _configuration(options: argparse.Namespace) -> MachineConfig:
-    """The machine asked for. Raises `ConfigError`."""
+    """The machine asked for. Raises `ConfigError`, `GuestImageError`."""
+    progress = None if options.quiet else say
     return MachineConfig(
         kernel=Path(options.kernel) if options.kernel is not None else None,
         initrd=options.initrd,
@@ -233,9 +272,9 @@ def _configuration(options: argparse.Namespace) -> MachineConfig:
         drives=tuple(Drive.parse(each) for each in options.drive),
         rng=options.rng,
         balloon=options.balloon,
-        # What mounts folders in the default guest is behind it.
-        vsock=bool(options.volume) and options.kernel is None,
+        vsock=_needs_vsock(options),
         folders=tuple(Folder.parse(each) for each in options.volume),
+        rootfs=None if options.rootfs is None else root_filesystem(options.rootfs, progress),
         net=network.asked_for(options),
         cpu=options.cpu,
         accel=options.accel,
@@ -251,6 +290,12 @@ def _configuration(options: argparse.Namespace) -> MachineConfig:
         deterministic=options.deterministic,
         seed=options.seed,
     )
+
+
+def _needs_vsock(options: argparse.Namespace) -> bool:
+    """Whether the default guest's agent behind it is needed: it mounts folders, and knows users."""
+    asked = options.volume or options.rootfs or options.user or options.tty
+    return bool(asked) and options.kernel is None
 
 
 def _date(text: str | None) -> datetime | None:
@@ -273,15 +318,15 @@ def _with_default_guest(
     config: MachineConfig, options: argparse.Namespace, *, on_terminal: bool
 ) -> MachineConfig:
     """Fill in the default guest's parts, where they are used. Raises `GuestImageError`."""
-    progress = None if options.quiet else say
+    progress, guest = None if options.quiet else say, None
     if config.kernel is None:
-        guest = default_guest(progress, drivers=drivers(config))
+        guest = guest_for(config, progress)
         config = replace(config, kernel=guest.kernel, initrd=guest.initrd)
     elif options.command is not None:
         config = replace(config, initrd=default_initrd((), progress))
     else:
         return config
-    words = [APPEND]
+    words = [APPEND if guest is None else guest.append]
     if options.command is not None:
         words.append("GASANG_SHELL=no")
     elif on_terminal:

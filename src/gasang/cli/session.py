@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from gasang.backends.console import in_background, pass_input, pass_keys, show_output
 from gasang.backends.streams import Descriptor, may_read, writer
 from gasang.backends.terminal import raw_mode
+from gasang.cli.command import on_terminal
 from gasang.cli.report import complain
 from gasang.errors import MachineDied
 from gasang.machine import DebugExit, EngineFailed, Machine, Outcome, PowerOff, Reboot, Stopped, TimedOut
@@ -28,26 +29,54 @@ class Session:
         self._code: int | None = None
         self._failure: BaseException | None = None
 
-    def run_command(self, command: Sequence[str], *, typing: bool = True) -> int:
+    def run_command(
+        self,
+        command: Sequence[str],
+        *,
+        typing: bool = True,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        user: str | None = None,
+        tty: bool = False,
+    ) -> int:
         """Run a command by the guest's agent, our streams being its streams; return its exit code.
 
-        Without `typing`, a terminal is no input for it.
+        Without `typing`, a terminal is no input for it; with `tty`, ours is its own. That, and a `user`, are
+        for a guest with vsock.
         """
+        if tty:
+            return self._run_on_terminal(command, env or {}, cwd, user)
         has_input = may_read(_STDIN) and (typing or not os.isatty(_STDIN))
-        agent = self._machine.vsock_agent if self._machine.config.vsock else self._agent
+        stream = self._agent.stream
+        if self._machine.config.vsock:
+            stream = partial(self._machine.vsock_agent.stream, user=user)
 
         def work() -> None:
-            self._code = agent.stream(
+            self._code = stream(
                 command,
                 stdin=Descriptor(_STDIN) if has_input else None,
                 stdout=writer(_STDOUT),
                 stderr=writer(_STDERR),
+                env=env,
+                cwd=cwd,
             )
 
-        outcome = self._until_end(work)
-        if self._code is not None:
-            return self._code
-        return self._without_its_command(outcome)
+        return self._command_code(self._until_end(work))
+
+    def _run_on_terminal(
+        self, command: Sequence[str], env: Mapping[str, str], cwd: str | None, user: str | None
+    ) -> int:
+        agent = self._machine.vsock_agent
+        with on_terminal(agent, command, env=env, cwd=cwd, user=user) as pass_on:
+
+            def work() -> None:
+                self._code = pass_on()
+
+            outcome = self._until_end(work)
+        return self._command_code(outcome)
+
+    def _command_code(self, outcome: Outcome) -> int:
+        return self._without_its_command(outcome) if self._code is None else self._code
 
     def on_terminal(self, *, has_shell: bool) -> int:
         """The console on our terminal, in raw mode; return the exit code of its shell, or of the machine."""

@@ -15,7 +15,7 @@ from gasang.cli.report import complain
 from gasang.config import MachineConfig
 from gasang.errors import SnapshotError
 from gasang.guest.cache import cache_directory
-from gasang.guest.default import CLOUD_KERNEL, default_guest, drivers
+from gasang.guest.default import CLOUD_KERNEL, guest_for
 from gasang.machine import Machine
 from gasang.machine.accelerator import choose
 
@@ -51,7 +51,7 @@ def _restored(path: Path, config: MachineConfig) -> Machine:
 
 
 def _booted(config: MachineConfig, path: Path, progress: Progress | None) -> Machine:
-    guest = default_guest(progress, drivers=drivers(config))
+    guest = guest_for(config, progress)
     append = f"{guest.append} {_COMMANDS_ONLY}"
     config = replace(config, kernel=guest.kernel, initrd=guest.initrd, append=append)
     # What is mounted cannot be saved: folders are mounted in the machine that goes on from the snapshot.
@@ -102,6 +102,7 @@ def _key(config: MachineConfig) -> str:
         "balloon": config.balloon,
         "net": config.net is not None,
         "folders": len(config.folders),
+        "rootfs": None if config.rootfs is None else _identity(config.rootfs.path),
         "accel": choose(config).name,
         "irqchip": config.irqchip,
         "switchable": config.switchable,

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
         default_initrd,
         drivers,
         fetch_kernel,
+        guest_for,
     )
     from gasang.guest.packages import dependencies, fetch_package, fetch_with_dependencies
+    from gasang.guest.root import root_filesystem
 
 __all__ = [
     "APPEND",
@@ -32,6 +34,8 @@ __all__ = [
     "fetch_modules",
     "fetch_package",
     "fetch_with_dependencies",
+    "guest_for",
+    "root_filesystem",
 ]
 
 __getattr__ = attributes(
@@ -47,8 +51,10 @@ __getattr__ = attributes(
         "default_initrd": "default",
         "drivers": "default",
         "fetch_kernel": "default",
+        "guest_for": "default",
         "dependencies": "packages",
         "fetch_package": "packages",
         "fetch_with_dependencies": "packages",
+        "root_filesystem": "root",
     },
 )

@@ -9,7 +9,7 @@
 #   want                     the next chunk of standard input, please: its length, a newline, its bytes
 #   exit CODE                the command ended; both streams are complete, and end in the run's marker
 
-pipes=/etc/gasang
+pipes=${0%/*}
 exec 3<>/dev/ttyS2 4<>/dev/ttyS3
 stty raw -echo
 stty raw -echo <&3

@@ -7,6 +7,7 @@ import gzip
 import lzma
 import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
 
@@ -53,11 +54,18 @@ def read_package(path: Path) -> Iterator[Entry]:
 
     The package is read as far as the caller iterates. Raises `DownloadError` if it is no package, or broken.
     """
+    with open_data(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+        yield from _entries(archive)
+
+
+@contextmanager
+def open_data(path: Path) -> Iterator[IO[bytes]]:
+    """The tar of a package's files, to be read once. Raises `DownloadError` as `read_package` does."""
     try:
         with path.open("rb") as package:
             opener = _find_data(package, path)
-            with opener(package) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
-                yield from _entries(archive)
+            with opener(package) as stream:
+                yield stream
     except (OSError, EOFError, ValueError, tarfile.TarError, lzma.LZMAError, zstandard.ZstdError) as error:
         raise DownloadError(f"{path.name} is not a whole Debian package: {error}") from error
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from string import ascii_lowercase
 from typing import TYPE_CHECKING
 
-from gasang.config import MachineConfig
+from gasang.config import MachineConfig, RootFilesystem
 from gasang.errors import GuestImageError
 from gasang.guest.cache import obtain
 
@@ -33,6 +34,9 @@ AGENT = "gasang-agent"
 """That agent's program: in this package where it was built, in the guest's /usr/bin."""
 
 
+_DEFAULTS = "etc/gasang/defaults"
+
+
 @dataclass(frozen=True)
 class Guest:
     """What a machine boots: a kernel's file, an initial RAM disk's bytes, a kernel command line."""
@@ -42,29 +46,58 @@ class Guest:
     append: str
 
 
-def default_guest(progress: Progress | None = None, *, drivers: Sequence[str] = ()) -> Guest:
+def default_guest(
+    progress: Progress | None = None, *, drivers: Sequence[str] = (), more: Sequence[Entry] = ()
+) -> Guest:
     """The default guest, from the cache or else from Debian's archive; needs no root.
 
-    `drivers` are modules of its kernel that it is to have. Raises `DownloadError` if a part of it cannot be
+    `drivers` are modules of its kernel that it is to have, `more` is in its initial RAM disk too. Raises
+    `DownloadError` if a part of it cannot be
     had, `CacheError` if the cache cannot be used.
     """
-    more: Sequence[Entry] = ()
     if drivers:
         from gasang.guest.closure import fetch_modules  # noqa: PLC0415 - slow to load, and rarely needed
 
-        more = fetch_modules(drivers, progress=progress)
+        more = [*more, *fetch_modules(drivers, progress=progress)]
         if VSOCK_DRIVER in drivers:
             more = [*more, *_agent()]
     return Guest(fetch_kernel(CLOUD_KERNEL, progress), default_initrd(more, progress), APPEND)
 
 
+def guest_for(config: MachineConfig, progress: Progress | None = None) -> Guest:
+    """The default guest for a machine: with drivers for its devices, and told of its root filesystem.
+
+    Raises as `default_guest` does.
+    """
+    if config.rootfs is None:
+        return default_guest(progress, drivers=drivers(config))
+    guest = default_guest(progress, drivers=drivers(config), more=_defaults(config.rootfs))
+    if config.rootfs.kind == "erofs":
+        source = f"/dev/vd{ascii_lowercase[len(config.drives)]}"
+    else:
+        source = f"gasang{len(config.folders)}"
+    return replace(guest, append=f"{guest.append} GASANG_ROOT={config.rootfs.kind}:{source}")
+
+
+def _defaults(root: RootFilesystem) -> list[Entry]:
+    """How the guest's agent is to run commands that say nothing else: guests/agent/src/defaults.rs."""
+    from gasang.guest.initramfs import Directory, File  # noqa: PLC0415 - as above
+
+    environment = "".join(f"{each}\0" for each in root.env)
+    words = {"environ": environment, "cwd": root.cwd, "user": root.user}
+    files = (File(f"{_DEFAULTS}/{name}", text.encode()) for name, text in words.items())
+    return [Directory(_DEFAULTS), *files]
+
+
 def drivers(config: MachineConfig) -> tuple[str, ...]:
     """The modules that the default guest needs for the devices of a machine."""
     needed = (
-        ("virtio-blk", bool(config.drives)),
+        ("virtio-blk", bool(config.all_drives)),
         ("virtio-rng", config.rng),
         ("virtio-balloon", config.balloon),
-        ("virtiofs", bool(config.folders)),
+        ("virtiofs", bool(config.all_folders)),
+        ("overlay", config.rootfs is not None),
+        ("erofs", config.rootfs is not None and config.rootfs.kind == "erofs"),
         ("virtio-net", config.net is not None),
         (VSOCK_DRIVER, config.vsock),
     )

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from gasang.guest.agent import Agent
     from gasang.guest.vsock_agent import VsockAgent
 
+_TOOLS = "/run/gasang/bin:/usr/bin"
+"""Where the guest has programs of ours, whatever its root filesystem is."""
+
 _PATIENCE = 60.0
 """Seconds that an agent gets."""
 
@@ -40,7 +43,8 @@ def mount(vsock: VsockAgent, folders: Sequence[Folder]) -> None:
             continue
         options = "ro" if folder.readonly else "rw"
         script = f'mkdir -p "$1" && mount -t virtiofs -o {options} gasang{number} "$1"'
-        done = vsock.run(["sh", "-c", script, "sh", folder.guest], timeout=_PATIENCE)
+        words = ["sh", "-c", script, "sh", folder.guest]
+        done = vsock.run(words, timeout=_PATIENCE, env={"PATH": _TOOLS}, cwd="/", user="0")
         if done.returncode:
             why = done.stderr.decode(errors="replace").strip()
             raise GuestAgentError(f"{folder.guest} cannot be mounted: {why}")

@@ -82,6 +82,39 @@ def download_all(names: Sequence[str], directory: Path, progress: Progress | Non
     return _with_index(fetch, progress)
 
 
+def download_installation(
+    names: Sequence[str], directory: Path, progress: Progress | None = None
+) -> list[Path]:
+    """Fetch packages and all that they need on a system that has none, into `directory`: their files.
+
+    A name may be a pattern of apt's. Raises `DownloadError`.
+    """
+    if progress:
+        progress("fetching packages")
+    directory = directory.absolute()
+    (directory / "partial").mkdir()
+    status = directory / "status"
+    status.touch()
+    nothing_installed = (
+        f"Dir::State::status={status}",
+        f"Dir::Cache::archives={directory}",
+        "Dir::Cache::pkgcache=",
+        "Dir::Cache::srcpkgcache=",
+        "Debug::NoLocking=true",
+        "APT::Get::Download-Only=true",
+        "APT::Install-Recommends=false",
+    )
+
+    def fetch(settings: tuple[str, ...]) -> list[Path]:
+        _apt("apt-get", (*settings, *nothing_installed), "--quiet", "--yes", "install", *names)
+        files = sorted(directory.glob("*.deb"))
+        if not files:
+            raise DownloadError("the packages were not fetched: apt-get wrote no file")
+        return files
+
+    return _with_index(fetch, progress)
+
+
 def dependencies(name: str, *, recursive: bool = False, progress: Progress | None = None) -> list[str]:
     """The packages that `name` depends on, by name, in the index's order. Raises `DownloadError`."""
 

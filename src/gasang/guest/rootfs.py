@@ -67,7 +67,10 @@ def _skeleton() -> list[Entry]:
         File("etc/group", b"root:x:0:\n"),
         File("etc/hostname", b"gasang\n"),
         File("init", here.joinpath("init.sh").read_bytes(), 0o755),
-        File("etc/gasang/agent.sh", here.joinpath("agent.sh").read_bytes()),
+        *(
+            File(f"etc/gasang/{name}.sh", here.joinpath(f"{name}.sh").read_bytes())
+            for name in ("agent", "root", "start")
+        ),
         File("etc/gasang/udhcpc.sh", here.joinpath("udhcpc.sh").read_bytes(), 0o755),
         *(Fifo(f"etc/gasang/{stream}") for stream in ("stdin", "stdout", "stderr")),
     ]

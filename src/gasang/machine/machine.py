@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from gasang import loaders, profile, storage
 from gasang._engine import EngineError
-from gasang.config import Accelerator, Drive, Folder, Irqchip, MachineConfig, Network
+from gasang.config import Accelerator, Drive, Folder, Irqchip, MachineConfig, Network, RootFilesystem
 from gasang.errors import ConfigError, GasangError, GuestTimeout, MachineDied, SnapshotError
 from gasang.loaders import BootRequest
 from gasang.machine.accelerator import Choice, choose
@@ -25,6 +25,7 @@ from gasang.machine.channel import Channel
 from gasang.machine.code_log import CodeLogReader
 from gasang.machine.ending import Ending
 from gasang.machine.guest_access import GuestAccess
+from gasang.machine.guest_parts import drive_of, root_of, with_default_guest
 from gasang.machine.network_access import NetworkAccess, new_mac
 from gasang.machine.once import Once
 from gasang.machine.outcome import Outcome, Stopped
@@ -72,7 +73,7 @@ class Machine(GuestAccess, NetworkAccess):
 
         Raises `ConfigError`, `KernelError`, for the default guest `GuestImageError`, and `SnapshotError`.
         """
-        self.config = config if config.kernel else _with_default_guest(config)
+        self.config = config if config.kernel else with_default_guest(config)
         # One date for every clock that the guest may ask.
         self.config = replace(self.config, date=self.config.first_date)
         seconds = 0.0
@@ -89,13 +90,13 @@ class Machine(GuestAccess, NetworkAccess):
         self._pc = Pc(vm, self.config, self._ending, self._debug_console.deliver)
         with ExitStack() as unless_started:
             unless_started.callback(self._pc.slots.close)
-            self._pc.plug_drives(storage.open_image(drive) for drive in self.config.drives)
+            self._pc.plug_drives(storage.open_image(drive) for drive in self.config.all_drives)
             if self.config.rng:
                 self._pc.plug_entropy(_entropy(self.config))
             self._balloon = self._pc.plug_balloon() if self.config.balloon else None
             self._vsock_agent = self._plug_vsock(restored=saved is not None) if self.config.vsock else None
             self._plug_network(self._pc)
-            self._pc.plug_folders(self.config.folders)
+            self._pc.plug_folders(self.config.all_folders)
             if saved is None:
                 self._load_kernel()
             else:
@@ -144,6 +145,7 @@ class Machine(GuestAccess, NetworkAccess):
         balloon: bool = False,
         vsock: bool = False,
         folders: Sequence[Folder | str] = (),
+        rootfs: RootFilesystem | str | Path | None = None,
         net: Network | str | None = None,
         cpu: str = "max",
         accel: Accelerator = "auto",
@@ -162,9 +164,11 @@ class Machine(GuestAccess, NetworkAccess):
     ) -> Self:
         """Start a machine; with no kernel named, the default guest.
 
-        `memory` is a size such as "512M", or bytes as a number; the rest is described at `MachineConfig`.
-        Raises `ConfigError`, `KernelError`, and for the default guest `GuestImageError`.
+        `memory` is a size such as "512M", or bytes as a number, `rootfs` a directory or a container image's
+        file; the rest is described at `MachineConfig`. Raises `ConfigError`, `KernelError`, and for the
+        default guest `GuestImageError`.
         """
+        root = None if rootfs is None else root_of(rootfs, is_default=kernel is None and initrd is None)
         return cls(
             MachineConfig(
                 kernel=Path(kernel) if kernel is not None else None,
@@ -173,11 +177,12 @@ class Machine(GuestAccess, NetworkAccess):
                 append=append,
                 memory=parse_size(memory) if isinstance(memory, str) else memory,
                 cpus=cpus,
-                drives=tuple(_drive(each) for each in drives),
+                drives=tuple(drive_of(each) for each in drives),
                 rng=rng,
                 balloon=balloon,
-                vsock=vsock,
+                vsock=vsock or root is not None,
                 folders=tuple(Folder.parse(each) if isinstance(each, str) else each for each in folders),
+                rootfs=root,
                 net=Network.parse(net) if isinstance(net, str) else net,
                 cpu=cpu,
                 accel=accel,
@@ -559,23 +564,6 @@ def _entropy(config: MachineConfig) -> Callable[[int], bytes]:
     from random import Random  # noqa: PLC0415 - slow to load, and not always needed
 
     return Random(config.seed).randbytes if config.deterministic else os.urandom
-
-
-def _drive(drive: Drive | str | Path) -> Drive:
-    return drive if isinstance(drive, Drive) else Drive(Path(drive))
-
-
-def _with_default_guest(config: MachineConfig) -> MachineConfig:
-    """The default guest's kernel, its initrd unless another is named, and its command line before ours."""
-    from gasang.guest.default import default_guest, drivers  # noqa: PLC0415 - guest is above machine
-
-    guest = default_guest(drivers=drivers(config))
-    return replace(
-        config,
-        kernel=guest.kernel,
-        initrd=guest.initrd if config.initrd is None else config.initrd,
-        append=f"{guest.append} {config.append}".strip(),
-    )
 
 
 def _caller(act: Callable[[], None]) -> Callable[[Outcome], None]:

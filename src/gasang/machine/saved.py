@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from gasang.config import Drive, Folder, MachineConfig, Network
+from gasang.config import Drive, Folder, MachineConfig, Network, RootFilesystem
 from gasang.errors import SnapshotError
 
 _NOT_SAVED = frozenset(
@@ -45,6 +45,8 @@ def state_of_config(config: MachineConfig) -> dict[str, Any]:
     date = None if config.date is None else config.date.isoformat()
     folders = [{**asdict(each), "host": os.path.abspath(each.host)} for each in config.folders]
     net = None if config.net is None else asdict(config.net)
+    rootfs = config.rootfs
+    root = None if rootfs is None else {**asdict(rootfs), "path": os.path.abspath(rootfs.path)}
     return {
         **values,
         "kernel": str(config.kernel),
@@ -52,6 +54,7 @@ def state_of_config(config: MachineConfig) -> dict[str, Any]:
         "date": date,
         "net": net,
         "folders": folders,
+        "rootfs": root,
     }
 
 
@@ -67,6 +70,7 @@ def config_of(state: Mapping[str, Any]) -> MachineConfig:
         changed["folders"] = tuple(
             Folder(**{**each, "host": Path(each["host"])}) for each in state["folders"]
         )
+        changed["rootfs"] = _rootfs_of(state["rootfs"])
         return MachineConfig(**{**state, **changed, "symbols": tuple(state["symbols"])})
     except (KeyError, TypeError, AttributeError) as error:
         raise SnapshotError(f"its configuration is none: {error!r}") from error
@@ -74,10 +78,17 @@ def config_of(state: Mapping[str, Any]) -> MachineConfig:
         raise SnapshotError(f"its configuration is none: {error}") from error
 
 
+def _rootfs_of(state: dict[str, Any] | None) -> RootFilesystem | None:
+    if state is None:
+        return None
+    words = {name: tuple(state[name]) for name in ("env", "command")}
+    return RootFilesystem(**{**state, **words, "path": Path(state["path"])})
+
+
 def identities(config: MachineConfig) -> list[dict[str, Any]]:
     """What tells the content of each drive from another: the file's size and time of change."""
     found = []
-    for drive in config.drives:
+    for drive in config.all_drives:
         status = os.stat(drive.path)
         found.append({"size": status.st_size, "changed": status.st_mtime_ns})
     return found
@@ -85,12 +96,12 @@ def identities(config: MachineConfig) -> list[dict[str, Any]]:
 
 def check_drives(config: MachineConfig, known: object) -> None:
     """Raises `SnapshotError` if a drive has changed since, or is gone."""
-    if not isinstance(known, list) or len(known) != len(config.drives):
+    if not isinstance(known, list) or len(known) != len(config.all_drives):
         raise SnapshotError("it does not say what its drives were")
     try:
         now = identities(config)
     except OSError as error:
         raise SnapshotError(f"drive {error.filename}: {error.strerror}") from error
-    for drive, before, after in zip(config.drives, known, now, strict=True):
+    for drive, before, after in zip(config.all_drives, known, now, strict=True):
         if before != after:
             raise SnapshotError(f"drive {drive.path} has changed since: a snapshot has no copy of disks")

@@ -13,17 +13,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 import struct
 import zlib
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from gasang.errors import SnapshotError
+from gasang.whole_file import replacing
 
 FORMAT = 1
 """Number of the format that is written; another one is refused."""
@@ -127,20 +126,10 @@ def write(
     host cannot do.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            _fill(descriptor, json.dumps(state, separators=(",", ":")).encode(), ram_length, write_ram)
-            os.fsync(descriptor)
-            os.rename(temporary, path)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(temporary)
-            raise
-        finally:
-            os.close(descriptor)
-        _sync_directory(path.parent)
+        with replacing(path, mode=0o600) as file:
+            content = json.dumps(state, separators=(",", ":")).encode()
+            _fill(file.fileno(), content, ram_length, write_ram)
     except OSError as error:
         raise SnapshotError(f"snapshot {path}: {error.strerror or error}") from error
 
@@ -163,11 +152,3 @@ def _write_all(descriptor: int, data: bytes, at: int) -> None:
     while rest:
         written = os.pwrite(descriptor, rest, at)
         rest, at = rest[written:], at + written
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

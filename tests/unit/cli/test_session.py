@@ -50,7 +50,7 @@ class FakeAgent:
         if self.command is None:
             raise GuestTimeout("no agent")
 
-    def stream(self, command, *, stdin, stdout, stderr):
+    def stream(self, command, *, stdin, stdout, stderr, env, cwd):
         return self.command(stdout, stderr)
 
 

@@ -164,7 +164,7 @@ def test_run_returns_like_subprocess_and_checks_on_demand(boot, monkeypatch):
 
 def test_the_default_guest_boots_when_none_is_named(engine, kernel, monkeypatch):
     guest = SimpleNamespace(kernel=kernel, initrd=b"ramdisk", append="console=ttyS0")
-    monkeypatch.setattr("gasang.guest.default.default_guest", lambda **_: guest)
+    monkeypatch.setattr("gasang.guest.default.default_guest", lambda *_, **__: guest)
     with Machine.boot(append="quiet") as vm:
         assert (vm.config.kernel, vm.config.initrd) == (kernel, b"ramdisk")
         assert vm.config.append == "console=ttyS0 quiet"

@@ -1,0 +1,38 @@
+"""What a machine has that callers name in several ways, or not at all."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from gasang.config import Drive, MachineConfig, RootFilesystem
+from gasang.errors import ConfigError
+
+
+def drive_of(drive: Drive | str | Path) -> Drive:
+    """A drive as callers name it."""
+    return drive if isinstance(drive, Drive) else Drive(Path(drive))
+
+
+def root_of(root: RootFilesystem | str | Path, *, is_default: bool) -> RootFilesystem:
+    """A root filesystem as callers name it, of the default guest. Raises `ConfigError`, `GuestImageError`."""
+    if not is_default:
+        raise ConfigError("a root filesystem is for the default guest: leave out kernel and initrd")
+    if isinstance(root, RootFilesystem):
+        return root
+    from gasang.guest.root import root_filesystem  # noqa: PLC0415 - guest is above machine
+
+    return root_filesystem(root)
+
+
+def with_default_guest(config: MachineConfig) -> MachineConfig:
+    """The default guest's kernel, its initrd unless another is named, and its command line before ours."""
+    from gasang.guest.default import guest_for  # noqa: PLC0415 - guest is above machine
+
+    guest = guest_for(config)
+    return replace(
+        config,
+        kernel=guest.kernel,
+        initrd=guest.initrd if config.initrd is None else config.initrd,
+        append=f"{guest.append} {config.append}".strip(),
+    )

@@ -1,0 +1,1 @@
+"""Root filesystems of guests, made of container images and archives."""
