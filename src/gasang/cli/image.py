@@ -7,7 +7,7 @@ import json
 import os
 from pathlib import Path
 
-from gasang.cli import image_build
+from gasang.cli import image_build, image_seed
 from gasang.cli.arguments import UsageError
 from gasang.config import Drive
 from gasang.storage import open_image
@@ -22,6 +22,8 @@ examples:
   gasang image create --backing base.qcow2 mine.qcow2     what is written goes to mine.qcow2 alone
   gasang image info --json disk.qcow2
   gasang image build debian debian.tar --include python3
+  gasang image seed seed.iso --hostname box --ssh-key ~/.ssh/id_ed25519.pub --agent
+  gasang image agent gasang-agent.deb && gasang cp gasang-agent.deb box:/tmp
   gasang run --rootfs debian.tar -- cat /etc/os-release
 """
 
@@ -30,7 +32,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `gasang image`."""
     parser.description = "Make an image of a disk or of a system, or say what a disk image is."
     parser.epilog = _EPILOG
-    actions = parser.add_subparsers(dest="action", metavar="create|info|build", required=True)
+    actions = parser.add_subparsers(dest="action", metavar="create|info|build|seed|agent", required=True)
     create = actions.add_parser("create", help="make an image")
     create.add_argument("--format", choices=("qcow2", "raw"), default="qcow2", help="(default: qcow2)")
     create.add_argument("--backing", metavar="FILE", help="an image that has what this one does not")
@@ -41,16 +43,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     info.add_argument("file", metavar="FILE")
     build = actions.add_parser("build", help="make a Debian system for gasang run --rootfs")
     image_build.add_options(build)
+    seed = actions.add_parser("seed", help="make a disk that tells a cloud image who it is (cloud-init)")
+    image_seed.add_seed_options(seed)
+    agent = actions.add_parser("agent", help="make a Debian package of the guest's agent")
+    image_seed.add_agent_options(agent)
 
 
 def main(options: argparse.Namespace) -> int:
     """Do it; 0. Raises `ConfigError` and `UsageError`."""
-    if options.action == "create":
-        _create(options)
-    elif options.action == "build":
-        return image_build.main(options)
-    else:
-        _inform(options)
+    actions = {
+        "create": _create,
+        "info": _inform,
+        "build": image_build.build,
+        "seed": image_seed.make_seed,
+        "agent": image_seed.make_agent,
+    }
+    actions[options.action](options)
     return 0
 
 

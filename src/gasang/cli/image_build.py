@@ -50,8 +50,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def main(options: argparse.Namespace) -> int:
-    """Make it; 0. Raises `ConfigError`, `GuestImageError`, and what the guest's end raises."""
+def build(options: argparse.Namespace) -> None:
+    """Make it. Raises `ConfigError`, `GuestImageError`, and what the guest's end raises."""
     names = [name for each in options.include for name in each.split(",") if name]
     check_names(names)
     memory = parse_size(options.memory)
@@ -70,7 +70,6 @@ def main(options: argparse.Namespace) -> int:
                 write_image(file, _exported(machine), _CONFIG, name=target.stem, directory=Path(place))
     except OSError as error:
         raise GuestImageError(f"image {target}: {error.strerror or error}") from error
-    return 0
 
 
 def _install(machine: Machine, progress: object) -> None:

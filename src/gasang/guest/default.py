@@ -9,7 +9,6 @@ from string import ascii_lowercase
 from typing import TYPE_CHECKING
 
 from gasang.config import MachineConfig, RootFilesystem
-from gasang.errors import GuestImageError
 from gasang.guest.cache import obtain
 
 if TYPE_CHECKING:
@@ -29,10 +28,6 @@ of the host for a fault of theirs.
 
 VSOCK_DRIVER = "vmw_vsock_virtio_transport"
 """With it, the agent that speaks by vsock is in the guest."""
-
-AGENT = "gasang-agent"
-"""That agent's program: in this package where it was built, in the guest's /usr/bin."""
-
 
 _DEFAULTS = "etc/gasang/defaults"
 
@@ -140,16 +135,10 @@ def fetch_kernel(package: str = CLOUD_KERNEL, progress: Progress | None = None) 
 
 def _agent() -> list[Entry]:
     """The agent's program. Raises `GuestImageError` if gasang was built without it."""
-    from importlib.resources import files  # noqa: PLC0415 - as above
-
+    from gasang.guest.agent_package import AGENT, agent_program  # noqa: PLC0415 - as above
     from gasang.guest.initramfs import File  # noqa: PLC0415 - as above
 
-    program = files("gasang.guest").joinpath(AGENT)
-    if not program.is_file():
-        raise GuestImageError(
-            "gasang was built without the guest's agent: build it with make, or do without vsock"
-        )
-    return [File(f"usr/bin/{AGENT}", program.read_bytes(), 0o755)]
+    return [File(f"usr/bin/{AGENT}", agent_program(), 0o755)]
 
 
 def _take(package: Path, wanted: Callable[[str], bool]) -> bytes:
