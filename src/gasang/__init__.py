@@ -25,13 +25,15 @@ from gasang.errors import (
     GuestTimeout,
     KernelError,
     MachineDied,
+    RootFilesystemError,
     SnapshotError,
 )
 
 if TYPE_CHECKING:
-    from gasang.machine import Machine
+    from gasang.machine import AsyncMachine, Machine
 
 __all__ = [
+    "AsyncMachine",
     "CacheError",
     "ConfigError",
     "DownloadError",
@@ -45,16 +47,17 @@ __all__ = [
     "Machine",
     "MachineConfig",
     "MachineDied",
+    "RootFilesystemError",
     "SnapshotError",
 ]
 
 
 def __getattr__(name: str) -> Any:
     """`Machine` is loaded when it is asked for: `gasang --version` needs no engine."""
-    if name == "Machine":
-        from gasang.machine import Machine  # noqa: PLC0415
+    if name in ("AsyncMachine", "Machine"):
+        from gasang import machine  # noqa: PLC0415
 
-        return Machine
+        return getattr(machine, name)
     if name == "__version__":
         from importlib import metadata  # noqa: PLC0415 - it takes longer to load than the rest
 

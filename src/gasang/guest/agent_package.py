@@ -5,9 +5,9 @@ from __future__ import annotations
 import gzip
 import io
 import tarfile
+from importlib import metadata
 from importlib.resources import files
 
-import gasang
 from gasang.errors import GuestImageError
 
 AGENT = "gasang-agent"
@@ -72,7 +72,7 @@ def agent_package() -> bytes:
     """The agent as a package for dpkg. Raises as `agent_program` does."""
     control = _tar(
         [
-            ("./control", _CONTROL.format(version=gasang.__version__).encode(), 0o644),
+            ("./control", _CONTROL.format(version=metadata.version("gasang")).encode(), 0o644),
             ("./postinst", _AFTER.encode(), 0o755),
             ("./prerm", _BEFORE_REMOVAL.encode(), 0o755),
         ]

@@ -119,8 +119,10 @@ class VsockAgent:
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
         user: str | None = None,
+        started: Callable[[Command], object] | None = None,
     ) -> CompletedProcess[bytes]:
-        """Run a command to its end; a string is for `sh -c`. As `Agent.run`, and as another `user`."""
+        """Run a command to its end; a string is for `sh -c`. As `Agent.run`, and as another `user`; `started`
+        is told of the command, which another thread may close."""
         output, errors = bytearray(), bytearray()
         try:
             code = self.stream(
@@ -132,6 +134,7 @@ class VsockAgent:
                 env=env,
                 cwd=cwd,
                 user=user,
+                started=started,
             )
         except GuestTimeout as error:
             raise GuestTimeout(str(error), stdout=bytes(output), stderr=bytes(errors)) from None
@@ -148,6 +151,7 @@ class VsockAgent:
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
         user: str | None = None,
+        started: Callable[[Command], object] | None = None,
     ) -> int:
         """Run a command as `run` does, but pass its output on as it comes; return its exit code.
 
@@ -157,6 +161,8 @@ class VsockAgent:
         deadline = None if timeout is None else time.monotonic() + timeout
         request = Request(command=command, env=env, cwd=cwd, user=user, has_input=stdin is not None)
         running = Command(self._connect(deadline), request, self._explain)
+        if started is not None:
+            started(running)
         try:
             if stdin is not None:
                 threading.Thread(target=_feed, args=(running, stdin), daemon=True).start()

@@ -1,5 +1,7 @@
 """A virtual machine: `Machine.boot()` starts one, `Outcome` says how it ended."""
 
+from typing import TYPE_CHECKING, Any
+
 from gasang.machine.channel import Channel
 from gasang.machine.machine import Machine
 from gasang.machine.outcome import (
@@ -15,7 +17,13 @@ from gasang.machine.outcome import (
     TripleFault,
 )
 
+if TYPE_CHECKING:
+    from gasang.machine.asynchronous import AsyncChannel, AsyncGuestProcess, AsyncMachine
+
 __all__ = [
+    "AsyncChannel",
+    "AsyncGuestProcess",
+    "AsyncMachine",
     "Channel",
     "DebugExit",
     "EngineFailed",
@@ -29,3 +37,12 @@ __all__ = [
     "TimedOut",
     "TripleFault",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What is for asyncio is loaded when it is asked for."""
+    if name in ("AsyncChannel", "AsyncGuestProcess", "AsyncMachine"):
+        from gasang.machine import asynchronous  # noqa: PLC0415
+
+        return getattr(asynchronous, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from gasang.errors import ConfigError, GuestCommandFailed
 
 if TYPE_CHECKING:
     from gasang.guest.agent import Agent
+    from gasang.guest.guest_command import Command
     from gasang.guest.guest_process import GuestProcess
     from gasang.guest.vsock_agent import VsockAgent
 
@@ -50,9 +51,29 @@ class GuestAccess(ABC):
         partial output after killing the command, `GuestCommandFailed` if `check` and the exit code is not 0,
         `GuestAgentError` if the command cannot be sent, and `MachineDied`.
         """
+        return self.run_noting(
+            None, command, timeout=timeout, input=input, check=check, env=env, cwd=cwd, user=user
+        )
+
+    def run_noting(
+        self,
+        started: Callable[[Command], object] | None,
+        command: str | Sequence[str],
+        *,
+        timeout: float | None = None,
+        input: bytes | None = None,
+        check: bool = False,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        user: str | None = None,
+    ) -> CompletedProcess[bytes]:
+        """`run`, for whoever may want to end it from another thread: `started` is told of a command that can
+        be, by closing it."""
         if self.config.vsock:
             agent = self.vsock_agent
-            result = agent.run(command, timeout=timeout, input=input, env=env, cwd=cwd, user=user)
+            result = agent.run(
+                command, timeout=timeout, input=input, env=env, cwd=cwd, user=user, started=started
+            )
         elif user is not None:
             raise ConfigError("a command of another user needs vsock: boot the machine with vsock=True")
         else:

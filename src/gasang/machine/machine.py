@@ -216,6 +216,11 @@ class Machine(GuestAccess, NetworkAccess):
         size = format_size(self.config.memory)
         return f"<Machine {self.protocol} {self.config.kernel}, {size}, {cpus}, {state}>"
 
+    def _repr_html_(self) -> str:
+        from gasang.machine.notebook import picture_of  # noqa: PLC0415 - for notebooks alone
+
+        return picture_of(self)
+
     @property
     def accelerator(self) -> Choice:
         """What executes the guest, and why: "kvm", "bt" or "interp"."""
