@@ -18,7 +18,7 @@ ENGINE_SOURCES := $(shell find engine -name '*.rs' -o -name '*.S' -o -name '*.to
 # The face of the engine needs a Python to link its tests with; tests/seam tests it from Python.
 CRATES := --workspace --exclude gasang-python
 
-.PHONY: help run test nested within bench lint lint-rust lint-python fuzz lockstep soak races docs clean host test-tools
+.PHONY: help run test nested within bench lint lint-rust lint-python fuzz lockstep soak boots races docs clean host test-tools
 
 help:  ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | column -t -s $$'\t'
@@ -68,8 +68,11 @@ fuzz: | host  ## random bytes, and random states of every instruction form besid
 	cargo test $(CRATES) --release --quiet -- --ignored fuzz
 	GASANG_SILICON_STATES=$(or $(STATES),30) cargo test -p gasang-silicon --release --quiet
 
-soak: $(ENGINE)  ## boots with several processors until one hangs; ARGS="--boots N --cpus N..."
-	$(BIN)/python tests/boot/soak.py $(or $(ARGS),--boots 50 --cpus 2)
+soak: $(ENGINE)  ## machines come and go for half an hour: nothing may grow; ARGS="--minutes N"
+	$(BIN)/python tests/boot/soak.py $(ARGS)
+
+boots: $(ENGINE)  ## boots with several processors until one hangs; ARGS="--boots N --cpus N..."
+	$(BIN)/python tests/boot/boots.py $(or $(ARGS),--boots 50 --cpus 2)
 
 races: | host  ## ThreadSanitizer on what processors share; needs a nightly Rust with rust-src
 	RUSTFLAGS=-Zsanitizer=thread cargo +nightly test -Zbuild-std --target x86_64-unknown-linux-gnu --quiet \

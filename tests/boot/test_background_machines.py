@@ -205,3 +205,23 @@ def test_a_place_that_cannot_be_written_is_said(machines, box, tmp_path):
     assert (done.returncode, done.stderr.count(b"\n")) == (125, 1)
     assert b"No such file" in done.stderr
     assert machines("exec", box, "--", "true").returncode == 0, "it goes on"
+
+
+def test_clones_go_on_where_it_was(machines, box):
+    machines("exec", box, "--", "sh", "-c", "echo mine >/tmp/who")
+    done = machines("fork", box, "left", "right")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"left\nright\n", b"")
+    try:
+        assert machines("fork", box).stdout == b"box-1\n"
+        names = {
+            machines("exec", each, "--", "sh", "-c", "cat /tmp/who; hostname").stdout
+            for each in ("left", "right")
+        }
+        assert len(names) == 2
+        assert all(each.startswith(b"mine\n") for each in names)
+        refused = machines("fork", box, "other", "left")
+        assert (refused.returncode, b"left runs already" in refused.stderr) == (125, True)
+    finally:
+        for each in ("left", "right", "box-1"):
+            machines("stop", each)
+    assert [each["name"] for each in json.loads(machines("ps", "--json").stdout)] == [box]

@@ -16,7 +16,7 @@ def test_promises_name_tests():
 @pytest.mark.parametrize(("place", "name"), NAMED, ids=[f"{place}::{name}" for place, name in NAMED])
 def test_named_test_exists(place, name):
     if place.endswith(".py"):
-        assert re.search(rf"^def {name}\(", (ROOT / place).read_text(), re.MULTILINE)
+        assert re.search(rf"^(?:async )?def {name}\(", (ROOT / place).read_text(), re.MULTILINE)
         return
     sources = (ROOT / place).rglob("*.rs")
     assert any(

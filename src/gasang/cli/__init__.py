@@ -35,7 +35,7 @@ itself; 128 + n signal n; 255 the guest's kernel panicked.
 
 _VERBS = {
     "run": "boot a guest: its console here, or one command in it",
-    "image": "make disk images",
+    "image": "make images of disks and systems",
     "exec": "run a command in a machine in the background",
     "cp": "copy files into such a machine, or out of it",
     "console": "its console, on this terminal",
@@ -43,6 +43,7 @@ _VERBS = {
     "stop": "stop one",
     "snapshot": "write one to a file",
     "restore": "go on where the machine in such a file was",
+    "fork": "make clones of one",
     "top": "what running machines do",
     "doctor": "what this host offers, and what gasang will use",
 }

@@ -19,6 +19,7 @@ from gasang.cli.background import CONTROL, LOCK, LOG, MOST_ANSWER, About, check_
 from gasang.cli.report import OUR_ERROR, Terminated
 from gasang.errors import ConfigError, GasangError
 from gasang.machine import Machine
+from gasang.machine.saved import check_clonable
 from gasang.profile.live import make_directory
 
 _READY = b"ready"
@@ -150,6 +151,8 @@ class Holder:
             case "console":
                 give(self._console.attach())
             case "snapshot":
+                if request.get("clones"):
+                    check_clonable(self._machine.config)
                 self._machine.snapshot(str(request.get("path", "")))
             case "stop":
                 self._machine.stop()

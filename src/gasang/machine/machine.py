@@ -31,7 +31,7 @@ from gasang.machine.once import Once
 from gasang.machine.outcome import Outcome, Stopped
 from gasang.machine.pc import Pc, new_vm
 from gasang.machine.run_loop import RunLoop
-from gasang.machine.saved import SavedMachine, check_drives
+from gasang.machine.saved import SavedMachine, check_clonable, check_drives
 from gasang.machine.serial_ports import SerialPorts
 from gasang.machine.standing_still import StandingStill
 from gasang.units import format_size, parse_size
@@ -350,8 +350,7 @@ class Machine(GuestAccess, NetworkAccess):
         """
         if count < 1:
             raise ConfigError(f"fork {count}: make one or more")
-        if any(not drive.readonly for drive in self.config.drives):
-            raise SnapshotError("a machine that may write its drives cannot be forked: let them be readonly")
+        check_clonable(self.config)
         clones: list[Machine] = []
         with self.standing_still() as still:
             state = still.state()

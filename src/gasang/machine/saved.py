@@ -94,6 +94,12 @@ def identities(config: MachineConfig) -> list[dict[str, Any]]:
     return found
 
 
+def check_clonable(config: MachineConfig) -> None:
+    """Raises `SnapshotError` for a machine whose clones would write one disk."""
+    if any(not drive.readonly for drive in config.drives):
+        raise SnapshotError("a machine that may write its drives cannot be forked: let them be readonly")
+
+
 def check_drives(config: MachineConfig, known: object) -> None:
     """Raises `SnapshotError` if a drive has changed since, or is gone."""
     if not isinstance(known, list) or len(known) != len(config.all_drives):

@@ -81,7 +81,9 @@ class Publisher:
         self._always = profiled
         self._watchers = 0
         self._lock = threading.Lock()
-        self._path = make_directory() / f"{os.getpid()}{_SUFFIX}"
+        place = make_directory()
+        _remove_left_over(place)
+        self._path = place / f"{os.getpid()}{_SUFFIX}"
         self._path.unlink(missing_ok=True)  # of a process that had our number
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -136,6 +138,16 @@ class Publisher:
             symbols={each.name: each.samples for each in found.symbols[:_SYMBOLS]},
             counters=found.counters,
         )
+
+
+def _remove_left_over(place: Path) -> None:
+    """Remove the sockets of processes that were killed."""
+    for path in place.glob(f"*{_SUFFIX}"):
+        with suppress(OSError, ValueError):
+            try:
+                os.kill(int(path.name.removesuffix(_SUFFIX)), 0)
+            except ProcessLookupError:
+                path.unlink(missing_ok=True)
 
 
 class Watched:

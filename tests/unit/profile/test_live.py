@@ -3,6 +3,7 @@
 import os
 import socket
 import stat
+import subprocess
 
 import pytest
 
@@ -114,6 +115,17 @@ def test_what_a_killed_machine_left_goes(machine, place):
     with publisher(machine):
         assert [watched.pid for watched in running()] == [os.getpid()]
     assert [path.name for path in place.iterdir()] == ["other"]
+
+
+def test_the_next_machine_removes_what_killed_ones_left(machine, place):
+    process = subprocess.Popen(["true"])
+    process.wait()
+    place.mkdir(mode=0o700)
+    gone, alive, other = (place / f"{name}.socket" for name in (process.pid, os.getppid(), "name"))
+    for each in (gone, alive, other):
+        each.touch()
+    with Publisher(machine, "test", 2, 32 << 20, profiled=False):
+        assert [each.exists() for each in (gone, alive, other)] == [False, True, True]
 
 
 def test_a_socket_of_a_process_that_had_our_number_is_replaced(machine, place):
