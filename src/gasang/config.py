@@ -194,6 +194,9 @@ class MachineConfig:
     kernel: Path | None = None
     """The kernel's file; None boots the default guest's."""
 
+    bios: Path | None = None
+    """A BIOS's file, such as SeaBIOS's: it boots from the drives, in place of a kernel that is given."""
+
     initrd: Path | str | bytes | None = None
     """The initial RAM disk: a file, or its content as bytes. For a multiboot kernel a string is QEMU's list
     of modules, "FILE ARGS,FILE ARGS", where a doubled comma stands for one."""
@@ -352,6 +355,8 @@ class MachineConfig:
             raise ConfigError(f"date {self.date} is not from 1970 to 2099")
 
     def _check_boot(self) -> None:
+        if self.bios is not None and (self.kernel is not None or self.initrd is not None or self.append):
+            raise ConfigError("a BIOS boots what is on a drive: leave out kernel, initrd and command line")
         if self.modules and self.kernel is None:
             raise ConfigError("modules are for a multiboot kernel: name one with kernel (--kernel)")
         if self.modules and self.initrd is not None:

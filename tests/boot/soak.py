@@ -4,8 +4,8 @@
 
 Each round boots or restores a guest, runs commands, saves it, restores it, forks it and stops all of that;
 every few rounds machines in the background are made, cloned and killed, and a `gasang run` is killed within
-its command. Memory, descriptors, threads, processes and files are counted after each round. In the end no count
-of the last quarter may be above that of the second: 0 if so.
+its command. Memory, descriptors, threads, processes and files are counted after each round. In the end no
+count of the last quarter may be above that of the second: 0 if so.
 
 The C library's allocator has one arena: with one for every few threads it would take minutes until each of
 them has been as large as it gets, and a leak could not be told from that.

@@ -24,7 +24,7 @@ from gasang.profile.live import make_directory
 
 _READY = b"ready"
 _CONSOLE_TAIL = 4096
-_BOOT_SECONDS = 120.0
+_BOOT_SECONDS = 600.0
 
 
 def start(make: Callable[[], Machine], name: str) -> int:

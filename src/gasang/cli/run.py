@@ -20,13 +20,14 @@ from gasang.cli.report import say
 from gasang.cli.session import Session
 from gasang.cli.warm import warm_machine
 from gasang.config import ACCELERATORS, IRQCHIPS, Drive, Folder, MachineConfig
-from gasang.guest import APPEND, default_initrd, guest_for, root_filesystem
+from gasang.guest import APPEND, default_initrd, fetch_bios, guest_for, root_filesystem
 from gasang.machine import Machine, TimedOut
 from gasang.machine.accelerator import Choice
 from gasang.units import parse_size
 
 if TYPE_CHECKING:
     from gasang.cli.traces import AnyTrace
+    from gasang.guest.packages import Progress
 
 _EPILOG = """\
 With no kernel named, the default guest boots: Debian's cloud kernel and busybox, fetched once by apt-get.
@@ -40,6 +41,7 @@ examples:
   gasang run -m 1G -- sh -c 'free -m; exit 7'
   echo 'print me' | gasang run -- cat
   gasang run --kernel vmlinuz --initrd initrd.img --append 'console=ttyS0 root=/dev/ram0'
+  gasang run --bios seabios --drive disk.qcow2
   gasang run --kernel hypervisor.elf --module 'kernel.bin args' --module disk.img --timeout 60
   gasang run --trace blocks --trace-file blocks.txt -- true
   gasang run --profile -- sh -c 'seq 10000 | sort | sha256sum'
@@ -73,6 +75,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     boot.add_argument(
         "--append", metavar="WORDS", default="", help="the kernel's command line, or more of it"
+    )
+    boot.add_argument(
+        "--bios", metavar="FILE|seabios", help="a BIOS, which boots from the first drive; seabios is Debian's"
     )
     boot.add_argument(
         "--rootfs",
@@ -180,6 +185,7 @@ def main(options: argparse.Namespace) -> int:
             stack.enter_context(trace.following(machine, config.cpus))
         stack.enter_context(_limited(machine, options.timeout))
         session = Session(machine)
+        has_shell = options.kernel is None and options.bios is None
         if options.state_hash:
             stack.callback(_say_state_hash, machine)
         if options.command is not None:
@@ -193,12 +199,16 @@ def main(options: argparse.Namespace) -> int:
                 tty=options.tty,
             )
         if on_terminal:
-            return session.on_terminal(has_shell=options.kernel is None)
-        return session.in_pipe(has_shell=options.kernel is None)
+            return session.on_terminal(has_shell=has_shell)
+        return session.in_pipe(has_shell=has_shell)
 
 
 def _check(options: argparse.Namespace) -> None:
     """What no single option shows. Raises `UsageError`."""
+    if options.bios and (options.kernel or options.initrd or options.append or options.rootfs):
+        raise UsageError(
+            "a BIOS boots what is on a drive: leave out --kernel, --initrd, --append and --rootfs"
+        )
     if options.rootfs and (options.kernel or options.initrd):
         raise UsageError("--rootfs is for the default guest: leave out --kernel and --initrd")
     if options.command is not None and not options.command:
@@ -230,7 +240,14 @@ def _check(options: argparse.Namespace) -> None:
 
 def _may_be_warm(options: argparse.Namespace, config: MachineConfig) -> bool:
     """Whether the command may begin in a snapshot of the default guest: nobody can tell, but by the time."""
-    boot = options.cold or options.kernel or options.append or options.date or options.deterministic
+    boot = (
+        options.cold
+        or options.kernel
+        or options.bios
+        or options.append
+        or options.date
+        or options.deterministic
+    )
     watched = options.trace or options.profile or options.perf_map or options.count_blocks or options.symbols
     return options.command is not None and not (
         boot
@@ -264,6 +281,7 @@ def _configuration(options: argparse.Namespace) -> MachineConfig:
     progress = None if options.quiet else say
     return MachineConfig(
         kernel=Path(options.kernel) if options.kernel is not None else None,
+        bios=_bios(options.bios, progress),
         initrd=options.initrd,
         modules=tuple(options.module),
         append=options.append,
@@ -295,7 +313,13 @@ def _configuration(options: argparse.Namespace) -> MachineConfig:
 def _needs_vsock(options: argparse.Namespace) -> bool:
     """Whether the default guest's agent behind it is needed: it mounts folders, and knows users."""
     asked = options.volume or options.rootfs or options.user or options.tty
-    return bool(asked) and options.kernel is None
+    return (bool(asked) and options.kernel is None) or (bool(options.bios) and options.command is not None)
+
+
+def _bios(name: str | None, progress: Progress | None) -> Path | None:
+    if name == "seabios":
+        return fetch_bios(progress)
+    return None if name is None else Path(name)
 
 
 def _date(text: str | None) -> datetime | None:
@@ -319,6 +343,8 @@ def _with_default_guest(
 ) -> MachineConfig:
     """Fill in the default guest's parts, where they are used. Raises `GuestImageError`."""
     progress, guest = None if options.quiet else say, None
+    if config.bios is not None:
+        return config
     if config.kernel is None:
         guest = guest_for(config, progress)
         config = replace(config, kernel=guest.kernel, initrd=guest.initrd)

@@ -31,6 +31,12 @@ class HostBridge:
 
     _VENDOR_INTEL, _DEVICE_440FX, _REVISION = 0x8086, 0x1237, 0x02
     _CLASS_HOST_BRIDGE = 0x0600
+    _VENDOR_RED_HAT, _QEMU = 0x1AF4, 0x1100
+    """What SeaBIOS knows a machine by that has a firmware configuration device."""
+
+    _PAM, _ALL_RAM = 0x59, bytes([0x30, 0x33, 0x33, 0x33, 0x33, 0x33, 0x33])
+    """Programmable attribute map: from 768 KiB to 1 MiB there is RAM, to be read and written (82441FX data
+    sheet, 3.2.18)."""
 
     def __init__(self) -> None:
         head = struct.pack(
@@ -43,7 +49,10 @@ class HostBridge:
             0,
             self._CLASS_HOST_BRIDGE,
         )
-        self._space = head.ljust(256, b"\0")
+        space = bytearray(head.ljust(256, b"\0"))
+        struct.pack_into("<HH", space, 0x2C, self._VENDOR_RED_HAT, self._QEMU)
+        space[self._PAM : self._PAM + len(self._ALL_RAM)] = self._ALL_RAM
+        self._space = bytes(space)
 
     def read_config(self, register: int, size: int) -> int:
         return int.from_bytes(self._space[register : register + size], "little")

@@ -14,6 +14,9 @@ FIRMWARE_START = 0xE0000
 """Where ACPI tables lie: an operating system looks for the RSDP from here to 1 MiB (ACPI 6.5, 5.2.5.1)."""
 
 FIRMWARE_END = 1 * MIB
+TABLES_LENGTH = 128 * KIB
+"""Room for ACPI tables."""
+
 LOW_RAM_LIMIT = 3 * GIB
 """RAM below 4 GiB ends here at the latest, so that PCI devices and interrupt controllers have room."""
 
@@ -43,13 +46,23 @@ class MemoryRange:
         return self.start + self.length
 
 
-def memory_map(memory: int) -> tuple[MemoryRange, ...]:
-    """The map of a PC with `memory` bytes of RAM (more than 1 MiB), ascending and without overlaps."""
+def tables_below(memory: int) -> int:
+    """Where ACPI tables lie if a BIOS has the place below 1 MiB: at the end of the RAM below 4 GiB."""
+    return min(memory, LOW_RAM_LIMIT) - TABLES_LENGTH
+
+
+def memory_map(memory: int, *, has_bios: bool = False) -> tuple[MemoryRange, ...]:
+    """The map of a PC with `memory` bytes of RAM (more than 1 MiB), ascending and without overlaps.
+
+    With a BIOS the ACPI tables are elsewhere.
+    """
     low_end = min(memory, LOW_RAM_LIMIT)
+    tables = tables_below(memory) if has_bios else low_end
     ranges = [
         _range(0, LOW_MEMORY_END, MemoryType.RAM),
         _range(LOW_MEMORY_END, FIRMWARE_END, MemoryType.RESERVED),
-        _range(FIRMWARE_END, low_end, MemoryType.RAM),
+        _range(FIRMWARE_END, tables, MemoryType.RAM),
+        *([_range(tables, low_end, MemoryType.ACPI)] if has_bios else []),
         _range(0xFEC00000, 0xFEC01000, MemoryType.RESERVED),  # I/O APIC
         _range(0xFED00000, 0xFED01000, MemoryType.RESERVED),  # HPET
         _range(0xFEE00000, 0xFEE01000, MemoryType.RESERVED),  # local APIC

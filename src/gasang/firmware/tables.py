@@ -9,7 +9,7 @@ import struct
 from dataclasses import dataclass
 
 from gasang.firmware.dsdt import definition_block
-from gasang.firmware.memory_map import FIRMWARE_END, FIRMWARE_START
+from gasang.firmware.memory_map import FIRMWARE_START, TABLES_LENGTH
 
 PM1_EVENT_PORT = 0x600
 PM1_CONTROL_PORT = 0x604
@@ -27,7 +27,7 @@ _OEM_ID = b"GASANG"
 _OEM_TABLE_ID = b"GASANGPC"
 _CREATOR = b"GASG"
 _HEADER_LENGTH = 36
-_RSDP_LENGTH = 36
+RSDP_LENGTH = 36
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +42,18 @@ class AcpiTables:
         return self.address
 
 
-def acpi_tables(cpus: int) -> AcpiTables:
-    """The tables of a PC with `cpus` processors, whose APIC IDs count from 0."""
-    area = _Area(FIRMWARE_START)
-    area.reserve(_RSDP_LENGTH)
+def acpi_tables(cpus: int, address: int = FIRMWARE_START) -> AcpiTables:
+    """The tables of a PC with `cpus` processors, whose APIC IDs count from 0, to be at `address`."""
+    area = _Area(address)
+    area.reserve(RSDP_LENGTH)
     dsdt = area.place(_table(b"DSDT", 2, definition_block()))
     facs = area.place(_facs(), align=64)
     fadt = area.place(_table(b"FACP", 6, _fadt(dsdt, facs)))
     madt = area.place(_table(b"APIC", 5, _madt(cpus)))
     hpet = area.place(_table(b"HPET", 1, _hpet()))
     xsdt = area.place(_table(b"XSDT", 1, struct.pack("<3Q", fadt, madt, hpet)))
-    area.fill(FIRMWARE_START, _rsdp(xsdt))
-    return AcpiTables(FIRMWARE_START, area.content())
+    area.fill(address, _rsdp(xsdt))
+    return AcpiTables(address, area.content())
 
 
 class _Area:
@@ -78,8 +78,8 @@ class _Area:
         self._bytes[offset : offset + len(content)] = content
 
     def content(self) -> bytes:
-        if self._start + len(self._bytes) > FIRMWARE_END:
-            raise ValueError(f"ACPI tables of {len(self._bytes)} bytes do not fit below 1 MiB")
+        if len(self._bytes) > TABLES_LENGTH:
+            raise ValueError(f"ACPI tables of {len(self._bytes)} bytes do not fit in {TABLES_LENGTH}")
         return bytes(self._bytes)
 
 
@@ -100,7 +100,7 @@ def _with_checksum(table: bytes, at: int, length: int | None = None) -> bytes:
 
 def _rsdp(xsdt: int) -> bytes:
     """Root system description pointer, revision 2, without an RSDT (5.2.5.3)."""
-    rsdp = struct.pack("<8sB6sBIIQB3x", b"RSD PTR ", 0, _OEM_ID, 2, 0, _RSDP_LENGTH, xsdt, 0)
+    rsdp = struct.pack("<8sB6sBIIQB3x", b"RSD PTR ", 0, _OEM_ID, 2, 0, RSDP_LENGTH, xsdt, 0)
     return _with_checksum(_with_checksum(rsdp, at=8, length=20), at=32)
 
 

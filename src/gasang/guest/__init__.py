@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         default_guest,
         default_initrd,
         drivers,
+        fetch_bios,
         fetch_kernel,
         guest_for,
     )
@@ -29,6 +30,7 @@ __all__ = [
     "default_initrd",
     "dependencies",
     "drivers",
+    "fetch_bios",
     "fetch_files",
     "fetch_kernel",
     "fetch_modules",
@@ -50,6 +52,7 @@ __getattr__ = attributes(
         "default_guest": "default",
         "default_initrd": "default",
         "drivers": "default",
+        "fetch_bios": "default",
         "fetch_kernel": "default",
         "guest_for": "default",
         "dependencies": "packages",

@@ -74,6 +74,19 @@ def guest_for(config: MachineConfig, progress: Progress | None = None) -> Guest:
     return replace(guest, append=f"{guest.append} GASANG_ROOT={config.rootfs.kind}:{source}")
 
 
+def fetch_bios(progress: Progress | None = None) -> Path:
+    """SeaBIOS, from the cache or else from Debian's archive. Raises as `default_guest` does."""
+
+    def make(directory: Path) -> None:
+        from gasang.guest.packages import download  # noqa: PLC0415 - as above
+
+        file = download("seabios", directory, progress)
+        content = _take(file, lambda path: path.endswith("/bios-256k.bin"))
+        (directory / "bios.bin").write_bytes(content)
+
+    return obtain("guest/seabios", make) / "bios.bin"
+
+
 def _defaults(root: RootFilesystem) -> list[Entry]:
     """How the guest's agent is to run commands that say nothing else: guests/agent/src/defaults.rs."""
     from gasang.guest.initramfs import Directory, File  # noqa: PLC0415 - as above

@@ -9,7 +9,7 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import IO
@@ -49,6 +49,57 @@ exec tar -C /run/gasang/whole --numeric-owner --xattrs --xattrs-include='*' --so
 """What writes the guest's root to its standard output: with what is below mounts, and without these."""
 
 
+BOOTABLE = (
+    "linux-image-cloud-amd64",
+    "grub-pc",
+    "initramfs-tools",
+    "systemd-sysv",
+    "udev",
+    "e2fsprogs",
+    "fdisk",
+)
+"""What a disk needs to boot by itself, and to be made."""
+
+WRITE_DISK = """\
+set -e
+printf 'label: dos\\nstart=2048, type=83, bootable\\n' | sfdisk -q /dev/vda
+mkfs.ext4 -q -F -L root /dev/vda1
+mkdir /run/gasang/whole /run/gasang/disk
+mount --bind / /run/gasang/whole
+mount /dev/vda1 /run/gasang/disk
+cd /run/gasang/disk
+tar -C /run/gasang/whole --numeric-owner --xattrs --xattrs-include='*' -cf - . |
+    tar --numeric-owner --xattrs --xattrs-include='*' -xf -
+for name in dev proc sys; do mount --bind /$name $name; done
+uuid=$(blkid -s UUID -o value /dev/vda1)
+echo "UUID=$uuid / ext4 errors=remount-ro,discard 0 1" >etc/fstab
+echo debian >etc/hostname
+printf '127.0.0.1 localhost\\n127.0.1.1 debian\\n' >etc/hosts
+: >etc/machine-id
+chroot . passwd -q -d root
+cat >etc/default/grub <<END
+GRUB_TIMEOUT=0
+GRUB_DISTRIBUTOR=Debian
+GRUB_CMDLINE_LINUX="console=ttyS0 net.ifnames=0"
+GRUB_TERMINAL=serial
+GRUB_SERIAL_COMMAND="serial --unit=0 --speed=115200"
+END
+mkdir -p etc/systemd/network
+printf '[Match]\\nName=eth0\\n[Network]\\nDHCP=yes\\n' >etc/systemd/network/eth0.network
+chroot . systemctl -q enable systemd-networkd || true
+chroot . grub-install --target=i386-pc /dev/vda
+chroot . update-grub
+for name in dev proc sys; do umount $name; done
+cd /
+umount /run/gasang/disk
+sync
+"""
+"""What makes the guest's root a disk that boots from its own master boot record, on the first drive.
+
+All of it is one ext4 partition. Root has no password there, and logs in on the serial console.
+"""
+
+
 def check_names(names: Sequence[str]) -> None:
     """Raises `ConfigError` for what is no package's name."""
     for name in names:
@@ -57,15 +108,18 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def unpacked_userland(
-    names: Sequence[str], directory: Path, progress: Progress | None = None
+    names: Sequence[str], directory: Path, progress: Progress | None = None, *, more: Mapping[str, bytes] = {}
 ) -> RootFilesystem:
     """Debian's essential packages, apt, and `names` with what they need, unpacked as an image in `directory`.
 
-    Raises `DownloadError`, `ConfigError`.
+    `more` are packages' files by their names, which need nothing. Raises `DownloadError`, `ConfigError`.
     """
     check_names(names)
     with tempfile.TemporaryDirectory(dir=directory) as temporary:
         packages = download_installation((_ESSENTIAL, *_ALWAYS, *names), Path(temporary), progress)
+        for name, content in more.items():
+            packages.append(Path(temporary, name))
+            packages[-1].write_bytes(content)
         if progress:
             progress(f"unpacking {len(packages)} packages")
         image = directory / "userland.erofs"

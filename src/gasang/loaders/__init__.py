@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from gasang.lazy import attributes
 
 if TYPE_CHECKING:
+    from gasang.loaders.bios import load_bios
     from gasang.loaders.detect import is_multiboot, load, unwrap
     from gasang.loaders.image import BootImage, BootRequest, Segment, SegmentRegister, TableRegister
 
@@ -16,6 +17,7 @@ __all__ = [
     "TableRegister",
     "is_multiboot",
     "load",
+    "load_bios",
     "unwrap",
 ]
 
@@ -24,6 +26,7 @@ __getattr__ = attributes(
     {
         "is_multiboot": "detect",
         "load": "detect",
+        "load_bios": "bios",
         "unwrap": "detect",
         "BootImage": "image",
         "BootRequest": "image",

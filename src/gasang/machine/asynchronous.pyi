@@ -44,6 +44,7 @@ class AsyncMachine:
         cls,
         *,
         kernel: str | Path | None = ...,
+        bios: str | Path | None = ...,
         initrd: str | Path | bytes | None = ...,
         modules: Sequence[str] = ...,
         append: str = ...,

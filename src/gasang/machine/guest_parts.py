@@ -9,6 +9,15 @@ from gasang.config import Drive, MachineConfig, RootFilesystem
 from gasang.errors import ConfigError
 
 
+def bios_of(bios: str | Path) -> Path:
+    """A BIOS as callers name it: a file, or "seabios" for Debian's. Raises `GuestImageError`."""
+    if bios != "seabios":
+        return Path(bios)
+    from gasang.guest.default import fetch_bios  # noqa: PLC0415 - guest is above machine
+
+    return fetch_bios()
+
+
 def drive_of(drive: Drive | str | Path) -> Drive:
     """A drive as callers name it."""
     return drive if isinstance(drive, Drive) else Drive(Path(drive))

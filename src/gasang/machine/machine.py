@@ -25,7 +25,7 @@ from gasang.machine.channel import Channel
 from gasang.machine.code_log import CodeLogReader
 from gasang.machine.ending import Ending
 from gasang.machine.guest_access import GuestAccess
-from gasang.machine.guest_parts import drive_of, root_of, with_default_guest
+from gasang.machine.guest_parts import bios_of, drive_of, root_of, with_default_guest
 from gasang.machine.network_access import NetworkAccess, new_mac
 from gasang.machine.once import Once
 from gasang.machine.outcome import Outcome, Stopped
@@ -73,7 +73,7 @@ class Machine(GuestAccess, NetworkAccess):
 
         Raises `ConfigError`, `KernelError`, for the default guest `GuestImageError`, and `SnapshotError`.
         """
-        self.config = config if config.kernel else with_default_guest(config)
+        self.config = config if config.kernel or config.bios else with_default_guest(config)
         # One date for every clock that the guest may ask.
         self.config = replace(self.config, date=self.config.first_date)
         seconds = 0.0
@@ -135,6 +135,7 @@ class Machine(GuestAccess, NetworkAccess):
         cls,
         *,
         kernel: str | Path | None = None,
+        bios: str | Path | None = None,
         initrd: str | Path | bytes | None = None,
         modules: Sequence[str] = (),
         append: str = "",
@@ -165,13 +166,18 @@ class Machine(GuestAccess, NetworkAccess):
         """Start a machine; with no kernel named, the default guest.
 
         `memory` is a size such as "512M", or bytes as a number, `rootfs` a directory or a container image's
-        file; the rest is described at `MachineConfig`. Raises `ConfigError`, `KernelError`, and for the
-        default guest `GuestImageError`.
+        file, `bios` a file or "seabios" for Debian's; the rest is described at `MachineConfig`. Raises
+        `ConfigError`, `KernelError`, and for the default guest `GuestImageError`.
         """
-        root = None if rootfs is None else root_of(rootfs, is_default=kernel is None and initrd is None)
+        root = (
+            None
+            if rootfs is None
+            else root_of(rootfs, is_default=kernel is None and initrd is None and bios is None)
+        )
         return cls(
             MachineConfig(
                 kernel=Path(kernel) if kernel is not None else None,
+                bios=None if bios is None else bios_of(bios),
                 initrd=initrd,
                 modules=tuple(modules),
                 append=append,
@@ -536,7 +542,8 @@ class Machine(GuestAccess, NetworkAccess):
 
     def _load_kernel(self) -> None:
         """Load what the configuration names; the host's copy of it is gone when this returns."""
-        image = loaders.load(self._boot_request())
+        bios = self.config.bios
+        image = loaders.load_bios(bios) if bios is not None else loaders.load(self._boot_request())
         self.protocol = image.protocol
         self._pc.load(image)
 

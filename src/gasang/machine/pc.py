@@ -29,7 +29,8 @@ from gasang.devices.power import PowerManagement
 from gasang.errors import ConfigError, KernelError, SnapshotError
 from gasang.firmware.bios import bios_remains
 from gasang.firmware.dsdt import SLEEP_TYPE_OFF
-from gasang.firmware.memory_map import memory_map
+from gasang.firmware.memory_map import FIRMWARE_START, memory_map, tables_below
+from gasang.firmware.seabios import configuration_files
 from gasang.firmware.tables import PM1_EVENT_PORT, SCI_IRQ, acpi_tables
 from gasang.folders import FolderServer
 from gasang.loaders import BootImage, SegmentRegister, TableRegister
@@ -63,8 +64,10 @@ class Pc:
                 vcpu.watch_vmx(True)
             if config.trace_exits:
                 vcpu.watch_exits(True)
-        self.memory_map = memory_map(config.memory)
-        self.tables = acpi_tables(config.cpus)
+        self._has_bios = config.bios is not None
+        self.memory_map = memory_map(config.memory, has_bios=self._has_bios)
+        address = tables_below(config.memory) if self._has_bios else FIRMWARE_START
+        self.tables = acpi_tables(config.cpus, address)
         self.power = PowerManagement(
             _Line(self.vm, SCI_IRQ), lambda: ending.end(outcome.PowerOff()), SLEEP_TYPE_OFF
         )
@@ -160,8 +163,9 @@ class Pc:
 
         Raises `KernelError` if no processor can be in the state that the image asks for.
         """
-        for address, content in bios_remains().items():
-            self._write(address, content)
+        if not self._has_bios:
+            for address, content in bios_remains().items():
+                self._write(address, content)
         self._write(self.tables.address, self.tables.content)
         for segment in image.segments:
             self._write(segment.address, segment.data)
@@ -203,7 +207,8 @@ class Pc:
         return RealTimeClock(self.vm.virtual_time, config.first_date, memory)
 
     def _firmware_configuration(self, config: MachineConfig) -> FirmwareConfiguration:
-        return FirmwareConfiguration(Ram(self.vm), config.memory, config.cpus, files={})
+        files = configuration_files(self.memory_map, self.tables) if self._has_bios else {}
+        return FirmwareConfiguration(Ram(self.vm), config.memory, config.cpus, files)
 
     def _write(self, address: int, data: bytes | memoryview) -> None:
         view = memoryview(data)

@@ -49,7 +49,8 @@ def state_of_config(config: MachineConfig) -> dict[str, Any]:
     root = None if rootfs is None else {**asdict(rootfs), "path": os.path.abspath(rootfs.path)}
     return {
         **values,
-        "kernel": str(config.kernel),
+        "kernel": None if config.kernel is None else str(config.kernel),
+        "bios": None if config.bios is None else str(config.bios),
         "drives": drives,
         "date": date,
         "net": net,
@@ -66,7 +67,8 @@ def config_of(state: Mapping[str, Any]) -> MachineConfig:
         net = state["net"]
         if net is not None:
             net = Network(**{**net, "allow": tuple(net["allow"])})
-        changed = {"kernel": Path(state["kernel"]), "drives": drives, "date": date, "net": net}
+        paths = {name: None if state[name] is None else Path(state[name]) for name in ("kernel", "bios")}
+        changed = {**paths, "drives": drives, "date": date, "net": net}
         changed["folders"] = tuple(
             Folder(**{**each, "host": Path(each["host"])}) for each in state["folders"]
         )
