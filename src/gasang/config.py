@@ -19,6 +19,7 @@ DriveFormat = Literal["auto", "raw", "qcow2"]
 RootKind = Literal["erofs", "virtiofs"]
 MOST_DRIVES = 24
 MOST_FOLDERS = 4
+MOST_PORTS = 15
 
 MINIMUM_MEMORY = 32 * MIB
 MAXIMUM_CPUS = 64
@@ -26,6 +27,7 @@ _PAGE = 4096
 _SEEDS = 1 << 64
 _FIRST_DATE, _LAST_DATE = datetime(1970, 1, 1, tzinfo=UTC), datetime(2099, 12, 31, tzinfo=UTC)
 _DETERMINISTIC_DATE = datetime(2026, 1, 1, tzinfo=UTC)
+_PORT_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}", re.ASCII)
 _CPU_NAME = re.compile(r"[\w.-]+(,[+-][\w.-]+)*", re.ASCII)
 
 
@@ -238,6 +240,11 @@ class MachineConfig:
     net: Network | None = None
     """A network device; None is no network. Not for a deterministic machine."""
 
+    ports: tuple[str, ...] = ()
+    """Named ports of a virtio console, at most 15, beside the console itself, "hvc0": streams of bytes for
+    programs, in Linux /dev/virtio-ports/NAME; `Machine.port` is the other end. Not for a deterministic
+    machine."""
+
     accel: Accelerator = "auto"
     """What executes the guest: "kvm" is the processor itself by /dev/kvm, "bt" translates, "interp"
     interprets; "auto" takes KVM if a guest that tries it out comes to its end there, else "bt"."""
@@ -330,6 +337,13 @@ class MachineConfig:
             raise ConfigError(f"{len(self.all_drives)} drives: there is room for {MOST_DRIVES}")
         if len(self.all_folders) > MOST_FOLDERS:
             raise ConfigError(f"{len(self.all_folders)} folders: there is room for {MOST_FOLDERS}")
+        if len(set(self.ports)) < len(self.ports) or len(self.ports) > MOST_PORTS or "hvc0" in self.ports:
+            raise ConfigError(
+                f"ports {', '.join(self.ports)}: at most {MOST_PORTS}, each with a name of its own"
+            )
+        for name in self.ports:
+            if not _PORT_NAME.fullmatch(name):
+                raise ConfigError(f"port {name!r}: a name has letters, digits, '.', '_' and '-', at most 64")
         if self.irqchip not in IRQCHIPS:
             raise ConfigError(f"irqchip {self.irqchip!r} is not one of {', '.join(IRQCHIPS)}")
 
@@ -341,6 +355,8 @@ class MachineConfig:
             )
         if self.deterministic and self.folders:
             raise ConfigError("a deterministic machine shares no folders: what is in them is up to the host")
+        if self.deterministic and self.ports:
+            raise ConfigError("a deterministic machine has no ports: when the host sends is up to the host")
         if self.deterministic and self.vsock:
             raise ConfigError("a deterministic machine has no vsock: when the host sends is up to the host")
         if self.deterministic and self.net is not None:

@@ -60,6 +60,7 @@ def test_what_it_writes_is_there_when_it_boots_again(mine):
 def test_it_is_saved_and_goes_on(mine, tmp_path):
     with Machine.boot(bios="seabios", drives=[mine], vsock=True, memory="1G", accel="bt") as vm:
         vm.run("echo 42 >/run/answer; sync", timeout=300, check=True)
+        vm.pause()  # lest it writes its disk once more
         vm.snapshot(tmp_path / "debian.snap")
     with Machine.restore(tmp_path / "debian.snap") as vm:
         assert vm.run("cat /run/answer; systemctl is-active systemd-journald").stdout == b"42\nactive\n"

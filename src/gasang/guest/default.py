@@ -65,13 +65,22 @@ def guest_for(config: MachineConfig, progress: Progress | None = None) -> Guest:
     Raises as `default_guest` does.
     """
     if config.rootfs is None:
-        return default_guest(progress, drivers=drivers(config))
+        guest = default_guest(progress, drivers=drivers(config))
+        return _with_ports(guest, config)
     guest = default_guest(progress, drivers=drivers(config), more=_defaults(config.rootfs))
     if config.rootfs.kind == "erofs":
         source = f"/dev/vd{ascii_lowercase[len(config.drives)]}"
     else:
         source = f"gasang{len(config.folders)}"
-    return replace(guest, append=f"{guest.append} GASANG_ROOT={config.rootfs.kind}:{source}")
+    guest = replace(guest, append=f"{guest.append} GASANG_ROOT={config.rootfs.kind}:{source}")
+    return _with_ports(guest, config)
+
+
+def _with_ports(guest: Guest, config: MachineConfig) -> Guest:
+    """The guest told how many ports it is to find: they come when its driver has asked."""
+    if not config.ports:
+        return guest
+    return replace(guest, append=f"{guest.append} GASANG_PORTS={len(config.ports)}")
 
 
 def fetch_bios(progress: Progress | None = None) -> Path:
@@ -106,6 +115,7 @@ def drivers(config: MachineConfig) -> tuple[str, ...]:
         ("virtiofs", bool(config.all_folders)),
         ("overlay", config.rootfs is not None),
         ("erofs", config.rootfs is not None and config.rootfs.kind == "erofs"),
+        ("virtio_console", bool(config.ports)),
         ("virtio-net", config.net is not None),
         (VSOCK_DRIVER, config.vsock),
     )

@@ -1,7 +1,8 @@
 #!/bin/sh
 # The default guest's first process. The kernel turns NAME=value words of its command line that it does not
 # know into this environment: GASANG_SHELL=no leaves out the shell on the console, GASANG_SIZE=ROWSxCOLUMNS
-# tells the size of its terminal, GASANG_ROOT=KIND:SOURCE the root filesystem that programs are to see.
+# tells the size of its terminal, GASANG_ROOT=KIND:SOURCE the root filesystem that programs are to see,
+# GASANG_PORTS how many named ports there are.
 
 /bin/busybox mount -a
 echo gasang >/proc/sys/kernel/hostname
@@ -12,6 +13,20 @@ if [ -d /lib/modules ]; then
         cat /sys/bus/$bus/devices/*/modalias | xargs modprobe -a
     done 2>/dev/null
 fi
+
+# Ports of a virtio console get names, as udev gives them; they come some time after their driver.
+found=0 looks=0 ports=$GASANG_PORTS
+unset GASANG_PORTS
+while [ -n "$ports" ] && [ $found -lt $ports ] && [ $looks -lt 500 ]; do
+    [ $looks = 0 ] || sleep 0.01
+    looks=$((looks + 1))
+    for port in /sys/class/virtio-ports/*; do
+        name=$(cat $port/name 2>/dev/null)
+        [ -n "$name" ] && [ ! -e "/dev/virtio-ports/$name" ] || continue
+        mkdir -p /dev/virtio-ports
+        ln -s ../${port##*/} "/dev/virtio-ports/$name" && found=$((found + 1))
+    done
+done
 
 gasang=/etc/gasang root=$GASANG_ROOT
 unset GASANG_ROOT

@@ -57,6 +57,7 @@ BOOTABLE = (
     "udev",
     "e2fsprogs",
     "fdisk",
+    "iproute2",
 )
 """What a disk needs to boot by itself, and to be made."""
 

@@ -27,6 +27,7 @@ from gasang.machine.ending import Ending
 from gasang.machine.guest_access import GuestAccess
 from gasang.machine.guest_parts import bios_of, drive_of, root_of, with_default_guest
 from gasang.machine.network_access import NetworkAccess, new_mac
+from gasang.machine.observation import SAMPLES_A_SECOND, Observation
 from gasang.machine.once import Once
 from gasang.machine.outcome import Outcome, Stopped
 from gasang.machine.pc import Pc, new_vm
@@ -37,15 +38,11 @@ from gasang.machine.standing_still import StandingStill
 from gasang.units import format_size, parse_size
 
 if TYPE_CHECKING:
-    from gasang._engine import DescriptorTable, Segment, TraceEvent, TranslatedBlock, VmxTransition
+    from gasang._engine import DescriptorTable, Segment
     from gasang.guest.agent import Agent
     from gasang.guest.vsock_agent import VsockAgent
-    from gasang.profile import Profile, Symbols
 
 _log = logging.getLogger("gasang")
-
-_SAMPLES_A_SECOND = 997
-"""Not a round number, lest samples keep step with the guest's timer."""
 
 
 class _Execution:
@@ -60,7 +57,7 @@ class _Execution:
         _log.warning("%s; the guest goes on by binary translation", reason)
 
 
-class Machine(GuestAccess, NetworkAccess):
+class Machine(GuestAccess, NetworkAccess, Observation):
     """A running virtual machine; `boot` makes one, and leaving a `with` block stops it.
 
     Every method may be called from any thread. No call outlives the machine: what waits for it raises
@@ -97,14 +94,15 @@ class Machine(GuestAccess, NetworkAccess):
             self._vsock_agent = self._plug_vsock(restored=saved is not None) if self.config.vsock else None
             self._plug_network(self._pc)
             self._pc.plug_folders(self.config.all_folders)
+            if self.config.ports:
+                self._ending.watch(self._pc.plug_console(self.config.ports).close)
             if saved is None:
                 self._load_kernel()
             else:
                 self._load_saved(saved, seconds)
             unless_started.pop_all()
-        self._symbols: Symbols | None = None
         if self.config.profile:
-            self._set_profile(_SAMPLES_A_SECOND)
+            self._set_profile(SAMPLES_A_SECOND)
         self._loop = RunLoop(
             self._pc.vcpus,
             self._pc.bus,
@@ -148,6 +146,7 @@ class Machine(GuestAccess, NetworkAccess):
         folders: Sequence[Folder | str] = (),
         rootfs: RootFilesystem | str | Path | None = None,
         net: Network | str | None = None,
+        ports: Sequence[str] = (),
         cpu: str = "max",
         accel: Accelerator = "auto",
         irqchip: Irqchip = "own",
@@ -190,6 +189,7 @@ class Machine(GuestAccess, NetworkAccess):
                 folders=tuple(Folder.parse(each) if isinstance(each, str) else each for each in folders),
                 rootfs=root,
                 net=Network.parse(net) if isinstance(net, str) else net,
+                ports=tuple(ports),
                 cpu=cpu,
                 accel=accel,
                 irqchip=irqchip,
@@ -257,6 +257,12 @@ class Machine(GuestAccess, NetworkAccess):
     def serial(self, index: int) -> Channel:
         """Serial port 0 (the console) to 3. Ports 1 to 3 are the agent's once `agent` or `run` is used."""
         return self._ports.channels[index]
+
+    def port(self, name: str) -> Channel:
+        """A port of the virtio console: one of `ports`, or "hvc0". Raises `ConfigError`."""
+        if self._pc.console is None:
+            raise ConfigError("this machine has no ports: boot it with ports")
+        return self._pc.console.find(name)
 
     @property
     def agent(self) -> Agent:
@@ -461,14 +467,6 @@ class Machine(GuestAccess, NetworkAccess):
         with self._loop.paused():
             return self._pc.vcpus[cpu].registers()
 
-    def statistics(self) -> dict[str, int]:
-        """The engine's counters, summed over the processors: of a running machine, those of a moment ago."""
-        total: dict[str, int] = {}
-        for vcpu in self._pc.vcpus:
-            for name, count in vcpu.statistics().items():
-                total[name] = total.get(name, 0) + count
-        return total
-
     def state_hash(self) -> str:
         """64 bits in hexadecimal that tell this state of the engine from others.
 
@@ -477,53 +475,6 @@ class Machine(GuestAccess, NetworkAccess):
         """
         with self._loop.paused():
             return f"{self._pc.vm.state_digest():016x}"
-
-    def profile(self) -> Profile:
-        """Where time went since `start_profile`, or since the start with the option `profile`; a running
-        machine is held meanwhile.
-
-        Raises `ConfigError` if nothing was measured.
-        """
-        with self._loop.paused():
-            measured = [each for vcpu in self._pc.vcpus if (each := vcpu.profile()) is not None]
-            executions = [each for vcpu in self._pc.vcpus for each in vcpu.executions()]
-        if not measured:
-            raise ConfigError("this machine is not profiled: boot it with profile (--profile)")
-        return profile.profile(measured, self.statistics(), self._guest_symbols(), executions)
-
-    def start_profile(self) -> None:
-        """Measure from now on, from nothing. Raises `ConfigError` if the host refuses what that needs."""
-        with self._loop.paused():
-            self._set_profile(_SAMPLES_A_SECOND)
-
-    def stop_profile(self) -> None:
-        """Measure no longer, and forget what was measured."""
-        with self._loop.paused():
-            self._set_profile(None)
-
-    def translated_blocks(self, cpu: int = 0) -> list[TranslatedBlock]:
-        """The blocks translated since the last call, if the machine was made with `trace_blocks`."""
-        with self._loop.paused():
-            return self._pc.vcpus[cpu].translated_blocks()
-
-    def traced_exits(self, cpu: int = 0) -> tuple[list[TraceEvent], int]:
-        """What left the guest since the last call, and how much more there was than could be kept, if the
-        machine was made with `trace_exits`."""
-        with self._loop.paused():
-            return self._pc.vcpus[cpu].traced_exits()
-
-    def vmx_transitions(self, cpu: int = 0) -> tuple[list[VmxTransition], int]:
-        """The VM entries and VM exits of a guest that is a hypervisor since the last call, and how many more
-        there were than could be kept, if the machine was made with `trace_vmx`."""
-        with self._loop.paused():
-            return self._pc.vcpus[cpu].vmx_transitions()
-
-    def _set_profile(self, hertz: int | None) -> None:
-        try:
-            for vcpu in self._pc.vcpus:
-                vcpu.set_profile(hertz)
-        except EngineError as error:
-            raise ConfigError(f"no profile: {error}") from error
 
     def _plug_vsock(self, *, restored: bool) -> VsockAgent:
         from gasang.guest.vsock_agent import READY_PORT, VsockAgent  # noqa: PLC0415 - guest is above machine
@@ -554,14 +505,6 @@ class Machine(GuestAccess, NetworkAccess):
         return open_boot_files(
             self.config, self.config.kernel, self._pc.memory_map, self._pc.tables.rsdp_address
         )
-
-    def _guest_symbols(self) -> Symbols:
-        """The names of the guest's addresses, which are read when they are wanted."""
-        if self._symbols is None:
-            from gasang.machine.symbols import guest_symbols  # noqa: PLC0415 - slow to load, and not always needed
-
-            self._symbols = guest_symbols(self.config, self._boot_request())
-        return self._symbols
 
     def _code_log_reader(self) -> CodeLogReader | None:
         if not self.config.perf_map:

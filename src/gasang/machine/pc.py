@@ -13,7 +13,7 @@ and behind the latter, in slots, a virtio disk for each drive.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
 from gasang import _engine
@@ -35,6 +35,7 @@ from gasang.firmware.tables import PM1_EVENT_PORT, SCI_IRQ, acpi_tables
 from gasang.folders import FolderServer
 from gasang.loaders import BootImage, SegmentRegister, TableRegister
 from gasang.machine import outcome
+from gasang.machine.console_ports import ConsolePorts
 from gasang.machine.ending import Ending
 from gasang.machine.ram import Ram
 from gasang.machine.slots import Slots
@@ -71,6 +72,7 @@ class Pc:
         self.power = PowerManagement(
             _Line(self.vm, SCI_IRQ), lambda: ending.end(outcome.PowerOff()), SLEEP_TYPE_OFF
         )
+        self.console: ConsolePorts | None = None
         self.bus = Bus()
         self.slots = Slots(
             self.vm,
@@ -111,6 +113,12 @@ class Pc:
         """Plug a network device in, which has the cable from now on."""
         self.slots.plug(NetDevice(cable, mac))
 
+    def plug_console(self, names: Sequence[str]) -> ConsolePorts:
+        """Plug a console in that has such ports."""
+        self.console = ConsolePorts(names)
+        self.slots.plug(self.console.device)
+        return self.console
+
     def pause(self) -> None:
         """Stand still, while the processors are outside of the guest: time does not pass.
 
@@ -137,6 +145,7 @@ class Pc:
             "engine": json.loads(self.vm.save()),
             "devices": {name: device.state() for name, device in self._savable.items()},
             "slots": self.slots.state(),
+            "console": None if self.console is None else self.console.state(),
         }
 
     def set_state(self, state: Saved, seconds: float) -> None:
@@ -152,6 +161,8 @@ class Pc:
             for name, device in self._savable.items():
                 device.set_state(state["devices"][name])
             self.slots.set_state(state["slots"])
+            if self.console is not None:
+                self.console.set_state(state["console"])
         except _engine.EngineError as error:
             raise SnapshotError(str(error)) from error
         except (KeyError, TypeError, ValueError, OverflowError) as error:

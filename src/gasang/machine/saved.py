@@ -73,7 +73,9 @@ def config_of(state: Mapping[str, Any]) -> MachineConfig:
             Folder(**{**each, "host": Path(each["host"])}) for each in state["folders"]
         )
         changed["rootfs"] = _rootfs_of(state["rootfs"])
-        return MachineConfig(**{**state, **changed, "symbols": tuple(state["symbols"])})
+        return MachineConfig(
+            **{**state, **changed, "symbols": tuple(state["symbols"]), "ports": tuple(state["ports"])}
+        )
     except (KeyError, TypeError, AttributeError) as error:
         raise SnapshotError(f"its configuration is none: {error!r}") from error
     except ValueError as error:

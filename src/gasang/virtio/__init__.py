@@ -2,6 +2,7 @@
 
 from gasang.virtio.balloon import Balloon
 from gasang.virtio.block import BlockDevice
+from gasang.virtio.console import ConsoleDevice
 from gasang.virtio.entropy import EntropyDevice
 from gasang.virtio.fs import FsDevice
 from gasang.virtio.net import NetDevice
@@ -11,6 +12,7 @@ from gasang.virtio.vsock import VsockDevice
 __all__ = [
     "Balloon",
     "BlockDevice",
+    "ConsoleDevice",
     "EntropyDevice",
     "FsDevice",
     "NetDevice",
