@@ -16,6 +16,9 @@ ACCELERATORS: tuple[str, ...] = get_args(Accelerator)
 Irqchip = Literal["own", "kernel"]
 IRQCHIPS: tuple[str, ...] = get_args(Irqchip)
 DriveFormat = Literal["auto", "raw", "qcow2"]
+Transport = Literal["pci", "mmio"]
+TRANSPORTS: tuple[str, ...] = get_args(Transport)
+MOST_MMIO = 8
 RootKind = Literal["erofs", "virtiofs"]
 MOST_DRIVES = 24
 MOST_FOLDERS = 4
@@ -245,6 +248,10 @@ class MachineConfig:
     programs, in Linux /dev/virtio-ports/NAME; `Machine.port` is the other end. Not for a deterministic
     machine."""
 
+    transport: Transport = "pci"
+    """How the guest finds its virtio devices: "pci", functions of bus 0 with MSI-X, or "mmio", pages of
+    registers that ACPI names (LNRO0005), at most 8."""
+
     accel: Accelerator = "auto"
     """What executes the guest: "kvm" is the processor itself by /dev/kvm, "bt" translates, "interp"
     interprets; "auto" takes KVM if a guest that tries it out comes to its end there, else "bt"."""
@@ -311,6 +318,12 @@ class MachineConfig:
         return (*self.drives, Drive(self.rootfs.path, "raw", readonly=True))
 
     @property
+    def virtio_devices(self) -> int:
+        """How many there are."""
+        others = (self.rng, self.balloon, self.vsock, self.net is not None, bool(self.ports))
+        return len(self.all_drives) + len(self.all_folders) + sum(others)
+
+    @property
     def all_folders(self) -> tuple[Folder, ...]:
         """The folders, and behind them the root's."""
         if self.rootfs is None or self.rootfs.kind != "virtiofs":
@@ -344,6 +357,10 @@ class MachineConfig:
         for name in self.ports:
             if not _PORT_NAME.fullmatch(name):
                 raise ConfigError(f"port {name!r}: a name has letters, digits, '.', '_' and '-', at most 64")
+        if self.transport not in TRANSPORTS:
+            raise ConfigError(f"transport {self.transport!r} is not one of {', '.join(TRANSPORTS)}")
+        if self.transport == "mmio" and self.virtio_devices > MOST_MMIO:
+            raise ConfigError(f"{self.virtio_devices} virtio devices by MMIO: there is room for {MOST_MMIO}")
         if self.irqchip not in IRQCHIPS:
             raise ConfigError(f"irqchip {self.irqchip!r} is not one of {', '.join(IRQCHIPS)}")
 

@@ -26,7 +26,16 @@ from subprocess import CompletedProcess
 from typing import Literal, Self
 
 from gasang._engine import DescriptorTable, Segment, TraceEvent, TranslatedBlock, VmxTransition
-from gasang.config import Accelerator, Drive, Folder, Irqchip, MachineConfig, Network, RootFilesystem
+from gasang.config import (
+    Accelerator,
+    Drive,
+    Folder,
+    Irqchip,
+    MachineConfig,
+    Network,
+    RootFilesystem,
+    Transport,
+)
 from gasang.guest.guest_process import GuestProcess
 from gasang.machine.accelerator import Choice
 from gasang.machine.channel import Channel

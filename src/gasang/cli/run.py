@@ -19,7 +19,7 @@ from gasang.cli.arguments import UsageError
 from gasang.cli.report import say
 from gasang.cli.session import Session
 from gasang.cli.warm import warm_machine
-from gasang.config import ACCELERATORS, IRQCHIPS, Drive, Folder, MachineConfig
+from gasang.config import ACCELERATORS, IRQCHIPS, TRANSPORTS, Drive, Folder, MachineConfig
 from gasang.guest import APPEND, default_initrd, fetch_bios, guest_for, root_filesystem
 from gasang.machine import Machine, TimedOut
 from gasang.machine.accelerator import Choice
@@ -118,6 +118,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--balloon", action="store_true", help="a balloon: memory that the guest has free is the host's"
     )
     machine.add_argument("--rng", action="store_true", help="a device of random numbers")
+    machine.add_argument(
+        "--transport",
+        choices=TRANSPORTS,
+        default="pci",
+        help="how virtio devices are found: on PCI, or by MMIO as microVMs have them (default: pci)",
+    )
     machine.add_argument(
         "--irqchip",
         choices=IRQCHIPS,
@@ -297,6 +303,7 @@ def _configuration(options: argparse.Namespace) -> MachineConfig:
         cpu=options.cpu,
         accel=options.accel,
         irqchip=options.irqchip,
+        transport=options.transport,
         trace_blocks=options.trace == "blocks",
         trace_exits=options.trace == "exits",
         trace_vmx=options.trace == "vmx",

@@ -101,6 +101,7 @@ def _key(config: MachineConfig) -> str:
         "rng": config.rng,
         "balloon": config.balloon,
         "net": config.net is not None,
+        "transport": config.transport,
         "folders": len(config.folders),
         "rootfs": None if config.rootfs is None else _identity(config.rootfs.path),
         "accel": choose(config).name,

@@ -93,6 +93,16 @@ def interrupt(irq: int) -> bytes:
     return struct.pack("<BH", 0x22, 1 << irq)
 
 
+def level_interrupt(gsi: int) -> bytes:
+    """`Interrupt (ResourceConsumer, Level, ActiveHigh, Exclusive) { gsi }` (6.4.3.6)."""
+    return struct.pack("<BHBBI", 0x89, 6, 1, 1, gsi)
+
+
+def fixed_memory(start: int, length: int) -> bytes:
+    """`Memory32Fixed (ReadWrite, start, length)`: addresses that a device occupies (6.4.3.4)."""
+    return struct.pack("<BHBII", 0x86, 9, 1, start, length)
+
+
 def bus_window(first: int, last: int) -> bytes:
     """`WordBusNumber`: the bus numbers behind a PCI host bridge (6.4.3.5.3)."""
     return _word_window(resource_type=2, specific_flags=0, first=first, last=last)

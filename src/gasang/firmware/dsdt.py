@@ -11,13 +11,18 @@ _SERIAL_PORTS = ((0x3F8, 4), (0x2F8, 3), (0x3E8, 6), (0x2E8, 7))
 """COM1 to COM4: base port and interrupt, as the engine wires them."""
 
 
-def definition_block() -> bytes:
-    """The AML of the DSDT, without its table header."""
+VIRTIO_START, VIRTIO_LENGTH, VIRTIO_FIRST_GSI, MOST_VIRTIO = 0xFED20000, 0x1000, 16, 8
+"""Virtio devices outside of PCI: a page and an input of the I/O APIC each."""
+
+
+def definition_block(virtio_devices: int = 0) -> bytes:
+    """The AML of the DSDT, without its table header, with so many virtio devices outside of PCI."""
     serial_ports = (_serial_port(index, *resources) for index, resources in enumerate(_SERIAL_PORTS, start=1))
+    virtio = map(_virtio_device, range(virtio_devices))
     return b"".join(
         (
             aml.name("\\_S5", _sleep_state(SLEEP_TYPE_OFF)),
-            aml.scope("\\_SB", _pci_root(), _real_time_clock(), *serial_ports),
+            aml.scope("\\_SB", _pci_root(), _real_time_clock(), *serial_ports, *virtio),
         )
     )
 
@@ -61,4 +66,19 @@ def _serial_port(number: int, base: int, irq: int) -> aml.Term:
         aml.name("_UID", aml.integer(number)),
         aml.name("_STA", aml.integer(0xF)),
         aml.name("_CRS", aml.resource_template(aml.io_ports(base, 8), aml.interrupt(irq))),
+    )
+
+
+def _virtio_device(index: int) -> aml.Term:
+    place = VIRTIO_START + VIRTIO_LENGTH * index
+    return aml.device(
+        f"VR{index:02}",
+        aml.name("_HID", aml.string("LNRO0005")),
+        aml.name("_UID", aml.integer(index)),
+        aml.name(
+            "_CRS",
+            aml.resource_template(
+                aml.fixed_memory(place, VIRTIO_LENGTH), aml.level_interrupt(VIRTIO_FIRST_GSI + index)
+            ),
+        ),
     )

@@ -42,11 +42,14 @@ class AcpiTables:
         return self.address
 
 
-def acpi_tables(cpus: int, address: int = FIRMWARE_START) -> AcpiTables:
-    """The tables of a PC with `cpus` processors, whose APIC IDs count from 0, to be at `address`."""
+def acpi_tables(cpus: int, address: int = FIRMWARE_START, *, virtio_devices: int = 0) -> AcpiTables:
+    """The tables of a PC with `cpus` processors, whose APIC IDs count from 0, to be at `address`.
+
+    So many virtio devices are outside of PCI.
+    """
     area = _Area(address)
     area.reserve(RSDP_LENGTH)
-    dsdt = area.place(_table(b"DSDT", 2, definition_block()))
+    dsdt = area.place(_table(b"DSDT", 2, definition_block(virtio_devices)))
     facs = area.place(_facs(), align=64)
     fadt = area.place(_table(b"FACP", 6, _fadt(dsdt, facs)))
     madt = area.place(_table(b"APIC", 5, _madt(cpus)))

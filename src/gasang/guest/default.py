@@ -120,7 +120,7 @@ def drivers(config: MachineConfig) -> tuple[str, ...]:
         (VSOCK_DRIVER, config.vsock),
     )
     found = tuple(name for name, wanted in needed if wanted)
-    return ("virtio-pci", *found) if found else ()
+    return (f"virtio-{config.transport}", *found) if found else ()
 
 
 def default_initrd(more: Iterable[Entry] = (), progress: Progress | None = None) -> bytes:

@@ -7,9 +7,9 @@
 /bin/busybox mount -a
 echo gasang >/proc/sys/kernel/hostname
 
-# Drivers, if there are any: of PCI functions, then of the virtio devices that these are.
+# Drivers, if there are any: of PCI functions and what ACPI names, then of the virtio devices that these are.
 if [ -d /lib/modules ]; then
-    for bus in pci virtio; do
+    for bus in pci acpi virtio; do
         cat /sys/bus/$bus/devices/*/modalias | xargs modprobe -a
     done 2>/dev/null
 fi

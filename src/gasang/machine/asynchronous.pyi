@@ -7,7 +7,16 @@ from subprocess import CompletedProcess
 from typing import Literal, Self
 
 from gasang._engine import DescriptorTable, Segment, TraceEvent, TranslatedBlock, VmxTransition
-from gasang.config import Accelerator, Drive, Folder, Irqchip, MachineConfig, Network, RootFilesystem
+from gasang.config import (
+    Accelerator,
+    Drive,
+    Folder,
+    Irqchip,
+    MachineConfig,
+    Network,
+    RootFilesystem,
+    Transport,
+)
 from gasang.guest.guest_process import GuestProcess
 from gasang.machine.accelerator import Choice
 from gasang.machine.channel import Channel
@@ -58,6 +67,7 @@ class AsyncMachine:
         rootfs: RootFilesystem | str | Path | None = ...,
         net: Network | str | None = ...,
         ports: Sequence[str] = ...,
+        transport: Transport = ...,
         cpu: str = ...,
         accel: Accelerator = ...,
         irqchip: Irqchip = ...,

@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from gasang import loaders, profile, storage
 from gasang._engine import EngineError
-from gasang.config import Accelerator, Drive, Folder, Irqchip, MachineConfig, Network, RootFilesystem
+from gasang.config import (
+    Accelerator,
+    Drive,
+    Folder,
+    Irqchip,
+    MachineConfig,
+    Network,
+    RootFilesystem,
+    Transport,
+)
 from gasang.errors import ConfigError, GasangError, GuestTimeout, MachineDied, SnapshotError
 from gasang.loaders import BootRequest
 from gasang.machine.accelerator import Choice, choose
@@ -147,6 +156,7 @@ class Machine(GuestAccess, NetworkAccess, Observation):
         rootfs: RootFilesystem | str | Path | None = None,
         net: Network | str | None = None,
         ports: Sequence[str] = (),
+        transport: Transport = "pci",
         cpu: str = "max",
         accel: Accelerator = "auto",
         irqchip: Irqchip = "own",
@@ -190,6 +200,7 @@ class Machine(GuestAccess, NetworkAccess, Observation):
                 rootfs=root,
                 net=Network.parse(net) if isinstance(net, str) else net,
                 ports=tuple(ports),
+                transport=transport,
                 cpu=cpu,
                 accel=accel,
                 irqchip=irqchip,

@@ -38,7 +38,7 @@ from gasang.machine import outcome
 from gasang.machine.console_ports import ConsolePorts
 from gasang.machine.ending import Ending
 from gasang.machine.ram import Ram
-from gasang.machine.slots import Slots
+from gasang.machine.slots import Line, Slots
 from gasang.storage import Image
 from gasang.virtio import Balloon, BlockDevice, EntropyDevice, FsDevice, NetDevice, VsockDevice
 from gasang.virtio.net import Cable
@@ -68,9 +68,10 @@ class Pc:
         self._has_bios = config.bios is not None
         self.memory_map = memory_map(config.memory, has_bios=self._has_bios)
         address = tables_below(config.memory) if self._has_bios else FIRMWARE_START
-        self.tables = acpi_tables(config.cpus, address)
+        by_mmio = config.virtio_devices if config.transport == "mmio" else 0
+        self.tables = acpi_tables(config.cpus, address, virtio_devices=by_mmio)
         self.power = PowerManagement(
-            _Line(self.vm, SCI_IRQ), lambda: ending.end(outcome.PowerOff()), SLEEP_TYPE_OFF
+            Line(self.vm, SCI_IRQ), lambda: ending.end(outcome.PowerOff()), SLEEP_TYPE_OFF
         )
         self.console: ConsolePorts | None = None
         self.bus = Bus()
@@ -79,6 +80,7 @@ class Pc:
             self.bus.memory,
             lambda error: ending.end(outcome.EngineFailed(error)),
             synchronous=config.deterministic,
+            transport=config.transport,
         )
         self._attach_devices(config, ending, debug_output)
 
@@ -251,17 +253,6 @@ def new_vm(config: MachineConfig, accel: str, memory_image: tuple[int, int] | No
         )
     except _engine.EngineError as error:
         raise ConfigError(str(error)) from error
-
-
-class _Line:
-    """An input of the engine's I/O APIC."""
-
-    def __init__(self, vm: _engine.Vm, gsi: int) -> None:
-        self._vm = vm
-        self._gsi = gsi
-
-    def set_level(self, high: bool) -> None:
-        self._vm.set_interrupt_line(self._gsi, high)
 
 
 def _engine_register(

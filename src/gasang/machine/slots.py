@@ -1,4 +1,4 @@
-"""The slots of PCI bus 0: what is plugged in, where its BARs lie, and how it reaches the engine."""
+"""Where virtio devices are: slots of PCI bus 0, or pages of their own; how they reach the engine."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from collections.abc import Callable
 
 from gasang import _engine
 from gasang.bus import AddressSpace
+from gasang.config import Transport
 from gasang.device import Device, Saved
 from gasang.devices.pci import HostBridge, PciFunction
+from gasang.firmware.dsdt import VIRTIO_FIRST_GSI, VIRTIO_LENGTH, VIRTIO_START
 from gasang.firmware.memory_map import LOW_RAM_LIMIT
 from gasang.machine.ram import Ram
 from gasang.virtio import VirtioPci
 from gasang.virtio.device import VirtioDevice
+from gasang.virtio.mmio import VirtioMmio
 from gasang.virtio.pci import LENGTHS
 from gasang.virtio.queue import QueueError
 
@@ -23,27 +26,45 @@ _WIDTH = 4
 
 
 class Slots:
-    """The functions of bus 0, by (bus, device, function); the host bridge is the first."""
+    """The functions of bus 0, by (bus, device, function); the host bridge is the first. With MMIO for their
+    transport virtio devices are none."""
 
     def __init__(
-        self, vm: _engine.Vm, space: AddressSpace, fail: Callable[[BaseException], None], *, synchronous: bool
+        self,
+        vm: _engine.Vm,
+        space: AddressSpace,
+        fail: Callable[[BaseException], None],
+        *,
+        synchronous: bool,
+        transport: Transport = "pci",
     ) -> None:
         self.functions: dict[tuple[int, int, int], PciFunction] = {(0, 0, 0): HostBridge()}
         self._vm = vm
         self._space = space
         self._fail = fail
         self._synchronous = synchronous
+        self._transport = transport
         self._ram = Ram(vm)
-        self._virtio: list[VirtioPci] = []
+        self._virtio: list[VirtioPci | VirtioMmio] = []
 
     def plug(self, device: VirtioDevice) -> None:
         """Plug a virtio device into the next slot."""
+        if self._transport == "mmio":
+            self._plug_page(device)
+            return
         number = len(self.functions)
         address = _WINDOW + _SLOT_LENGTH * number
         addresses = {bar: address + (_SLOT_LENGTH // 2) * (bar // 2) for bar in LENGTHS}
         slot = _Slot(self._vm, self._space, self._fail)
         function = VirtioPci(device, self._ram, slot, addresses, synchronous=self._synchronous)
         self.functions[0, number, 0] = function
+        self._virtio.append(function)
+
+    def _plug_page(self, device: VirtioDevice) -> None:
+        number = len(self._virtio)
+        page = _Page(Line(self._vm, VIRTIO_FIRST_GSI + number), self._fail)
+        function = VirtioMmio(device, self._ram, page, synchronous=self._synchronous)
+        self._space.attach(function, VIRTIO_START + VIRTIO_LENGTH * number, VIRTIO_LENGTH, width=_WIDTH)
         self._virtio.append(function)
 
     def discard(self, ranges: list[tuple[int, int]]) -> None:
@@ -76,6 +97,25 @@ class Slots:
         """The machine has ended: end the devices' threads, and give their files back."""
         while self._virtio:
             self._virtio.pop().close()
+
+
+class Line:
+    """An input of the engine's I/O APIC."""
+
+    def __init__(self, vm: _engine.Vm, gsi: int) -> None:
+        self._vm = vm
+        self._gsi = gsi
+
+    def set_level(self, high: bool) -> None:
+        self._vm.set_interrupt_line(self._gsi, high)
+
+
+class _Page:
+    """A page of registers, as the device behind it sees it."""
+
+    def __init__(self, interrupt: Line, fail: Callable[[BaseException], None]) -> None:
+        self.interrupt = interrupt
+        self.fail = fail
 
 
 class _Slot:

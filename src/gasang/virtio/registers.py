@@ -31,7 +31,7 @@ class Status(IntFlag):
     FAILED = 128
 
 
-class _Common(IntEnum):
+class Common(IntEnum):
     """Offsets in the common configuration structure."""
 
     DEVICE_FEATURE_SELECT = 0x00
@@ -176,34 +176,34 @@ class Registers:
         self._device.write_config(offset, size, value)
 
     def read_common(self, offset: int, size: int) -> int:
-        register = offset & ~3 if offset < _Common.CONFIG_VECTOR or offset >= 0x20 else offset
+        register = offset & ~3 if offset < Common.CONFIG_VECTOR or offset >= 0x20 else offset
         value = self._common(register)
         return value >> 8 * (offset - register) & (1 << 8 * size) - 1
 
     def _common(self, register: int) -> int:
         queue = self._queue()
-        if queue is not None and register >= _Common.QUEUE_SIZE:
+        if queue is not None and register >= Common.QUEUE_SIZE:
             return self._of_queue(queue, register)
         registers: dict[int, int] = {
-            _Common.DEVICE_FEATURE_SELECT: self._offered_select,
-            _Common.DEVICE_FEATURE: _word(self._offered, self._offered_select),
-            _Common.DRIVER_FEATURE_SELECT: self._accepted_select,
-            _Common.DRIVER_FEATURE: _word(self._accepted, self._accepted_select),
-            _Common.CONFIG_VECTOR: self._config_vector,
-            _Common.QUEUES: len(self._queues),
-            _Common.STATUS: self._status,
-            _Common.CONFIG_GENERATION: self._generation,
-            _Common.QUEUE_SELECT: self._selected,
+            Common.DEVICE_FEATURE_SELECT: self._offered_select,
+            Common.DEVICE_FEATURE: _word(self._offered, self._offered_select),
+            Common.DRIVER_FEATURE_SELECT: self._accepted_select,
+            Common.DRIVER_FEATURE: _word(self._accepted, self._accepted_select),
+            Common.CONFIG_VECTOR: self._config_vector,
+            Common.QUEUES: len(self._queues),
+            Common.STATUS: self._status,
+            Common.CONFIG_GENERATION: self._generation,
+            Common.QUEUE_SELECT: self._selected,
         }
         return registers.get(register, 0)
 
     def _of_queue(self, queue: Queue, register: int) -> int:
         """A register of the queue that is selected."""
         registers: dict[int, int] = {
-            _Common.QUEUE_SIZE: queue.size,
-            _Common.QUEUE_VECTOR: self._vectors[self._selected],
-            _Common.QUEUE_ENABLE: queue.enabled,
-            _Common.QUEUE_NOTIFY_OFFSET: self._selected,
+            Common.QUEUE_SIZE: queue.size,
+            Common.QUEUE_VECTOR: self._vectors[self._selected],
+            Common.QUEUE_ENABLE: queue.enabled,
+            Common.QUEUE_NOTIFY_OFFSET: self._selected,
         }
         areas = (queue.descriptors, queue.driver_area, queue.device_area)
         for first, area in zip((0x20, 0x28, 0x30), areas, strict=True):
@@ -212,17 +212,17 @@ class Registers:
 
     def write_common(self, offset: int, size: int, value: int) -> None:
         match offset:
-            case _Common.DEVICE_FEATURE_SELECT:
+            case Common.DEVICE_FEATURE_SELECT:
                 self._offered_select = value
-            case _Common.DRIVER_FEATURE_SELECT:
+            case Common.DRIVER_FEATURE_SELECT:
                 self._accepted_select = value
-            case _Common.DRIVER_FEATURE if not self._status & Status.FEATURES_OK:
+            case Common.DRIVER_FEATURE if not self._status & Status.FEATURES_OK:
                 self._accept(value)
-            case _Common.CONFIG_VECTOR:
+            case Common.CONFIG_VECTOR:
                 self._config_vector = self._vector(value)
-            case _Common.STATUS:
+            case Common.STATUS:
                 self._set_status(value & 0xFF)
-            case _Common.QUEUE_SELECT:
+            case Common.QUEUE_SELECT:
                 self._selected = value
             case _:
                 self._write_queue(offset, size, value)
@@ -231,15 +231,15 @@ class Registers:
         queue = self._queue()
         if queue is None:
             return
-        if offset == _Common.QUEUE_VECTOR:
+        if offset == Common.QUEUE_VECTOR:
             self._vectors[self._selected] = self._vector(value)
             return
         if queue.enabled:
             return
         match offset:
-            case _Common.QUEUE_SIZE:
+            case Common.QUEUE_SIZE:
                 queue.size = value
-            case _Common.QUEUE_ENABLE if value == 1:
+            case Common.QUEUE_ENABLE if value == 1:
                 self._enable(queue)
             case _ if 0x20 <= offset < 0x38 and size == 4:
                 self._set_area(queue, offset, value)
