@@ -97,9 +97,9 @@ endef
 
 # Without it its tests are skipped, so it is no error where we may not install.
 test-tools:
-	@{ command -v iasl && command -v qemu-img; } >/dev/null || [ "$$(id -u)" != 0 ] || \
+	@{ command -v iasl && command -v qemu-img && command -v passt; } >/dev/null || [ "$$(id -u)" != 0 ] || \
 		! command -v apt-get >/dev/null || { apt-get -qq update && apt-get install -qq -y \
-		--no-install-recommends acpica-tools qemu-utils; } >&2 || true
+		--no-install-recommends acpica-tools qemu-utils passt; } >&2 || true
 
 # What the host must have: a Rust, a C compiler and binutils (the engine's linker; programs for tests), venv.
 host:

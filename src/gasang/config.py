@@ -74,7 +74,7 @@ def _drive_format(name: str) -> DriveFormat:
     raise ConfigError(f"drive format {name!r} is not one of {', '.join(get_args(DriveFormat))}")
 
 
-NetworkKind = Literal["user"]
+NetworkKind = Literal["user", "passt"]
 _PORTS = 1 << 16
 
 
@@ -83,7 +83,8 @@ class Network:
     """A network device and what it is connected with."""
 
     kind: NetworkKind = "user"
-    """"user": a network of the guest's own, in this process, with connections of the host's behind it."""
+    """"user": a network of the guest's own, in this process, with connections of the host's behind it.
+    "passt": by that program, if it is installed, without rules."""
 
     allow: tuple[str, ...] = ()
     """Whom the guest may reach, by rules: "any", "public" (the Internet), "host" (the host's loopback, at

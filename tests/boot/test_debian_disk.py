@@ -7,6 +7,8 @@ import pytest
 from gasang import Machine
 from gasang.storage.create import create_qcow2
 
+pytestmark = pytest.mark.timeout(1800)
+
 UP = "until [ $(systemctl is-system-running) != starting ]; do sleep 0.2; done; systemctl is-system-running"
 
 

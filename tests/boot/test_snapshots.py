@@ -13,6 +13,7 @@ from gasang import Machine
 from gasang.config import Drive
 from gasang.errors import ConfigError, GuestAgentError, MachineDied, SnapshotError
 from gasang.snapshot.file import Snapshot
+from gasang.storage.create import create_qcow2
 
 PATIENCE = 120
 
@@ -306,3 +307,13 @@ def test_snapshots_say_when_they_were_made(warm):
     with Snapshot.open(warm) as snapshot:
         age = datetime.now(UTC) - datetime.fromisoformat(snapshot.state["date"])
     assert 0 <= age.total_seconds() < 3600
+
+
+def test_a_qcow2_disk_that_is_not_written_any_more_is_the_same_after_its_machine(tmp_path):
+    create_qcow2(tmp_path / "disk.qcow2", 64 << 20)
+    with Machine.boot(drives=[tmp_path / "disk.qcow2"], vsock=True, accel="bt") as vm:
+        vm.run("echo written >/dev/vda", check=True)
+        vm.pause()
+        vm.snapshot(tmp_path / "it.snap")
+    with Machine.restore(tmp_path / "it.snap") as vm:
+        assert vm.run("head -c 7 /dev/vda").stdout == b"written"

@@ -12,9 +12,10 @@ def add_options(options: argparse._ActionsContainer) -> None:
     """--net and --publish."""
     options.add_argument(
         "--net",
-        metavar="user[,allow=RULE]",
+        metavar="user[,allow=RULE]|passt",
         help="a network in user mode, from which the guest reaches the Internet, or what the rules allow: "
-        "public, any, none, host, ADDRESS/BITS, NAME, *.NAME, with :PORT or without (default: no network)",
+        "public, any, none, host, ADDRESS/BITS, NAME, *.NAME, with :PORT or without; "
+        "or passt, which knows no rules (default: no network)",
     )
     options.add_argument(
         "-p",

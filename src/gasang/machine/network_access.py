@@ -11,6 +11,7 @@ from gasang.virtio.net import MAC_BYTES
 
 if TYPE_CHECKING:
     from gasang.machine.network import UserNetwork
+    from gasang.machine.passt import PasstNetwork
     from gasang.machine.pc import Pc
 
 _LOCAL, _UNICAST = 0x02, 0xFE
@@ -20,7 +21,7 @@ class NetworkAccess:
     """A machine, as far as its network is concerned. Every method may be called from any thread."""
 
     config: MachineConfig
-    _network: UserNetwork | None = None
+    _network: UserNetwork | PasstNetwork | None = None
 
     def expose(self, guest_port: int, host_port: int = 0, address: str = "127.0.0.1") -> str:
         """Take connections at a port of the host's, or one that is free, to a port of the guest's.
@@ -35,7 +36,7 @@ class NetworkAccess:
         self._cable.unexpose(where)
 
     @property
-    def _cable(self) -> UserNetwork:
+    def _cable(self) -> UserNetwork | PasstNetwork:
         if self._network is None:
             raise ConfigError('this machine has no network: boot it with net="user" (--net user)')
         return self._network
@@ -44,10 +45,15 @@ class NetworkAccess:
         """Plug a network device in, if there is to be one. Raises `ConfigError`."""
         if self.config.net is None:
             return
-        from gasang.machine.network import UserNetwork  # noqa: PLC0415 - rarely needed
-
         mac = new_mac(self.config)
-        self._network = UserNetwork(self.config.net, mac)
+        if self.config.net.kind == "passt":
+            from gasang.machine.passt import PasstNetwork  # noqa: PLC0415 - rarely needed
+
+            self._network = PasstNetwork(self.config.net)
+        else:
+            from gasang.machine.network import UserNetwork  # noqa: PLC0415 - rarely needed
+
+            self._network = UserNetwork(self.config.net, mac)
         pc.plug_network(self._network, mac)
 
 

@@ -95,7 +95,9 @@ class BlockDevice:
             queue.push(chain, self._do(chain))
 
     def state(self) -> Saved:
-        """It keeps nothing."""
+        """It keeps nothing; what the image keeps is written, so that its end will not change the file."""
+        if not self._image.readonly:
+            self._image.flush()
         return {}
 
     def set_state(self, state: Saved) -> None:
