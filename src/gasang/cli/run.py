@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -369,6 +368,8 @@ def _with_default_guest(
 
 def _terminal_words() -> list[str]:
     """What tells the guest's first process of our terminal."""
+    import shutil  # noqa: PLC0415 - slow to load, and not always needed
+
     size = shutil.get_terminal_size()
     name = os.environ.get("TERM", "")
     words = [f"GASANG_SIZE={size.lines}x{size.columns}"]

@@ -9,8 +9,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,7 +62,7 @@ def _make(entry: Path, make: Callable[[Path], None]) -> None:
             sums = "".join(f"{_sha256(partial / file)}  {file}\n" for file in files)
             (partial / _SUMS).write_text(sums)
             if entry.exists():
-                shutil.rmtree(entry)
+                _remove(entry)
             partial.rename(entry)
     except OSError as error:
         raise _unusable(error) from error
@@ -75,12 +73,25 @@ def _partial_directory() -> Iterator[Path]:
     """An empty directory, gone at the end unless renamed; those that a killed process left go too."""
     root = cache_directory()
     for left_over in root.glob(_PARTIAL + "*"):
-        shutil.rmtree(left_over, ignore_errors=True)
-    partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=root))
+        _remove(left_over)
+    partial = _new_directory(root)
     try:
         yield partial
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove(partial)
+
+
+def _new_directory(root: Path) -> Path:
+    import tempfile  # noqa: PLC0415 - slow to load, and rarely needed
+
+    return Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=root))
+
+
+def _remove(tree: Path) -> None:
+    """As far as it can be removed."""
+    import shutil  # noqa: PLC0415 - as above
+
+    shutil.rmtree(tree, ignore_errors=True)
 
 
 @contextmanager

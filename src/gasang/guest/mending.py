@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -29,11 +29,11 @@ def mend(vsock: VsockAgent | None, serial: Agent | None, hostname: str | None, m
     that are stirred in. Raises `GasangError`.
     """
     if vsock is not None:
-        name = hostname or f"gasang-{secrets.token_hex(4)}"
-        vsock.repair(hostname=name, machine_id=secrets.token_hex(16), mac=mac)
+        name = hostname or f"gasang-{os.urandom(4).hex()}"
+        vsock.repair(hostname=name, machine_id=os.urandom(16).hex(), mac=mac)
     elif serial is not None:
         script = f"date -s @{time.time():.0f}; cat >/dev/urandom"
-        serial.run(script, input=secrets.token_bytes(64), timeout=_PATIENCE)
+        serial.run(script, input=os.urandom(64), timeout=_PATIENCE)
 
 
 def mount(vsock: VsockAgent, folders: Sequence[Folder]) -> None:

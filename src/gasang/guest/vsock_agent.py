@@ -5,7 +5,7 @@ The guest's half is `guests/agent`. Each request is a connection of its own, so 
 
 from __future__ import annotations
 
-import secrets
+import os
 import socket
 import struct
 import threading
@@ -269,7 +269,7 @@ class VsockAgent:
         """Mend what a guest has that comes from a snapshot: its clock (`time_ns` or now), its random numbers,
         and what else is given. Raises `GuestAgentError`."""
         now = time.time_ns() if time_ns is None else time_ns
-        random = secrets.token_bytes(_RANDOM_BYTES)
+        random = os.urandom(_RANDOM_BYTES)
         payload = struct.pack("<Q", now) + blob(random) + text(hostname) + text(machine_id) + blob(mac)
         with self._request(Kind.REPAIR, payload) as frames:
             try:

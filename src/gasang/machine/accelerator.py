@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +101,8 @@ def _keep(kept: Path, identity: list[str | int], steps: list[Step]) -> None:
     content = json.dumps({"of": identity, "steps": [(step.name, step.failure) for step in steps]})
     with suppress(OSError):
         kept.parent.mkdir(parents=True, exist_ok=True)
+        import tempfile  # noqa: PLC0415 - slow to load, and rarely needed
+
         descriptor, name = tempfile.mkstemp(dir=kept.parent)
         with open(descriptor, "w") as file:
             file.write(content)

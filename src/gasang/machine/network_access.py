@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from typing import TYPE_CHECKING
 
 from gasang.config import Forward, MachineConfig
 from gasang.errors import ConfigError
-from gasang.virtio.net import MAC_BYTES
 
 if TYPE_CHECKING:
     from gasang.machine.network import UserNetwork
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from gasang.machine.pc import Pc
 
 _LOCAL, _UNICAST = 0x02, 0xFE
+_MAC_BYTES = 6
 
 
 class NetworkAccess:
@@ -61,5 +61,5 @@ def new_mac(config: MachineConfig) -> bytes:
     """An address of no maker (IEEE 802: locally administered, of one); b"" for a machine without network."""
     if config.net is None:
         return b""
-    first, *rest = secrets.token_bytes(MAC_BYTES)
+    first, *rest = os.urandom(_MAC_BYTES)
     return bytes([first & _UNICAST | _LOCAL, *rest])

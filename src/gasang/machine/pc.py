@@ -15,8 +15,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
-from gasang import _engine
+from gasang import _engine, virtio
 from gasang.bus import Bus
 from gasang.config import Folder, MachineConfig
 from gasang.device import Savable, Saved
@@ -32,16 +33,17 @@ from gasang.firmware.dsdt import SLEEP_TYPE_OFF
 from gasang.firmware.memory_map import FIRMWARE_START, memory_map, tables_below
 from gasang.firmware.seabios import configuration_files
 from gasang.firmware.tables import PM1_EVENT_PORT, SCI_IRQ, acpi_tables
-from gasang.folders import FolderServer
 from gasang.loaders import BootImage, SegmentRegister, TableRegister
 from gasang.machine import outcome
-from gasang.machine.console_ports import ConsolePorts
 from gasang.machine.ending import Ending
 from gasang.machine.ram import Ram
 from gasang.machine.slots import Line, Slots
 from gasang.storage import Image
-from gasang.virtio import Balloon, BlockDevice, EntropyDevice, FsDevice, NetDevice, VsockDevice
-from gasang.virtio.net import Cable
+
+if TYPE_CHECKING:
+    from gasang.machine.console_ports import ConsolePorts
+    from gasang.virtio import Balloon, VsockDevice
+    from gasang.virtio.net import Cable
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PIECE = 4 << 20
@@ -87,36 +89,40 @@ class Pc:
     def plug_drives(self, images: Iterable[Image]) -> None:
         """Plug a disk in for each image, which is its own from now on."""
         for number, image in enumerate(images):
-            self.slots.plug(BlockDevice(image, f"gasang-{number}"))
+            self.slots.plug(virtio.BlockDevice(image, f"gasang-{number}"))
 
     def plug_entropy(self, source: Callable[[int], bytes]) -> None:
         """Plug a device in that gives the guest random bytes."""
-        self.slots.plug(EntropyDevice(source))
+        self.slots.plug(virtio.EntropyDevice(source))
 
     def plug_balloon(self) -> Balloon:
         """Plug a balloon in."""
-        balloon = Balloon(self.slots.discard)
+        balloon = virtio.Balloon(self.slots.discard)
         self.slots.plug(balloon)
         return balloon
 
     def plug_vsock(self) -> VsockDevice:
         """Plug a socket device in."""
-        device = VsockDevice()
+        device = virtio.VsockDevice()
         self.slots.plug(device)
         return device
 
     def plug_folders(self, folders: Iterable[Folder]) -> None:
         """Plug a file system device in for each folder. Raises `ConfigError`."""
+        from gasang.folders import FolderServer  # noqa: PLC0415 - rarely needed
+
         for number, folder in enumerate(folders):
             server = FolderServer(folder.host, readonly=folder.readonly)
-            self.slots.plug(FsDevice(f"gasang{number}", server))
+            self.slots.plug(virtio.FsDevice(f"gasang{number}", server))
 
     def plug_network(self, cable: Cable, mac: bytes) -> None:
         """Plug a network device in, which has the cable from now on."""
-        self.slots.plug(NetDevice(cable, mac))
+        self.slots.plug(virtio.NetDevice(cable, mac))
 
     def plug_console(self, names: Sequence[str]) -> ConsolePorts:
         """Plug a console in that has such ports."""
+        from gasang.machine.console_ports import ConsolePorts  # noqa: PLC0415 - rarely needed
+
         self.console = ConsolePorts(names)
         self.slots.plug(self.console.device)
         return self.console

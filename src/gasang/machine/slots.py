@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from gasang import _engine
+from gasang import _engine, virtio
 from gasang.bus import AddressSpace
 from gasang.config import Transport
 from gasang.device import Device, Saved
@@ -12,11 +13,12 @@ from gasang.devices.pci import HostBridge, PciFunction
 from gasang.firmware.dsdt import VIRTIO_FIRST_GSI, VIRTIO_LENGTH, VIRTIO_START
 from gasang.firmware.memory_map import LOW_RAM_LIMIT
 from gasang.machine.ram import Ram
-from gasang.virtio import VirtioPci
 from gasang.virtio.device import VirtioDevice
-from gasang.virtio.mmio import VirtioMmio
 from gasang.virtio.pci import LENGTHS
 from gasang.virtio.queue import QueueError
+
+if TYPE_CHECKING:
+    from gasang.virtio import VirtioMmio, VirtioPci
 
 _WINDOW = LOW_RAM_LIMIT
 """Where BARs lie at first: the window that the ACPI tables declare begins there."""
@@ -56,14 +58,14 @@ class Slots:
         address = _WINDOW + _SLOT_LENGTH * number
         addresses = {bar: address + (_SLOT_LENGTH // 2) * (bar // 2) for bar in LENGTHS}
         slot = _Slot(self._vm, self._space, self._fail)
-        function = VirtioPci(device, self._ram, slot, addresses, synchronous=self._synchronous)
+        function = virtio.VirtioPci(device, self._ram, slot, addresses, synchronous=self._synchronous)
         self.functions[0, number, 0] = function
         self._virtio.append(function)
 
     def _plug_page(self, device: VirtioDevice) -> None:
         number = len(self._virtio)
         page = _Page(Line(self._vm, VIRTIO_FIRST_GSI + number), self._fail)
-        function = VirtioMmio(device, self._ram, page, synchronous=self._synchronous)
+        function = virtio.VirtioMmio(device, self._ram, page, synchronous=self._synchronous)
         self._space.attach(function, VIRTIO_START + VIRTIO_LENGTH * number, VIRTIO_LENGTH, width=_WIDTH)
         self._virtio.append(function)
 

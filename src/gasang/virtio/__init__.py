@@ -1,13 +1,19 @@
 """Virtio devices (OASIS, Virtual I/O Device Version 1.2), for the machine to attach."""
 
-from gasang.virtio.balloon import Balloon
-from gasang.virtio.block import BlockDevice
-from gasang.virtio.console import ConsoleDevice
-from gasang.virtio.entropy import EntropyDevice
-from gasang.virtio.fs import FsDevice
-from gasang.virtio.net import NetDevice
-from gasang.virtio.pci import PciSlot, VirtioPci
-from gasang.virtio.vsock import VsockDevice
+from typing import TYPE_CHECKING
+
+from gasang.lazy import attributes
+
+if TYPE_CHECKING:
+    from gasang.virtio.balloon import Balloon
+    from gasang.virtio.block import BlockDevice
+    from gasang.virtio.console import ConsoleDevice
+    from gasang.virtio.entropy import EntropyDevice
+    from gasang.virtio.fs import FsDevice
+    from gasang.virtio.mmio import VirtioMmio
+    from gasang.virtio.net import NetDevice
+    from gasang.virtio.pci import PciSlot, VirtioPci
+    from gasang.virtio.vsock import VsockDevice
 
 __all__ = [
     "Balloon",
@@ -17,6 +23,23 @@ __all__ = [
     "FsDevice",
     "NetDevice",
     "PciSlot",
+    "VirtioMmio",
     "VirtioPci",
     "VsockDevice",
 ]
+
+__getattr__ = attributes(
+    __name__,
+    {
+        "Balloon": "balloon",
+        "BlockDevice": "block",
+        "ConsoleDevice": "console",
+        "EntropyDevice": "entropy",
+        "FsDevice": "fs",
+        "VirtioMmio": "mmio",
+        "NetDevice": "net",
+        "PciSlot": "pci",
+        "VirtioPci": "pci",
+        "VsockDevice": "vsock",
+    },
+)
