@@ -198,7 +198,7 @@ def _telling() -> Iterator[None]:
     """What is missing in somebody's JSON is an error of theirs."""
     try:
         yield
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise RootFilesystemError(f"its description is none: {error!r}") from error
 
 

@@ -32,13 +32,16 @@ _MOST_HELD = 1024
 """Bytes of a file that are kept in memory until its inode is written."""
 
 _NO_BLOCK = 0xFFFFFFFF
+_MOST_BLOCKS = 1 << 31
+"""Half of what has a number: the rest is for inodes and directories."""
+
 _CHUNK = 1 << 20
 _KINDS = {
     stat.S_IFREG: 1, stat.S_IFDIR: 2, stat.S_IFCHR: 3, stat.S_IFBLK: 4,
     stat.S_IFIFO: 5, stat.S_IFSOCK: 6, stat.S_IFLNK: 7,
 }  # fmt: skip
 _PREFIXES = {"user.": 1, "trusted.": 4, "security.": 6}
-_MOST_ATTRIBUTES = 1024
+_MOST_ATTRIBUTES, _MOST_NAME = 1024, 255
 
 
 class ErofsWriter:
@@ -53,6 +56,8 @@ class ErofsWriter:
         `RootFilesystemError` if there is less."""
         if size <= _MOST_HELD:
             return Content(size, held=_exactly(source, size))
+        if self._next_block + _blocks(size) > _MOST_BLOCKS:
+            raise RootFilesystemError(f"its files are more than {_MOST_BLOCKS * BLOCK} bytes")
         content = Content(size, self._next_block)
         self._file.seek(self._next_block * BLOCK)
         left = size
@@ -216,8 +221,10 @@ def _attributes(inode: Inode) -> bytes:
     entries = b""
     for whole_name, value in sorted(inode.attributes.items()):
         for prefix, number in _PREFIXES.items():
+            name = whole_name.removeprefix(prefix).encode("utf-8", "surrogateescape")
             if whole_name.startswith(prefix):
-                name = whole_name.removeprefix(prefix).encode()
+                if len(name) > _MOST_NAME or len(value) > _MOST_ATTRIBUTES:
+                    raise RootFilesystemError("a file has an extended attribute that is too large")
                 entry = struct.pack("<BBH", len(name), number, len(value)) + name + value
                 entries += entry + bytes(-len(entry) % 4)
     if len(entries) > _MOST_ATTRIBUTES:

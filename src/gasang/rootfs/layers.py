@@ -22,6 +22,7 @@ _WHITEOUT = b".wh."
 _OPAQUE = b".wh..wh..opq"
 _ATTRIBUTE = "SCHILY.xattr."
 _MOST_ID = 0xFFFFFFFF
+_LAST_SECOND = 1 << 40
 
 Store = Callable[[IO[bytes], int], Content]
 """Keeps a file's content, so many bytes of a stream."""
@@ -69,6 +70,8 @@ def _apply(
     if name == _OPAQUE:
         _empty(tree, b"/".join(parts[:-1]), fresh)
     elif name.startswith(_WHITEOUT):
+        if name.removeprefix(_WHITEOUT) in (b"", b"."):
+            raise RootFilesystemError(f"{member.name} removes what has no name")
         removed = b"/".join([*parts[:-1], name.removeprefix(_WHITEOUT)])
         if removed not in fresh:
             tree.remove(removed)
@@ -99,6 +102,10 @@ def _inode(archive: tarfile.TarFile, member: tarfile.TarInfo, store: Store) -> I
         raise RootFilesystemError(f"{member.name} is of an unknown kind")
     if not (0 <= member.uid <= _MOST_ID and 0 <= member.gid <= _MOST_ID):
         raise RootFilesystemError(f"{member.name} has an owner that is no number of 32 bits")
+    # The kernel's numbers: 12 bits and 20.
+    is_device = 0 <= member.devmajor < 1 << 12 and 0 <= member.devminor < 1 << 20
+    if not (is_device and abs(member.mtime) <= _LAST_SECOND):
+        raise RootFilesystemError(f"{member.name} has a date or a device number that is none")
     inode = Inode(
         kind | stat.S_IMODE(member.mode),
         member.uid,

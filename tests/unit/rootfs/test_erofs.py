@@ -162,3 +162,14 @@ def test_the_image_of_the_same_tree_is_the_same():
 def test_a_source_that_ends_too_soon_is_an_error():
     with pytest.raises(RootFilesystemError, match="ends before its end"):
         ErofsWriter(BytesIO()).store(BytesIO(b"x"), 5000)
+
+
+@pytest.mark.parametrize("attributes", [{"user." + "x" * 256: b""}, {"user.a": bytes(1025)}])
+def test_attributes_that_have_no_room_are_an_error(attributes):
+    with pytest.raises(RootFilesystemError, match="an extended attribute that is too large"):
+        image_of(lambda tree, _: tree.add(b"f", Inode(stat.S_IFREG, attributes=attributes)))
+
+
+def test_more_than_an_image_can_hold_is_an_error():
+    with pytest.raises(RootFilesystemError, match="its files are more than"):
+        ErofsWriter(BytesIO()).store(BytesIO(), 1 << 50)

@@ -111,6 +111,20 @@ def test_a_name_that_is_too_long_is_an_error():
         merged(tar(("a" * 256, b"")))
 
 
+@pytest.mark.parametrize("name", ["d/.wh.", "d/.wh..", "d/.wh..."])
+def test_a_whiteout_of_nothing_is_an_error(name):
+    with pytest.raises(RootFilesystemError, match=r"removes what has no name|leads out"):
+        merged(tar(("d/a", b"1")), tar((name, b"")))
+
+
+@pytest.mark.parametrize(
+    "fields", [{"mtime": 1e300}, {"mtime": -(1 << 60)}, {"devmajor": 1 << 12}, {"devminor": 1 << 20}]
+)
+def test_numbers_that_no_kernel_has_are_an_error(fields):
+    with pytest.raises(RootFilesystemError, match=r"a date or a device number that is none|damaged"):
+        merged(tar(node("n", tarfile.CHRTYPE, **fields)))
+
+
 def test_a_layer_that_ends_within_a_file_is_an_error():
     with pytest.raises(RootFilesystemError, match=r"damaged|ends before its end"):
         merged(tar(("a", bytes(100_000)))[:50_000])
