@@ -43,6 +43,7 @@ def test_it_boots_and_all_its_services_run(mine):
         assert (hostname, root.split()) == ("debian", ["/dev/vda1", "ext4"])
         assert words.startswith("BOOT_IMAGE=/boot/vmlinuz-")
         assert " 10.0.2.15/24" in address
+        vm.console.expect("debian login: ", timeout=120)
         vm.console.write("root\n")
         vm.console.expect(r"root@debian:~# ", timeout=120)
         vm.press_power_button()

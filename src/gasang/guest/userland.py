@@ -54,6 +54,7 @@ BOOTABLE = (
     "grub-pc",
     "initramfs-tools",
     "systemd-sysv",
+    "dbus",
     "udev",
     "e2fsprogs",
     "fdisk",
