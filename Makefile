@@ -18,7 +18,7 @@ ENGINE_SOURCES := $(shell find engine -name '*.rs' -o -name '*.S' -o -name '*.to
 # The face of the engine needs a Python to link its tests with; tests/seam tests it from Python.
 CRATES := --workspace --exclude gasang-python
 
-.PHONY: help run test nested within bench lint lint-rust lint-python fuzz lockstep soak boots races docs clean host test-tools
+.PHONY: help run test nested disks within bench lint lint-rust lint-python fuzz lockstep soak boots races docs clean host test-tools
 
 help:  ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | column -t -s $$'\t'
@@ -36,6 +36,9 @@ test: $(ENGINE) | test-tools  ## every test: the engine's, then Python's; PYTEST
 
 nested: $(ENGINE)  ## hypervisors in guests: KVM, QEMU and Xen as Debian packages them; PYTEST="-k name" for some
 	$(BIN)/pytest --slow tests/nested $(PYTEST)
+
+disks: $(ENGINE)  ## a Debian with GRUB on a disk: made, booted by SeaBIOS, saved; PYTEST="-k name" for some
+	$(BIN)/pytest --slow tests/boot/test_debian_disk.py $(PYTEST)
 
 within: $(ENGINE)  ## gasang in gasang: our accelerator on Debian's KVM in a guest of ours; part of `make test` too
 	$(BIN)/pytest tests/nested/test_gasang.py $(PYTEST)

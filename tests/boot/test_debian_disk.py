@@ -1,4 +1,7 @@
-"""A Debian on a disk, with GRUB in its master boot record: SeaBIOS boots it, and its services come up."""
+"""A Debian on a disk, with GRUB in its master boot record: SeaBIOS boots it, and its services come up.
+
+make disks
+"""
 
 import os
 
@@ -7,7 +10,7 @@ import pytest
 from gasang import Machine
 from gasang.storage.create import create_qcow2
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 UP = "until [ $(systemctl is-system-running) != starting ]; do sleep 0.2; done; systemctl is-system-running"
 
@@ -74,10 +77,3 @@ def test_the_command_line_runs_a_command_in_it(gasang, mine):
     done = gasang("run", "-q", *words, "--", "sh", "-c", "cat /etc/debian_version; exit 5", timeout=330)
     assert done.returncode == 5
     assert done.stdout[:2].isdigit()
-
-
-def test_a_disk_without_a_boot_record_is_told_by_the_bios(tmp_path):
-    create_qcow2(tmp_path / "empty.qcow2", 64 << 20)
-    with Machine.boot(bios="seabios", drives=[tmp_path / "empty.qcow2"], accel="bt") as vm:
-        vm.console.expect("not a bootable disk", timeout=60)
-        vm.console.expect("No bootable device", timeout=60)

@@ -5,6 +5,7 @@ import pytest
 from guest_programs import manifest
 
 from gasang import ConfigError, KernelError, Machine
+from gasang.storage.create import create_qcow2
 
 NAMES = ("real_mode", "pic_pit", "interprocessor", "task_switch", "cpuid_model")
 PROGRAMS = [program for program in manifest() if program.name in NAMES]
@@ -42,3 +43,10 @@ def test_what_is_no_bios_is_told(tmp_path, content, message):
 def test_a_bios_takes_no_kernel(tmp_path):
     with pytest.raises(ConfigError, match="a BIOS boots what is on a drive"):
         Machine.boot(bios=tmp_path, append="quiet")
+
+
+def test_a_disk_without_a_boot_record_is_told_by_the_bios(tmp_path):
+    create_qcow2(tmp_path / "empty.qcow2", 64 << 20)
+    with Machine.boot(bios="seabios", drives=[tmp_path / "empty.qcow2"], accel="bt") as vm:
+        vm.console.expect("not a bootable disk", timeout=60)
+        vm.console.expect("No bootable device", timeout=60)
