@@ -19,14 +19,14 @@ from gasang.cli.report import say
 from gasang.cli.session import Session
 from gasang.cli.warm import warm_machine
 from gasang.config import ACCELERATORS, IRQCHIPS, TRANSPORTS, Drive, Folder, MachineConfig
-from gasang.guest import APPEND, default_initrd, fetch_bios, guest_for, root_filesystem
+from gasang.guest import APPEND, default_initrd, guest_for, root_filesystem
 from gasang.machine import Machine, TimedOut
 from gasang.machine.accelerator import Choice
+from gasang.machine.guest_parts import bios_of
 from gasang.units import parse_size
 
 if TYPE_CHECKING:
     from gasang.cli.traces import AnyTrace
-    from gasang.guest.packages import Progress
 
 _EPILOG = """\
 With no kernel named, the default guest boots: Debian's cloud kernel and busybox, fetched once by apt-get.
@@ -286,7 +286,7 @@ def _configuration(options: argparse.Namespace) -> MachineConfig:
     progress = None if options.quiet else say
     return MachineConfig(
         kernel=Path(options.kernel) if options.kernel is not None else None,
-        bios=_bios(options.bios, progress),
+        bios=None if options.bios is None else bios_of(options.bios, progress),
         initrd=options.initrd,
         modules=tuple(options.module),
         append=options.append,
@@ -320,12 +320,6 @@ def _needs_vsock(options: argparse.Namespace) -> bool:
     """Whether the default guest's agent behind it is needed: it mounts folders, and knows users."""
     asked = options.volume or options.rootfs or options.user or options.tty
     return (bool(asked) and options.kernel is None) or (bool(options.bios) and options.command is not None)
-
-
-def _bios(name: str | None, progress: Progress | None) -> Path | None:
-    if name == "seabios":
-        return fetch_bios(progress)
-    return None if name is None else Path(name)
 
 
 def _date(text: str | None) -> datetime | None:

@@ -11,7 +11,7 @@ _SERIAL_PORTS = ((0x3F8, 4), (0x2F8, 3), (0x3E8, 6), (0x2E8, 7))
 """COM1 to COM4: base port and interrupt, as the engine wires them."""
 
 
-VIRTIO_START, VIRTIO_LENGTH, VIRTIO_FIRST_GSI, MOST_VIRTIO = 0xFED20000, 0x1000, 16, 8
+VIRTIO_START, VIRTIO_LENGTH, VIRTIO_FIRST_GSI = 0xFED20000, 0x1000, 16
 """Virtio devices outside of PCI: a page and an input of the I/O APIC each."""
 
 

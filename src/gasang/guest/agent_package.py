@@ -13,9 +13,11 @@ from gasang.errors import GuestImageError
 AGENT = "gasang-agent"
 """That program: in this package where it was built, in the guest's /usr/bin."""
 
+_DESCRIPTION = "gasang's agent: commands, files and repair, for the host of this virtual machine"
+
 SERVICE = f"""\
 [Unit]
-Description=gasang's agent: commands, files and repair, for the host of this virtual machine
+Description={_DESCRIPTION}
 ConditionVirtualization=vm
 
 [Service]
@@ -38,7 +40,7 @@ Architecture: amd64
 Maintainer: gasang
 Section: admin
 Priority: optional
-Description: {SERVICE.splitlines()[1].partition("=")[2]}
+Description: {_DESCRIPTION}
  It listens behind a virtio socket, and serves nobody but the host.
 """
 _AFTER = f"""\

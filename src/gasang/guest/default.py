@@ -47,8 +47,7 @@ def default_guest(
     """The default guest, from the cache or else from Debian's archive; needs no root.
 
     `drivers` are modules of its kernel that it is to have, `more` is in its initial RAM disk too. Raises
-    `DownloadError` if a part of it cannot be
-    had, `CacheError` if the cache cannot be used.
+    `DownloadError` if a part of it cannot be had, `CacheError` if the cache cannot be used.
     """
     if drivers:
         from gasang.guest.closure import fetch_modules  # noqa: PLC0415 - slow to load, and rarely needed
@@ -60,27 +59,22 @@ def default_guest(
 
 
 def guest_for(config: MachineConfig, progress: Progress | None = None) -> Guest:
-    """The default guest for a machine: with drivers for its devices, and told of its root filesystem.
+    """The default guest for a machine: with drivers for its devices, told of its root filesystem and ports.
 
     Raises as `default_guest` does.
     """
-    if config.rootfs is None:
-        guest = default_guest(progress, drivers=drivers(config))
-        return _with_ports(guest, config)
-    guest = default_guest(progress, drivers=drivers(config), more=_defaults(config.rootfs))
-    if config.rootfs.kind == "erofs":
-        source = f"/dev/vd{ascii_lowercase[len(config.drives)]}"
-    else:
-        source = f"gasang{len(config.folders)}"
-    guest = replace(guest, append=f"{guest.append} GASANG_ROOT={config.rootfs.kind}:{source}")
-    return _with_ports(guest, config)
-
-
-def _with_ports(guest: Guest, config: MachineConfig) -> Guest:
-    """The guest told how many ports it is to find: they come when its driver has asked."""
-    if not config.ports:
-        return guest
-    return replace(guest, append=f"{guest.append} GASANG_PORTS={len(config.ports)}")
+    root, words = config.rootfs, []
+    if root is not None:
+        is_drive = root.kind == "erofs"
+        source = (
+            f"/dev/vd{ascii_lowercase[len(config.drives)]}" if is_drive else f"gasang{len(config.folders)}"
+        )
+        words.append(f"GASANG_ROOT={root.kind}:{source}")
+    if config.ports:  # They come some time after the guest's driver has asked.
+        words.append(f"GASANG_PORTS={len(config.ports)}")
+    more = [] if root is None else _defaults(root)
+    guest = default_guest(progress, drivers=drivers(config), more=more)
+    return replace(guest, append=" ".join([guest.append, *words])) if words else guest
 
 
 def fetch_bios(progress: Progress | None = None) -> Path:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 from gasang.config import RootFilesystem
 from gasang.errors import CacheError, RootFilesystemError
 from gasang.guest.cache import cache_directory
+from gasang.whole_file import replacing
 
 if TYPE_CHECKING:
     from gasang.guest.packages import Progress
@@ -21,8 +23,6 @@ _KEPT = 8
 
 _FORM = 1
 """Of what is kept: another makes all anew."""
-
-_PARTIAL = "partial-"
 
 
 def root_filesystem(path: str | Path, progress: Progress | None = None) -> RootFilesystem:
@@ -68,45 +68,30 @@ def _kept(source: Path, image: Path, progress: Progress | None) -> RootFilesyste
 
 def _read(image: Path, told: Path) -> RootFilesystem | None:
     """What was kept, which is whole: it got its name when it was."""
-    import json  # noqa: PLC0415 - as above
-
     try:
         status = image.stat()
         config = json.loads(told.read_text())
     except FileNotFoundError:
         return None
     # When it was used last; a drive is known by the time of its last change.
-    os.utime(image, ns=(max(status.st_atime_ns, _now()), status.st_mtime_ns))
+    os.utime(image, ns=(time.time_ns(), status.st_mtime_ns))
     words = {name: tuple(config[name]) for name in ("env", "command")}
     return RootFilesystem(**{**config, **words}, kind="erofs", path=image)
 
 
-def _now() -> int:
-    import time  # noqa: PLC0415 - as above
-
-    return time.time_ns()
-
-
 def _make(source: Path, image: Path, told: Path) -> None:
     """Write both files, the image last: where it is, the other is."""
-    import json  # noqa: PLC0415 - as above
-
     from gasang.rootfs.archive import read_archive  # noqa: PLC0415 - as above
     from gasang.rootfs.erofs import ErofsWriter  # noqa: PLC0415 - as above
     from gasang.rootfs.tree import Tree  # noqa: PLC0415 - as above
 
-    with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=image.parent) as directory:
-        partial, words = Path(directory, "image"), Path(directory, "words")
-        with partial.open("w+b") as file:
-            tree, writer = Tree(), ErofsWriter(file)
-            config = read_archive(source, tree, writer.store)
-            writer.finish(tree)
-            file.flush()
-            os.fsync(file.fileno())
+    with replacing(image) as file:
+        tree, writer = Tree(), ErofsWriter(file)
+        config = read_archive(source, tree, writer.store)
+        writer.finish(tree)
         known = {"env": config.env, "cwd": config.cwd, "user": config.user}
-        words.write_text(json.dumps({**known, "command": [*config.entrypoint, *config.command]}))
-        words.rename(told)
-        partial.rename(image)
+        with replacing(told) as words:
+            words.write(json.dumps({**known, "command": [*config.entrypoint, *config.command]}).encode())
 
 
 def _forget_others(image: Path) -> None:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gasang.config import Drive, MachineConfig, RootFilesystem
 from gasang.errors import ConfigError
 
+if TYPE_CHECKING:
+    from gasang.guest.packages import Progress
 
-def bios_of(bios: str | Path) -> Path:
+
+def bios_of(bios: str | Path, progress: Progress | None = None) -> Path:
     """A BIOS as callers name it: a file, or "seabios" for Debian's. Raises `GuestImageError`."""
     if bios != "seabios":
         return Path(bios)
     from gasang.guest.default import fetch_bios  # noqa: PLC0415 - guest is above machine
 
-    return fetch_bios()
+    return fetch_bios(progress)
 
 
 def drive_of(drive: Drive | str | Path) -> Drive:

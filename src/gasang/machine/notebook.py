@@ -48,7 +48,7 @@ def _rows(machine: Machine) -> list[tuple[str, str]]:
 
 
 def _bars(statistics: dict[str, int]) -> str:
-    """The counters that are largest, as bars whose length is their number of digits, so to speak."""
+    """The counters that are largest, as bars whose lengths are their numbers of binary digits."""
     counters = sorted(statistics.items(), key=lambda item: -item[1])[:_MOST_COUNTERS]
     most = max((count.bit_length() for _, count in counters), default=0)
     if not most:

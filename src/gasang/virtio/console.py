@@ -15,8 +15,6 @@ from gasang.device import Saved
 from gasang.virtio.buffers import content, fill
 from gasang.virtio.queue import Queue, QueueError
 
-MOST_PORTS = 16
-MOST_NAME = 64
 _CONTROL_RX, _CONTROL_TX = 2, 3
 _MESSAGE = struct.Struct("<IHH")
 _MOST_PENDING = 64 << 10

@@ -13,7 +13,6 @@ from gasang.virtio.device import VirtioDevice
 from gasang.virtio.queue import MOST_DESCRIPTORS
 from gasang.virtio.registers import Common, Registers
 
-LENGTH = 0x1000
 _MAGIC, _VERSION, _VENDOR = 0x74726976, 2, 0x1AF4
 _CONFIGURATION_VECTOR, _QUEUE_VECTOR = 0, 1
 """The registers have vectors of MSI-X; here they stand for the bits of the interrupt status."""
