@@ -29,6 +29,8 @@ def test_a_boot_sector_loads_a_guest_program(program, accel, built, tmp_path):
 def test_without_a_disk_it_says_so():
     with Machine.boot(bios="seabios", accel="bt") as machine:
         machine.console.expect("No bootable device", timeout=60)
+        assert repr(machine).startswith(f"<Machine BIOS {machine.config.bios}, ")
+        assert f"<td style='text-align:left'>{machine.config.bios}</td>" in machine._repr_html_()
 
 
 @pytest.mark.parametrize(("content", "message"), [(None, "No such file"), (b"x" * 1000, "of 1000 bytes")])

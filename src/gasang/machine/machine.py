@@ -231,7 +231,7 @@ class Machine(GuestAccess, NetworkAccess, Observation):
         state = "running" if outcome is None else outcome.reason
         cpus = f"{self.config.cpus} CPU" + ("s" if self.config.cpus > 1 else "")
         size = format_size(self.config.memory)
-        return f"<Machine {self.protocol} {self.config.kernel}, {size}, {cpus}, {state}>"
+        return f"<Machine {self.protocol} {self.config.kernel or self.config.bios}, {size}, {cpus}, {state}>"
 
     def _repr_html_(self) -> str:
         from gasang.machine.notebook import picture_of  # noqa: PLC0415 - for notebooks alone

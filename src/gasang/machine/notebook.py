@@ -35,7 +35,7 @@ def _rows(machine: Machine) -> list[tuple[str, str]]:
     words = state if outcome is None else f"ended: {outcome.reason}"
     rows = [
         ("state", f"<span style='color:{_COLOURS[state]}'>\N{BLACK CIRCLE}</span> {escape(words)}"),
-        ("kernel", escape(str(config.kernel))),
+        ("BIOS", escape(str(config.bios))) if config.bios else ("kernel", escape(str(config.kernel))),
         ("memory", format_size(config.memory)),
         ("processors", f"{config.cpus} ({escape(config.cpu)})"),
         ("accelerator", escape(f"{machine.accelerator.name}: {machine.accelerator.why}")),
