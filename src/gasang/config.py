@@ -19,6 +19,7 @@ DriveFormat = Literal["auto", "raw", "qcow2"]
 Transport = Literal["pci", "mmio"]
 TRANSPORTS: tuple[str, ...] = get_args(Transport)
 MOST_MMIO = 8
+FolderKind = Literal["virtiofs", "9p"]
 RootKind = Literal["erofs", "virtiofs"]
 MOST_DRIVES = 24
 MOST_FOLDERS = 4
@@ -147,18 +148,33 @@ class Folder:
 
     guest: str
     """Where the default guest mounts it, as an absolute path; "" leaves that to others: its tag is "gasangN",
-    the first gasang0, its kind virtiofs."""
+    the first gasang0."""
 
     readonly: bool = False
     """The guest may not write there."""
 
+    kind: FolderKind = "virtiofs"
+    """By which of the kernel's file systems the guest has it."""
+
     @classmethod
     def parse(cls, text: str) -> Self:
-        """One as on the command line: HOST:GUEST[:ro]. Raises `ConfigError`."""
-        words = text.split(":")
-        if len(words) not in (2, 3) or not all(words) or words[2:] not in ([], ["ro"], ["rw"]):
-            raise ConfigError(f"folder {text!r} is not HOST:GUEST or HOST:GUEST:ro")
-        return cls(Path(words[0]), words[1], words[2:] == ["ro"])
+        """One as on the command line: HOST:GUEST[:OPTION[,OPTION]], ro or rw, virtiofs or 9p.
+
+        Raises `ConfigError`.
+        """
+        host, guest, *options = text.split(":", 2) if text.count(":") else (text, "")
+        words = options[0].split(",") if options else []
+        kinds = [kind for kind in get_args(FolderKind) if kind in words]
+        access = [word for word in ("ro", "rw") if word in words]
+        if (
+            not host
+            or not guest
+            or len(kinds) > 1
+            or len(access) > 1
+            or sorted(words) != sorted(kinds + access)
+        ):
+            raise ConfigError(f"folder {text!r} is not HOST:GUEST, HOST:GUEST:ro or HOST:GUEST:9p")
+        return cls(Path(host), guest, "ro" in words, *kinds)
 
     def __post_init__(self) -> None:
         is_path = not self.guest or self.guest.startswith("/")

@@ -23,9 +23,14 @@ def shared(tmp_path_factory):
     return place
 
 
+@pytest.fixture(scope="module", params=["virtiofs", "9p"])
+def kind(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def guest(shared):
-    folders = [f"{shared}/rw:/mnt/a b", Folder(shared / "ro", "/ro", readonly=True)]
+def guest(shared, kind):
+    folders = [f"{shared}/rw:/mnt/a b:{kind}", Folder(shared / "ro", "/ro", readonly=True, kind=kind)]
     with Machine.boot(accel="bt", vsock=True, folders=folders) as machine:
         yield machine
 
@@ -63,6 +68,19 @@ def test_a_program_runs_from_a_folder_and_maps_its_files(guest):
     assert sh(guest, "cp /usr/bin/busybox . && ./busybox echo runs && rm busybox") == "runs\n"
 
 
+def test_an_open_file_without_a_name_is_still_one(guest):
+    """Longer than what a guest keeps of a file's attributes."""
+    script = "exec 3<>t; rm t; echo one >&3; sleep 2; echo two >&3; stat -L -c %s /proc/self/fd/3; ls t"
+    done = guest.run(f"cd '/mnt/a b' && {script}", timeout=PATIENCE)
+    assert (done.stdout, b"No such file" in done.stderr) == (b"8\n", True)
+
+
+def test_a_file_is_written_in_the_middle_renamed_and_linked(guest, shared):
+    sh(guest, "echo old >mapped && dd if=/dev/zero of=mapped bs=1 count=1 conv=notrunc 2>/dev/null; sync")
+    assert (shared / "rw/mapped").read_bytes() == b"\0ld\n"
+    sh(guest, "mv mapped other && ln other second && rm other && test $(stat -c %h second) = 1 && rm second")
+
+
 def test_many_small_files(guest, shared):
     script = "mkdir m; for i in $(seq 500); do echo $i >m/$i; done; ls m | wc -l; cat m/* | wc -l"
     assert sh(guest, script).split() == ["500", "500"]
@@ -85,16 +103,23 @@ def test_links_of_the_host_lead_nowhere(guest):
     assert guest.run("cat '/mnt/a b/out'", timeout=PATIENCE).returncode == 1
 
 
-def test_a_mounted_folder_is_not_saved_and_an_unmounted_one_is(guest):
+def test_a_mounted_folder_is_not_saved_and_an_unmounted_one_is(guest, kind):
     with pytest.raises(SnapshotError, match="unmount"):
         guest.fork()
     guest.run("umount '/mnt/a b' /ro", timeout=PATIENCE, check=True)
     (clone,) = guest.fork()
     with clone:
         assert sh(clone, "ls") == "out\n", "a clone mounts its folders"
-    guest.run(
-        "mount -t virtiofs gasang0 '/mnt/a b' && mount -t virtiofs gasang1 /ro", timeout=PATIENCE, check=True
-    )
+    again = f"mount -t {kind} gasang0 '/mnt/a b' && mount -t {kind} -o ro gasang1 /ro"
+    guest.run(again, timeout=PATIENCE, check=True)
+
+
+def test_a_folder_stays_of_its_kind(shared, tmp_path):
+    folder = f"{shared}/ro:/ro:ro"
+    with Machine.boot(accel="bt", folders=[Folder(shared / "ro", "")]) as machine:
+        machine.snapshot(tmp_path / "snapshot")
+    with pytest.raises(SnapshotError, match="by virtiofs there, not by 9p"):
+        Machine.restore(tmp_path / "snapshot", folders=[Folder.parse(folder + ",9p")])
 
 
 @pytest.mark.parametrize(
@@ -104,6 +129,8 @@ def test_a_mounted_folder_is_not_saved_and_an_unmounted_one_is(guest):
         ("{}/missing:/x", "No such file"),
         ("{}:relative", "not an absolute path"),
         ("{}:/x:rx", "is not HOST:GUEST"),
+        ("{}:/x:ro,9p,virtiofs", "is not HOST:GUEST"),
+        ("{}:/x:", "is not HOST:GUEST"),
         ("{}:/x/../..", "not an absolute path"),
     ],
 )
@@ -113,9 +140,10 @@ def test_bad_folders_are_errors_of_one_line(gasang, tmp_path, volume, said):
     assert said in done.stderr.decode()
 
 
-def test_the_command_line_shares_a_folder(gasang, tmp_path):
+@pytest.mark.parametrize("option", ["", ":9p"])
+def test_the_command_line_shares_a_folder(gasang, tmp_path, option):
     for number in (1, 2):  # booted, and from the snapshot
-        words = ("-v", f"{tmp_path}:/there", "--", "sh", "-c", f"echo {number} >>/there/log")
+        words = ("-v", f"{tmp_path}:/there{option}", "--", "sh", "-c", f"echo {number} >>/there/log")
         done = gasang("run", "-q", *words)
         assert done.returncode == 0
     assert (tmp_path / "log").read_text() == "1\n2\n"

@@ -110,7 +110,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="HOST:GUEST[:ro]",
         action="append",
         default=[],
-        help="a folder of this host that the guest has too; may be repeated",
+        help="a folder of this host that the guest has too; :9p or :ro,9p for kernels without virtio-fs; "
+        "may be repeated",
     )
     network.add_options(machine)
     machine.add_argument(

@@ -15,7 +15,7 @@ from gasang.cli.report import complain
 from gasang.config import MachineConfig
 from gasang.errors import SnapshotError
 from gasang.guest.cache import cache_directory
-from gasang.guest.default import CLOUD_KERNEL, guest_for
+from gasang.guest.default import guest_for, kernel_package
 from gasang.machine import Machine
 from gasang.machine.accelerator import choose
 
@@ -93,7 +93,10 @@ def _key(config: MachineConfig) -> str:
     """Tells machines apart whose snapshots are not each other's, and the parts that they were made of."""
     package = Path(gasang.__file__).parent
     parts = sorted([*package.glob("_engine.*.so"), *(package / "guest").glob("*")])
-    parts += [cache_directory() / "guest" / CLOUD_KERNEL, cache_directory() / "guest" / "busybox-static"]
+    parts += [
+        cache_directory() / "guest" / kernel_package(config),
+        cache_directory() / "guest" / "busybox-static",
+    ]
     machine = {
         "memory": config.memory,
         "cpus": config.cpus,
@@ -102,7 +105,7 @@ def _key(config: MachineConfig) -> str:
         "balloon": config.balloon,
         "net": config.net is not None,
         "transport": config.transport,
-        "folders": len(config.folders),
+        "folders": [each.kind for each in config.folders],
         "rootfs": None if config.rootfs is None else _identity(config.rootfs.path),
         "accel": choose(config).name,
         "irqchip": config.irqchip,

@@ -7,7 +7,8 @@ import os
 import stat
 from dataclasses import dataclass, field
 
-from gasang.folders.protocol import ROOT
+ROOT = 1
+"""The node of the folder itself."""
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MOST_OPEN = 64
@@ -39,6 +40,9 @@ class Node:
     known: int = 0
     """How often the guest was told of it."""
 
+    inside: int = 0
+    """Names in it that nodes are known by: those are found by way of it."""
+
     def newest_name(self) -> tuple[int, bytes]:
         """Where it was found last. Raises `OSError` if no name of it is known any more."""
         if not self.names:
@@ -53,6 +57,10 @@ class Nodes:
         self._root = root
         self._open: dict[int, int] = {}
         self.forget_all()
+
+    def __len__(self) -> int:
+        """How many the guest knows, or knows others by; the folder is one."""
+        return len(self._nodes)
 
     def forget_all(self) -> None:
         """Know the folder alone."""
@@ -94,7 +102,19 @@ class Nodes:
             else:
                 if identity_of(found) == node.identity:
                     return directory, name, found
-            del node.names[parent, name]
+            self._drop_name(node, (parent, name))
+
+    def name_of(self, number: int, wanted: tuple[int, bytes] | None = None) -> tuple[int, bytes]:
+        """A directory and a name there that a node has: the one wanted, or else the newest. The folder is in
+        itself."""
+        if number == ROOT:
+            return ROOT, b"."
+        node = self._node(number)
+        return wanted if wanted in node.names else node.newest_name()
+
+    def hold(self, number: int) -> None:
+        """The guest is told of a node once more."""
+        self._node(number).known += 1
 
     def found(self, parent: int, name: bytes, status: os.stat_result) -> Node:
         """The guest is told of a file that was found there."""
@@ -106,8 +126,7 @@ class Nodes:
             self._next += 1
             node = Node(self._next, identity)
             self._nodes[node.number] = self._by_identity[identity] = node
-        node.names.pop((parent, name), None)
-        node.names[parent, name] = None
+        self._add_name(node, (parent, name))
         node.known += 1
         return node
 
@@ -116,19 +135,14 @@ class Nodes:
         node = self._nodes.get(number)
         if node is None or number == ROOT:
             return
-        node.known -= times
-        if node.known <= 0:
-            del self._nodes[number]
-            self._lose_identity(node)
-            descriptor = self._open.pop(number, None)
-            if descriptor is not None:
-                os.close(descriptor)
+        node.known = max(0, node.known - times)
+        self._let_go(node)
 
     def removed(self, parent: int, name: bytes, status: os.stat_result) -> None:
         """A name is gone. If it was the file's last, another file may have its inode soon."""
         node = self._by_identity.get(identity_of(status))
         if node is not None:
-            node.names.pop((parent, name), None)
+            self._drop_name(node, (parent, name))
             if not node.names:
                 self._lose_identity(node)
 
@@ -136,14 +150,48 @@ class Nodes:
         """A file has another name."""
         node = self._by_identity.get(identity_of(status))
         if node is not None:
-            node.names.pop(before, None)
-            node.names[after] = None
+            self._add_name(node, after)
+            self._drop_name(node, before)
 
     def _node(self, number: int) -> Node:
         node = self._nodes.get(number)
         if node is None:
             raise error(errno.ESTALE)
         return node
+
+    def _add_name(self, node: Node, name: tuple[int, bytes]) -> None:
+        """A name that is the newest from now on."""
+        if name not in node.names:
+            self._node(name[0]).inside += 1
+        node.names.pop(name, None)
+        node.names[name] = None
+
+    def _drop_name(self, node: Node, name: tuple[int, bytes]) -> None:
+        if name in node.names:
+            del node.names[name]
+            self._is_left(name[0])
+
+    def _is_left(self, number: int) -> None:
+        directory = self._node(number)
+        directory.inside -= 1
+        self._let_go(directory)
+
+    def _let_go(self, node: Node) -> None:
+        """A node that the guest does not know, and by way of which it knows none, is no more."""
+        unneeded = [node]
+        while unneeded:
+            node = unneeded.pop()
+            is_needed = node.number == ROOT or node.known or node.inside
+            if is_needed or self._nodes.pop(node.number, None) is None:
+                continue
+            self._lose_identity(node)
+            descriptor = self._open.pop(node.number, None)
+            if descriptor is not None:
+                os.close(descriptor)
+            for number, _ in node.names:
+                directory = self._node(number)
+                directory.inside -= 1
+                unneeded.append(directory)
 
     def _lose_identity(self, node: Node) -> None:
         if self._by_identity.get(node.identity) is node:
@@ -173,6 +221,7 @@ class Nodes:
                 if is_ours:
                     os.close(directory)
             if following is None:
+                self._drop_name(node, node.newest_name())
                 return None
             directory, is_ours = following, True
         return directory
@@ -183,10 +232,9 @@ class Nodes:
 
 
 def _open_directory(node: Node, parent: int) -> int | None:
-    """A descriptor of a directory by its newest name; None if another file has that: it is forgotten."""
-    found = node.newest_name()
+    """A descriptor of a directory by its newest name; None if another file has that."""
     try:
-        descriptor = os.open(found[1], _DIRECTORY, dir_fd=parent)
+        descriptor = os.open(node.newest_name()[1], _DIRECTORY, dir_fd=parent)
     except OSError as failure:
         if failure.errno not in _GONE:
             raise
@@ -194,7 +242,6 @@ def _open_directory(node: Node, parent: int) -> int | None:
         if identity_of(os.fstat(descriptor)) == node.identity:
             return descriptor
         os.close(descriptor)
-    del node.names[found]
     return None
 
 

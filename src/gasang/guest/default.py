@@ -41,21 +41,29 @@ class Guest:
     append: str
 
 
+_FOLDER_DRIVERS = {"virtiofs": ("virtiofs",), "9p": ("9p", "9pnet_virtio")}
+
+
 def default_guest(
-    progress: Progress | None = None, *, drivers: Sequence[str] = (), more: Sequence[Entry] = ()
+    progress: Progress | None = None,
+    *,
+    kernel: str = CLOUD_KERNEL,
+    drivers: Sequence[str] = (),
+    more: Sequence[Entry] = (),
 ) -> Guest:
     """The default guest, from the cache or else from Debian's archive; needs no root.
 
-    `drivers` are modules of its kernel that it is to have, `more` is in its initial RAM disk too. Raises
-    `DownloadError` if a part of it cannot be had, `CacheError` if the cache cannot be used.
+    `kernel` is the package of its kernel, `drivers` are modules of that which it is to have, `more` is in
+    its initial RAM disk too. Raises `DownloadError` if a part of it cannot be had, `CacheError` if the cache
+    cannot be used.
     """
     if drivers:
         from gasang.guest.closure import fetch_modules  # noqa: PLC0415 - slow to load, and rarely needed
 
-        more = [*more, *fetch_modules(drivers, progress=progress)]
+        more = [*more, *fetch_modules(drivers, kernel, progress)]
         if VSOCK_DRIVER in drivers:
             more = [*more, *_agent()]
-    return Guest(fetch_kernel(CLOUD_KERNEL, progress), default_initrd(more, progress), APPEND)
+    return Guest(fetch_kernel(kernel, progress), default_initrd(more, progress), APPEND)
 
 
 def guest_for(config: MachineConfig, progress: Progress | None = None) -> Guest:
@@ -73,7 +81,7 @@ def guest_for(config: MachineConfig, progress: Progress | None = None) -> Guest:
     if config.ports:  # They come some time after the guest's driver has asked.
         words.append(f"GASANG_PORTS={len(config.ports)}")
     more = [] if root is None else _defaults(root)
-    guest = default_guest(progress, drivers=drivers(config), more=more)
+    guest = default_guest(progress, kernel=kernel_package(config), drivers=drivers(config), more=more)
     return replace(guest, append=" ".join([guest.append, *words])) if words else guest
 
 
@@ -100,13 +108,19 @@ def _defaults(root: RootFilesystem) -> list[Entry]:
     return [Directory(_DEFAULTS), *files]
 
 
+def kernel_package(config: MachineConfig) -> str:
+    """The package of the default guest's kernel: the cloud's, which boots sooner, if that has the drivers."""
+    return GENERIC_KERNEL if any(each.kind == "9p" for each in config.folders) else CLOUD_KERNEL
+
+
 def drivers(config: MachineConfig) -> tuple[str, ...]:
     """The modules that the default guest needs for the devices of a machine."""
+    kinds = {each.kind for each in config.all_folders}
     needed = (
         ("virtio-blk", bool(config.all_drives)),
         ("virtio-rng", config.rng),
         ("virtio-balloon", config.balloon),
-        ("virtiofs", bool(config.all_folders)),
+        *((name, kind in kinds) for kind, names in _FOLDER_DRIVERS.items() for name in names),
         ("overlay", config.rootfs is not None),
         ("erofs", config.rootfs is not None and config.rootfs.kind == "erofs"),
         ("virtio_console", bool(config.ports)),

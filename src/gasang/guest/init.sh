@@ -7,8 +7,10 @@
 /bin/busybox mount -a
 echo gasang >/proc/sys/kernel/hostname
 
-# Drivers, if there are any: of PCI functions and what ACPI names, then of the virtio devices that these are.
+# Drivers, if there are any: of PCI functions and what ACPI names, then of the virtio devices that these are. Others
+# the kernel asks for: a file system that is mounted.
 if [ -d /lib/modules ]; then
+    echo /usr/bin/modprobe >/proc/sys/kernel/modprobe
     for bus in pci acpi virtio; do
         cat /sys/bus/$bus/devices/*/modalias | xargs modprobe -a
     done 2>/dev/null

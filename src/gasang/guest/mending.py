@@ -36,13 +36,17 @@ def mend(vsock: VsockAgent | None, serial: Agent | None, hostname: str | None, m
         serial.run(script, input=os.urandom(64), timeout=_PATIENCE)
 
 
+_MOUNT_OPTIONS = {"virtiofs": "", "9p": ",trans=virtio,version=9p2000.L,msize=512000,cache=mmap"}
+"""A message is as long as the driver's ring has pages for; files can be mapped to be written."""
+
+
 def mount(vsock: VsockAgent, folders: Sequence[Folder]) -> None:
     """Mount the machine's folders where they say. Raises `GasangError`."""
     for number, folder in enumerate(folders):
         if not folder.guest:
             continue
-        options = "ro" if folder.readonly else "rw"
-        script = f'mkdir -p "$1" && mount -t virtiofs -o {options} gasang{number} "$1"'
+        options = ("ro" if folder.readonly else "rw") + _MOUNT_OPTIONS[folder.kind]
+        script = f'mkdir -p "$1" && mount -t {folder.kind} -o {options} gasang{number} "$1"'
         words = ["sh", "-c", script, "sh", folder.guest]
         done = vsock.run(words, timeout=_PATIENCE, env={"PATH": _TOOLS}, cwd="/", user="0")
         if done.returncode:

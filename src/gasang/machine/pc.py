@@ -109,11 +109,10 @@ class Pc:
 
     def plug_folders(self, folders: Iterable[Folder]) -> None:
         """Plug a file system device in for each folder. Raises `ConfigError`."""
-        from gasang.folders import FolderServer  # noqa: PLC0415 - rarely needed
+        from gasang.machine.folders import folder_device  # noqa: PLC0415 - rarely needed
 
         for number, folder in enumerate(folders):
-            server = FolderServer(folder.host, readonly=folder.readonly)
-            self.slots.plug(virtio.FsDevice(f"gasang{number}", server))
+            self.slots.plug(folder_device(f"gasang{number}", folder))
 
     def plug_network(self, cable: Cable, mac: bytes) -> None:
         """Plug a network device in, which has the cable from now on."""

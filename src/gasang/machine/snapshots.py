@@ -67,6 +67,11 @@ def _machine(
     if folders is not None:
         if len(folders) != len(config.folders):
             raise SnapshotError(f"the machine had {len(config.folders)} folders, not {len(folders)}")
+        for had, has in zip(config.folders, folders, strict=True):
+            if had.kind != has.kind:
+                raise SnapshotError(
+                    f"folder {has.host}: the machine had one by {had.kind} there, not by {has.kind}"
+                )
         config = replace(config, folders=tuple(folders))
     if config.memory != snapshot.ram_length:
         raise SnapshotError(f"{snapshot.ram_length} bytes of RAM for a machine of {config.memory}")

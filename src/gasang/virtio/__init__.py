@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from gasang.virtio.mmio import VirtioMmio
     from gasang.virtio.net import NetDevice
     from gasang.virtio.pci import PciSlot, VirtioPci
+    from gasang.virtio.plan9 import Plan9Device
     from gasang.virtio.vsock import VsockDevice
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "FsDevice",
     "NetDevice",
     "PciSlot",
+    "Plan9Device",
     "VirtioMmio",
     "VirtioPci",
     "VsockDevice",
@@ -39,6 +41,7 @@ __getattr__ = attributes(
         "VirtioMmio": "mmio",
         "NetDevice": "net",
         "PciSlot": "pci",
+        "Plan9Device": "plan9",
         "VirtioPci": "pci",
         "VsockDevice": "vsock",
     },

@@ -5,30 +5,28 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from collections.abc import Callable
 
-from gasang.device import Saved
-from gasang.errors import SnapshotError
-from gasang.folders import FolderServer
-from gasang.folders.protocol import READ, REPLY, REQUEST, WRITE, WRITTEN, Operation
-from gasang.folders.server import MOST_BYTES
+from gasang.folders import FuseServer
+from gasang.folders.fuse_messages import READ, REPLY, REQUEST, WRITE, WRITTEN, Operation
+from gasang.folders.shared import MOST_BYTES
 from gasang.virtio.buffers import content, fill, part
-from gasang.virtio.queue import Chain, Queue, QueueError
+from gasang.virtio.folder import FolderDevice, outcome
+from gasang.virtio.queue import Chain, QueueError
 
 _TAG_BYTES = 36
 _MOST_BODY = 1 << 16
 _UNANSWERED = (Operation.FORGET, Operation.BATCH_FORGET, Operation.INTERRUPT)
 
 
-class FsDevice:
+class FsDevice(FolderDevice):
     """A folder under a name, `tag`, by which the guest mounts it."""
 
     device_id = 26
-    pci_class = 0x018000
     features = 0
     queues = 2
 
-    def __init__(self, tag: str, server: FolderServer) -> None:
+    def __init__(self, tag: str, server: FuseServer) -> None:
+        super().__init__(server)
         self._tag = tag.encode()
         self._server = server
 
@@ -36,35 +34,7 @@ class FsDevice:
         """struct virtio_fs_config (5.11.4): the tag, and one queue of requests."""
         return struct.pack(f"<{_TAG_BYTES}sI", self._tag, 1)
 
-    def write_config(self, offset: int, size: int, value: int) -> None:
-        """Nothing there can be written."""
-
-    def connect(self, changed: Callable[[], None]) -> None:
-        """It never changes."""
-
-    def negotiated(self, features: int) -> None:
-        """There is nothing to choose."""
-
-    def serve(self, queue: Queue, index: int) -> None:
-        """Answer each request. The queue of those that come first has none that take long."""
-        while (chain := queue.pop()) is not None:
-            queue.push(chain, self._answer(chain))
-
-    def state(self) -> Saved:
-        """Nothing, while it is not mounted. Raises `SnapshotError`: open files cannot be saved."""
-        if self._server.used:
-            raise SnapshotError("the guest has mounted a folder of the host: unmount it first")
-        return {}
-
-    def set_state(self, state: Saved) -> None:
-        """It keeps nothing."""
-
-    def close(self) -> None:
-        """Close all files."""
-        self._server.close()
-
     def _answer(self, chain: Chain) -> int:
-        """How many bytes were written."""
         head = content(chain.readable, 0, REQUEST.size)
         if len(head) < REQUEST.size:
             raise QueueError("a request with half a header")
@@ -75,13 +45,8 @@ class FsDevice:
             return 0
         if room < REPLY.size:
             raise QueueError("a request without room for its answer")
-        try:
-            count = self._done(operation, node, _body(chain, operation, length), chain, room - REPLY.size)
-            code = 0
-        except OSError as failure:
-            count, code = 0, failure.errno or errno.EIO
-        except (ValueError, OverflowError):
-            count, code = 0, errno.EINVAL
+        body = _body(chain, operation, length)
+        count, code = outcome(lambda: self._done(operation, node, body, chain, room - REPLY.size))
         fill(chain.writable, REPLY.pack(REPLY.size + count, -code, number))
         return REPLY.size + count
 

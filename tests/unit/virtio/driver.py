@@ -115,6 +115,21 @@ class Ring:
         self.memory.bytes[address : address + len(content)] = content
         struct.pack_into("<QIHH", self.memory.bytes, self.base + 16 * number, address, length, flags, 0)
         struct.pack_into("<H", self.memory.bytes, self.base + 0x1004 + 2 * number, number)
+        self._told()
+
+    def ask(self, device, request, room, index=0):
+        """Have a device answer one request; where the answer is."""
+        memory, place, answer = self.memory.bytes, self.place(0), self.place(32)
+        memory[place : place + len(request)] = request
+        struct.pack_into("<QIHH", memory, self.base, place, len(request), NEXT if room else 0, 1)
+        if room:
+            struct.pack_into("<QIHH", memory, self.base + 16, answer, room, WRITE, 0)
+        struct.pack_into("<H", memory, self.base + 0x1004 + 2 * (self.index % RING_SIZE), 0)
+        self._told()
+        device.serve(self.queue, index)
+        return answer
+
+    def _told(self):
         self.index += 1
         struct.pack_into("<H", self.memory.bytes, self.base + 0x1002, self.index % 0x10000)
 

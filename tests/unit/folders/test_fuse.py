@@ -10,10 +10,11 @@ from contextlib import suppress
 import pytest
 
 from gasang.errors import ConfigError
-from gasang.folders import FolderServer, protocol
-from gasang.folders.nodes import MOST_NODES, Nodes
-from gasang.folders.protocol import ROOT, Change, Operation
-from gasang.folders.server import _MOST_HANDLES
+from gasang.folders import FuseServer, SharedFolder
+from gasang.folders import fuse_messages as messages
+from gasang.folders.fuse_messages import Operation
+from gasang.folders.nodes import MOST_NODES, ROOT, Nodes
+from gasang.folders.shared import MOST_OPEN, Change
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def server(folder):
-    made = FolderServer(folder)
+    made = FuseServer(SharedFolder(folder))
     yield made
     made.close()
 
@@ -42,7 +43,7 @@ def lookup(server, name, parent=ROOT):
 
 
 def opened(server, node, flags=os.O_RDWR):
-    return struct.unpack_from("<Q", server.answer(Operation.OPEN, node, protocol.OPEN.pack(flags, 0)))[0]
+    return struct.unpack_from("<Q", server.answer(Operation.OPEN, node, messages.OPEN.pack(flags, 0)))[0]
 
 
 def refused(server, number, operation, node, body):
@@ -52,25 +53,25 @@ def refused(server, number, operation, node, body):
 
 
 def created(server, name, parent=ROOT, mode=0o644):
-    body = protocol.CREATE.pack(os.O_RDWR, mode, 0, 0) + name + b"\0"
+    body = messages.CREATE.pack(os.O_RDWR, mode, 0, 0) + name + b"\0"
     reply = server.answer(Operation.CREATE, parent, body)
     return struct.unpack_from("<Q", reply)[0], struct.unpack_from("<Q", reply, 128)[0]
 
 
 def listing(server, node, *, plus=True, size=4096):
-    handle = struct.unpack_from("<Q", server.answer(Operation.OPENDIR, node, protocol.OPEN.pack(0, 0)))[0]
+    handle = struct.unpack_from("<Q", server.answer(Operation.OPENDIR, node, messages.OPEN.pack(0, 0)))[0]
     names, offset = [], 0
     while True:
-        body = protocol.READ.pack(handle, offset, size, 0, 0, 0, 0)
+        body = messages.READ.pack(handle, offset, size, 0, 0, 0, 0)
         operation = Operation.READDIRPLUS if plus else Operation.READDIR
         reply = server.answer(operation, node, body)
         if not reply:
-            server.answer(Operation.RELEASEDIR, node, protocol.HANDLE.pack(handle) + bytes(16))
+            server.answer(Operation.RELEASEDIR, node, messages.HANDLE.pack(handle) + bytes(16))
             return names
         at = 0
         while at < len(reply):
             at += 128 if plus else 0
-            _, offset, length, _ = protocol.DIRECTORY_ENTRY.unpack_from(reply, at)
+            _, offset, length, _ = messages.DIRECTORY_ENTRY.unpack_from(reply, at)
             names.append(reply[at + 24 : at + 24 + length])
             at += 24 + length + 7 & ~7
 
@@ -79,7 +80,7 @@ def test_files_are_read_and_written(server, folder):
     handle = opened(server, lookup(server, b"file"))
     assert os.pread(server.file(handle), 100, 0) == b"content"
     os.pwrite(server.file(handle, writing=True), b"CON", 0)
-    server.answer(Operation.RELEASE, ROOT, protocol.HANDLE.pack(handle) + bytes(16))
+    server.answer(Operation.RELEASE, ROOT, messages.HANDLE.pack(handle) + bytes(16))
     assert (folder / "file").read_text() == "CONtent"
     with pytest.raises(OSError, match="Bad file"):
         server.file(handle)
@@ -89,9 +90,9 @@ def test_what_is_made_has_the_mode_that_was_asked_for(server, folder):
     before = os.umask(0o077)
     try:
         created(server, b"new", mode=0o666)
-        server.answer(Operation.MKDIR, ROOT, protocol.MAKE.pack(0o1777, 0) + b"dir\0")
+        server.answer(Operation.MKDIR, ROOT, messages.MAKE.pack(0o1777, 0) + b"dir\0")
         server.answer(
-            Operation.MKNOD, ROOT, protocol.MAKE_NODE.pack(stat.S_IFIFO | 0o640, 0, 0, 0) + b"fifo\0"
+            Operation.MKNOD, ROOT, messages.MAKE_NODE.pack(stat.S_IFIFO | 0o640, 0, 0, 0) + b"fifo\0"
         )
     finally:
         os.umask(before)
@@ -103,7 +104,7 @@ def test_what_is_made_has_the_mode_that_was_asked_for(server, folder):
 def test_a_renamed_directory_takes_its_files_along(server, folder):
     sub = lookup(server, b"sub")
     deep = lookup(server, b"deep", sub)
-    server.answer(Operation.RENAME, ROOT, protocol.RENAME.pack(ROOT) + b"sub\0other\0")
+    server.answer(Operation.RENAME, ROOT, messages.RENAME.pack(ROOT) + b"sub\0other\0")
     assert os.pread(server.file(opened(server, deep)), 10, 0) == b"deep"
     refused(server, errno.ENOENT, Operation.LOOKUP, ROOT, b"sub\0")
     assert (folder / "other" / "deep").exists()
@@ -112,17 +113,17 @@ def test_a_renamed_directory_takes_its_files_along(server, folder):
 def test_a_directory_may_be_as_deep_as_a_guest_makes_it(server, folder):
     place = ROOT
     for _ in range(400):
-        server.answer(Operation.MKDIR, place, protocol.MAKE.pack(0o755, 0) + b"d\0")
+        server.answer(Operation.MKDIR, place, messages.MAKE.pack(0o755, 0) + b"d\0")
         place = lookup(server, b"d", place)
     for number in range(100):  # what is deep is no longer open
-        server.answer(Operation.MKDIR, ROOT, protocol.MAKE.pack(0o755, 0) + b"other-%d\0" % number)
+        server.answer(Operation.MKDIR, ROOT, messages.MAKE.pack(0o755, 0) + b"other-%d\0" % number)
         listing(server, lookup(server, b"other-%d" % number))
     node, handle = created(server, b"file", place)
     before = len(os.listdir("/proc/self/fd"))
     assert struct.unpack_from("<Q", server.answer(Operation.LOOKUP, place, b"file\0"))[0] == node
     assert len(os.listdir("/proc/self/fd")) <= before
     os.pwrite(server.file(handle, writing=True), b"deep", 0)
-    server.answer(Operation.RENAME, ROOT, protocol.RENAME.pack(ROOT) + b"d\0e\0")
+    server.answer(Operation.RENAME, ROOT, messages.RENAME.pack(ROOT) + b"d\0e\0")
     assert os.pread(server.file(opened(server, node)), 10, 0) == b"deep"
 
 
@@ -143,24 +144,32 @@ def test_names_that_lead_round_and_round_are_stale(server, folder):
 
 def test_two_names_of_a_file_are_one_node(server):
     file = lookup(server, b"file")
-    server.answer(Operation.LINK, ROOT, protocol.HANDLE.pack(file) + b"link\0")
+    server.answer(Operation.LINK, ROOT, messages.HANDLE.pack(file) + b"link\0")
     assert lookup(server, b"link") == file
     server.answer(Operation.UNLINK, ROOT, b"link\0")
-    server.answer(Operation.GETATTR, file, protocol.GET_ATTRIBUTES.pack(0, 0, 0))
+    server.answer(Operation.GETATTR, file, messages.GET_ATTRIBUTES.pack(0, 0, 0))
 
 
-def test_a_file_that_is_gone_is_known_by_its_handle_alone(server):
+def test_an_open_file_without_a_name_is_still_one(server):
+    """Linux asks without a handle what fstat(2) tells."""
     node, handle = created(server, b"short")
+    os.pwrite(server.file(handle, writing=True), b"12345", 0)
     server.answer(Operation.UNLINK, ROOT, b"short\0")
-    refused(server, errno.ESTALE, Operation.GETATTR, node, protocol.GET_ATTRIBUTES.pack(0, 0, 0))
-    server.answer(Operation.GETATTR, node, protocol.GET_ATTRIBUTES.pack(1, 0, handle))
+    asked = messages.GET_ATTRIBUTES.pack(0, 0, 0)
+    body = messages.SET_ATTRIBUTES.pack(Change.SIZE, 0, 0, 3, *[0] * 12)
+    assert struct.unpack_from("<16xQQ", server.answer(Operation.GETATTR, node, asked))[1] == 5
+    server.answer(Operation.SETATTR, node, body)
+    assert struct.unpack_from("<16xQQ", server.answer(Operation.GETATTR, node, asked))[1] == 3
+    server.answer(Operation.GETATTR, node, messages.GET_ATTRIBUTES.pack(1, 0, handle))
+    server.answer(Operation.RELEASE, node, messages.HANDLE.pack(handle) + bytes(16))
+    refused(server, errno.ESTALE, Operation.GETATTR, node, asked)
     assert created(server, b"short")[0] != node, "another file, though it may have the same inode"
 
 
 def test_attributes_are_set(server, folder):
     node = lookup(server, b"file")
     change = Change.MODE | Change.SIZE | Change.ATIME | Change.MTIME
-    body = protocol.SET_ATTRIBUTES.pack(change, 0, 0, 3, 0, 1000, 2000, 0, 5, 6, 0, 0o4755, 0, 0, 0, 0)
+    body = messages.SET_ATTRIBUTES.pack(change, 0, 0, 3, 0, 1000, 2000, 0, 5, 6, 0, 0o4755, 0, 0, 0, 0)
     server.answer(Operation.SETATTR, node, body)
     found = (folder / "file").stat()
     assert (found.st_size, found.st_atime_ns, found.st_mtime_ns) == (3, 1000 * 10**9 + 5, 2000 * 10**9 + 6)
@@ -181,21 +190,21 @@ def test_directories_are_listed_whole_in_pieces(server, folder, plus):
 def test_no_name_leads_out(server, name):
     refused(server, errno.EINVAL, Operation.LOOKUP, ROOT, name + b"\0")
     refused(server, errno.EINVAL, Operation.UNLINK, ROOT, name + b"\0")
-    refused(server, errno.EINVAL, Operation.MKDIR, ROOT, protocol.MAKE.pack(0o755, 0) + name + b"\0")
-    refused(server, errno.EINVAL, Operation.CREATE, ROOT, protocol.CREATE.pack(2, 0, 0, 0) + name + b"\0")
+    refused(server, errno.EINVAL, Operation.MKDIR, ROOT, messages.MAKE.pack(0o755, 0) + name + b"\0")
+    refused(server, errno.EINVAL, Operation.CREATE, ROOT, messages.CREATE.pack(2, 0, 0, 0) + name + b"\0")
     refused(
-        server, errno.EINVAL, Operation.RENAME, ROOT, protocol.RENAME.pack(ROOT) + b"file\0" + name + b"\0"
+        server, errno.EINVAL, Operation.RENAME, ROOT, messages.RENAME.pack(ROOT) + b"file\0" + name + b"\0"
     )
     refused(server, errno.EINVAL, Operation.SYMLINK, ROOT, name + b"\0target\0")
 
 
 def test_no_link_of_the_host_leads_out(server, folder):
     out, up = lookup(server, b"out"), lookup(server, b"up")
-    refused(server, errno.ELOOP, Operation.OPEN, out, protocol.OPEN.pack(0, 0))
+    refused(server, errno.ELOOP, Operation.OPEN, out, messages.OPEN.pack(0, 0))
     refused(server, errno.ENOTDIR, Operation.LOOKUP, up, b"outside\0")
-    body = protocol.SET_ATTRIBUTES.pack(Change.SIZE, *[0] * 15)
+    body = messages.SET_ATTRIBUTES.pack(Change.SIZE, *[0] * 15)
     refused(server, errno.ELOOP, Operation.SETATTR, out, body)
-    refused(server, errno.EOPNOTSUPP, Operation.SETATTR, out, protocol.SET_ATTRIBUTES.pack(1, *[0] * 15))
+    refused(server, errno.EOPNOTSUPP, Operation.SETATTR, out, messages.SET_ATTRIBUTES.pack(1, *[0] * 15))
     assert server.answer(Operation.READLINK, out, b"").endswith(b"/outside")
     # A directory becomes a link behind the guest's back.
     sub = lookup(server, b"sub")
@@ -211,23 +220,29 @@ def test_nothing_is_opened_that_waits_or_acts(server, folder):
         opened(server, lookup(server, b"fifo"), os.O_RDONLY)
     for kind in (stat.S_IFCHR, stat.S_IFBLK):
         refused(
-            server, errno.EPERM, Operation.MKNOD, ROOT, protocol.MAKE_NODE.pack(kind, 0x103, 0, 0) + b"dev\0"
+            server, errno.EPERM, Operation.MKNOD, ROOT, messages.MAKE_NODE.pack(kind, 0x103, 0, 0) + b"dev\0"
         )
 
 
 def test_a_folder_to_be_read_is_not_written(folder):
-    server = FolderServer(folder, readonly=True)
+    server = FuseServer(SharedFolder(folder, readonly=True))
     file = lookup(server, b"file")
     for flags in (os.O_WRONLY, os.O_RDWR, os.O_TRUNC):
-        refused(server, errno.EROFS, Operation.OPEN, file, protocol.OPEN.pack(flags, 0))
-    for operation in (
-        Operation.UNLINK,
-        Operation.MKDIR,
-        Operation.CREATE,
-        Operation.SETATTR,
-        Operation.RENAME,
+        refused(server, errno.EROFS, Operation.OPEN, file, messages.OPEN.pack(flags, 0))
+    for operation, node, body in (
+        (Operation.UNLINK, ROOT, b"file\0"),
+        (Operation.RMDIR, ROOT, b"sub\0"),
+        (Operation.MKDIR, ROOT, messages.MAKE.pack(0o755, 0) + b"new\0"),
+        (Operation.MKNOD, ROOT, messages.MAKE_NODE.pack(stat.S_IFREG, 0, 0, 0) + b"new\0"),
+        (Operation.SYMLINK, ROOT, b"new\0target\0"),
+        (Operation.LINK, ROOT, messages.HANDLE.pack(file) + b"new\0"),
+        (Operation.CREATE, ROOT, messages.CREATE.pack(os.O_RDWR, 0o644, 0, 0) + b"new\0"),
+        (Operation.SETATTR, file, bytes(messages.SET_ATTRIBUTES.size)),
+        (Operation.RENAME, ROOT, messages.RENAME.pack(ROOT) + b"file\0new\0"),
+        (Operation.FALLOCATE, file, messages.ALLOCATE.pack(opened(server, file, 0), 0, 100, 0, 0)),
     ):
-        refused(server, errno.EROFS, operation, ROOT, bytes(200))
+        refused(server, errno.EROFS, operation, node, body)
+    assert sorted(os.listdir(folder)) == ["file", "out", "sub", "up"]
     handle = opened(server, file, os.O_RDONLY)
     with pytest.raises(OSError, match="Read-only"):
         server.file(handle, writing=True)
@@ -254,25 +269,25 @@ def test_no_request_breaks_it_or_leaves_the_folder(server, folder):
 
 def test_open_files_are_bounded_and_closed_with_it(folder):
     before = len(os.listdir("/proc/self/fd"))
-    server = FolderServer(folder)
+    server = FuseServer(SharedFolder(folder))
     file = lookup(server, b"file")
-    for _ in range(_MOST_HANDLES):
+    for _ in range(MOST_OPEN):
         opened(server, file)
-    refused(server, errno.ENFILE, Operation.OPEN, file, protocol.OPEN.pack(0, 0))
+    refused(server, errno.ENFILE, Operation.OPEN, file, messages.OPEN.pack(0, 0))
     server.close()
     server.close()
     assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_nodes_are_forgotten(folder):
-    server = FolderServer(folder)
+    server = FuseServer(SharedFolder(folder))
     node = lookup(server, b"file")
     lookup(server, b"file")
-    server.forget(Operation.FORGET, node, protocol.FORGET.pack(1))
-    server.answer(Operation.GETATTR, node, protocol.GET_ATTRIBUTES.pack(0, 0, 0))
-    some = protocol.FORGET_SOME.pack(1 << 31, 0) + protocol.FORGET_ONE.pack(node, 1)
+    server.forget(Operation.FORGET, node, messages.FORGET.pack(1))
+    server.answer(Operation.GETATTR, node, messages.GET_ATTRIBUTES.pack(0, 0, 0))
+    some = messages.FORGET_SOME.pack(1 << 31, 0) + messages.FORGET_ONE.pack(node, 1)
     server.forget(Operation.BATCH_FORGET, 0, some)
-    refused(server, errno.ESTALE, Operation.GETATTR, node, protocol.GET_ATTRIBUTES.pack(0, 0, 0))
+    refused(server, errno.ESTALE, Operation.GETATTR, node, messages.GET_ATTRIBUTES.pack(0, 0, 0))
     server.close()
 
 
@@ -291,4 +306,4 @@ def test_a_guest_cannot_know_without_end(folder, monkeypatch):
 @pytest.mark.parametrize("place", ["missing", "file"])
 def test_what_is_no_folder_is_said(folder, place):
     with pytest.raises(ConfigError, match=f"folder .*{place}: "):
-        FolderServer(folder / place)
+        FuseServer(SharedFolder(folder / place))

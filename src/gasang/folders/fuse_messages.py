@@ -6,8 +6,6 @@ import struct
 from enum import IntEnum, IntFlag
 
 MAJOR, MINOR = 7, 31
-ROOT = 1
-"""The node of the folder itself."""
 
 REQUEST = struct.Struct("<IIQQIIII")
 """Length, operation, number of the request, node, user, group, process, nothing."""
@@ -94,15 +92,9 @@ class InitFlag(IntFlag):
     MAX_PAGES = 1 << 22
 
 
-class Change(IntFlag):
-    """Which attributes a request sets."""
+class Valid(IntFlag):
+    """What of a SETATTR request is to be looked at, beside the attributes that `Change` names."""
 
-    MODE = 1 << 0
-    UID = 1 << 1
-    GID = 1 << 2
-    SIZE = 1 << 3
-    ATIME = 1 << 4
-    MTIME = 1 << 5
     HANDLE = 1 << 6
     ATIME_NOW = 1 << 7
     MTIME_NOW = 1 << 8
