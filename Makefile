@@ -46,6 +46,7 @@ within: $(ENGINE)  ## gasang in gasang: our accelerator on Debian's KVM in a gue
 bench: $(ENGINE)  ## the benchmarks beside native and QEMU; ARGS="--picture" and others of benches/run.py
 	$(call need,qemu-system-x86_64,qemu-system-x86)
 	$(if $(findstring --picture,$(ARGS)),@$(BIN)/pip install -q --group bench)
+	@$(BIN)/python -m compileall -q src/gasang  # as pip does; with PYTHONDONTWRITEBYTECODE nobody else would
 	$(BIN)/python benches/run.py $(ARGS)
 
 lint: lint-rust lint-python  ## formatting, types, floors

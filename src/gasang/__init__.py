@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gasang.config import MachineConfig
 from gasang.errors import (
     CacheError,
     ConfigError,
@@ -30,6 +29,7 @@ from gasang.errors import (
 )
 
 if TYPE_CHECKING:
+    from gasang.config import MachineConfig
     from gasang.machine import AsyncMachine, Machine
 
 __all__ = [
@@ -53,11 +53,15 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`Machine` is loaded when it is asked for: `gasang --version` needs no engine."""
+    """What takes long to load is loaded when it is asked for: `gasang --version` needs no engine."""
     if name in ("AsyncMachine", "Machine"):
         from gasang import machine  # noqa: PLC0415
 
         return getattr(machine, name)
+    if name == "MachineConfig":
+        from gasang.config import MachineConfig  # noqa: PLC0415
+
+        return MachineConfig
     if name == "__version__":
         from importlib import metadata  # noqa: PLC0415 - it takes longer to load than the rest
 

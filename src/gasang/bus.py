@@ -7,13 +7,12 @@ reaches beyond the device, is split; where no device is, reads float to all ones
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gasang.device import Device
 
 
-@dataclass(frozen=True, slots=True)
-class _Region:
+class _Region(NamedTuple):
     """`device` answers from `start` to before `end`; `origin` is the address of its offset 0."""
 
     start: int

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import termios
 import tty
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import subprocess
 
 ESCAPE = 0x01
 """Ctrl-A: the key that gasang keeps for itself."""
@@ -90,6 +93,8 @@ def raw_mode(descriptor: int) -> Iterator[None]:
 
 def _start_guardian(descriptor: int) -> subprocess.Popen[bytes] | None:
     """A process that mends the terminal when our end of its standard input closes; None without a shell."""
+    import subprocess  # noqa: PLC0415 - slow to load, and not always needed
+
     try:
         guardian = subprocess.Popen(
             ["sh", "-c", _GUARDIAN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=descriptor

@@ -6,7 +6,6 @@ import argparse
 import importlib
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -124,6 +123,8 @@ def _split_command(words: list[str]) -> tuple[list[str], list[str] | None]:
 
 def _internal_error(error: BaseException) -> int:
     if os.environ.get("GASANG_TRACEBACK"):
+        import traceback  # noqa: PLC0415 - slow to load, and rarely needed
+
         traceback.print_exception(error)
     text = " ".join(str(error).split())
     complain(f"internal error: {type(error).__name__}: {text} (GASANG_TRACEBACK=1 shows where)")

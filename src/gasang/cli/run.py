@@ -13,13 +13,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gasang import guest
 from gasang.cli import command, network, profiling
 from gasang.cli.arguments import UsageError
 from gasang.cli.report import say
 from gasang.cli.session import Session
 from gasang.cli.warm import warm_machine
 from gasang.config import ACCELERATORS, IRQCHIPS, TRANSPORTS, Drive, Folder, MachineConfig
-from gasang.guest import APPEND, default_initrd, guest_for, root_filesystem
 from gasang.machine import Machine, TimedOut
 from gasang.machine.accelerator import Choice
 from gasang.machine.guest_parts import bios_of
@@ -298,7 +298,7 @@ def _configuration(options: argparse.Namespace) -> MachineConfig:
         balloon=options.balloon,
         vsock=_needs_vsock(options),
         folders=tuple(Folder.parse(each) for each in options.volume),
-        rootfs=None if options.rootfs is None else root_filesystem(options.rootfs, progress),
+        rootfs=None if options.rootfs is None else guest.root_filesystem(options.rootfs, progress),
         net=network.asked_for(options),
         cpu=options.cpu,
         accel=options.accel,
@@ -343,17 +343,17 @@ def _with_default_guest(
     config: MachineConfig, options: argparse.Namespace, *, on_terminal: bool
 ) -> MachineConfig:
     """Fill in the default guest's parts, where they are used. Raises `GuestImageError`."""
-    progress, guest = None if options.quiet else say, None
+    progress, default = None if options.quiet else say, None
     if config.bios is not None:
         return config
     if config.kernel is None:
-        guest = guest_for(config, progress)
-        config = replace(config, kernel=guest.kernel, initrd=guest.initrd)
+        default = guest.guest_for(config, progress)
+        config = replace(config, kernel=default.kernel, initrd=default.initrd)
     elif options.command is not None:
-        config = replace(config, initrd=default_initrd((), progress))
+        config = replace(config, initrd=guest.default_initrd((), progress))
     else:
         return config
-    words = [APPEND if guest is None else guest.append]
+    words = [guest.APPEND if default is None else default.append]
     if options.command is not None:
         words.append("GASANG_SHELL=no")
     elif on_terminal:

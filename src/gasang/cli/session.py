@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
+from typing import TYPE_CHECKING
 
 from gasang.backends.console import in_background, pass_input, pass_keys, show_output
 from gasang.backends.streams import Descriptor, may_read, writer
@@ -14,6 +15,9 @@ from gasang.cli.command import on_terminal
 from gasang.cli.report import complain
 from gasang.errors import MachineDied
 from gasang.machine import DebugExit, EngineFailed, Machine, Outcome, PowerOff, Reboot, Stopped, TimedOut
+
+if TYPE_CHECKING:
+    from gasang.guest.agent import Agent
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 _BROKEN_PIPE = 128 + 13
@@ -25,9 +29,15 @@ class Session:
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
-        self._agent = machine.agent  # from the start, lest a report of the guest be missed
+        if not machine.config.vsock:
+            _ = self._agent  # from the start, lest a report of the guest be missed
         self._code: int | None = None
         self._failure: BaseException | None = None
+
+    @cached_property
+    def _agent(self) -> Agent:
+        """The guest's agent on serial ports."""
+        return self._machine.agent
 
     def run_command(
         self,
@@ -47,9 +57,8 @@ class Session:
         if tty:
             return self._run_on_terminal(command, env or {}, cwd, user)
         has_input = may_read(_STDIN) and (typing or not os.isatty(_STDIN))
-        stream = self._agent.stream
-        if self._machine.config.vsock:
-            stream = partial(self._machine.vsock_agent.stream, user=user)
+        by_vsock = self._machine.config.vsock
+        stream = partial(self._machine.vsock_agent.stream, user=user) if by_vsock else self._agent.stream
 
         def work() -> None:
             self._code = stream(

@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 
 from gasang.cli.arguments import UsageError
 from gasang.cli.report import Terminated, complain
@@ -134,7 +133,7 @@ def summary(count: int) -> str:
 
 def machine_lines(now: Reading, before: Reading | None) -> Iterator[str]:
     """What a machine did between two readings; since it is looked at, if there is but one."""
-    earlier = before or replace(now, phases={}, symbols={}, counters=now.counters)
+    earlier = before or now._replace(phases={}, symbols={}, counters=now.counters)
     phases = _since(now.phases, earlier.phases)
     counters = _since(now.counters, earlier.counters)
     whole = sum(phases.values())

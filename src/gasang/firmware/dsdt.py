@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 from gasang.firmware import aml
-
-SLEEP_TYPE_OFF = 5
-"""SLP_TYP of the soft-off state S5; the guest writes it to PM1a control to power the machine off."""
+from gasang.firmware.places import SLEEP_TYPE_OFF, VIRTIO_FIRST_GSI, VIRTIO_LENGTH, VIRTIO_START
 
 _SERIAL_PORTS = ((0x3F8, 4), (0x2F8, 3), (0x3E8, 6), (0x2E8, 7))
 """COM1 to COM4: base port and interrupt, as the engine wires them."""
-
-
-VIRTIO_START, VIRTIO_LENGTH, VIRTIO_FIRST_GSI = 0xFED20000, 0x1000, 16
-"""Virtio devices outside of PCI: a page and an input of the I/O APIC each."""
 
 
 def definition_block(virtio_devices: int = 0) -> bytes:

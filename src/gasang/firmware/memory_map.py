@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
+from gasang.firmware.places import LOW_RAM_LIMIT
 from gasang.units import GIB, KIB, MIB
 
 LOW_MEMORY_END = 640 * KIB - 1 * KIB
@@ -16,9 +17,6 @@ FIRMWARE_START = 0xE0000
 FIRMWARE_END = 1 * MIB
 TABLES_LENGTH = 128 * KIB
 """Room for ACPI tables."""
-
-LOW_RAM_LIMIT = 3 * GIB
-"""RAM below 4 GiB ends here at the latest, so that PCI devices and interrupt controllers have room."""
 
 HIGH_RAM_START = 4 * GIB
 

@@ -10,18 +10,18 @@ from dataclasses import dataclass
 
 from gasang.firmware.dsdt import definition_block
 from gasang.firmware.memory_map import FIRMWARE_START, TABLES_LENGTH
-
-PM1_EVENT_PORT = 0x600
-PM1_CONTROL_PORT = 0x604
-PM_TIMER_PORT = 0x608
-RESET_PORT = 0xCF9
-RESET_VALUE = 0x06
-SCI_IRQ = 9
-CENTURY_REGISTER = 0x32
-
-LOCAL_APIC = 0xFEE00000
-IO_APIC = 0xFEC00000
-HPET = 0xFED00000
+from gasang.firmware.places import (
+    CENTURY_REGISTER,
+    HPET,
+    IO_APIC,
+    LOCAL_APIC,
+    PM1_CONTROL_PORT,
+    PM1_EVENT_PORT,
+    PM_TIMER_PORT,
+    RESET_PORT,
+    RESET_VALUE,
+    SCI_IRQ,
+)
 
 _OEM_ID = b"GASANG"
 _OEM_TABLE_ID = b"GASANGPC"

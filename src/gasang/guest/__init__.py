@@ -8,8 +8,6 @@ if TYPE_CHECKING:
     from gasang.guest.closure import fetch_files, fetch_modules
     from gasang.guest.default import (
         APPEND,
-        CLOUD_KERNEL,
-        GENERIC_KERNEL,
         Guest,
         default_guest,
         default_initrd,
@@ -18,6 +16,7 @@ if TYPE_CHECKING:
         fetch_kernel,
         guest_for,
     )
+    from gasang.guest.kernels import CLOUD_KERNEL, GENERIC_KERNEL
     from gasang.guest.packages import dependencies, fetch_package, fetch_with_dependencies
     from gasang.guest.root import root_filesystem
 
@@ -46,8 +45,8 @@ __getattr__ = attributes(
         "fetch_files": "closure",
         "fetch_modules": "closure",
         "APPEND": "default",
-        "CLOUD_KERNEL": "default",
-        "GENERIC_KERNEL": "default",
+        "CLOUD_KERNEL": "kernels",
+        "GENERIC_KERNEL": "kernels",
         "Guest": "default",
         "default_guest": "default",
         "default_initrd": "default",

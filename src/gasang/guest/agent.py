@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from subprocess import CompletedProcess
-from typing import Protocol
 
 from gasang.device import Saved
 from gasang.errors import GasangError, GuestAgentError, GuestTimeout, SnapshotError
-from gasang.guest.command import Command, Sink
+from gasang.guest.command import Command
 from gasang.guest.quoting import quote, script
+from gasang.guest.streams import Sink, Source
 
 CONTROL, OUTPUT, ERRORS = 1, 2, 3
 """Serial ports by index (0 is the console). OUTPUT takes standard input inwards; ERRORS takes what must
@@ -31,13 +31,6 @@ CHUNK = 32 * 1024
 
 KILL_GRACE = 5.0
 """Seconds that a killed command gets to end, and then whatever still holds its output."""
-
-
-class Source(Protocol):
-    """Standard input for a command: a binary file opened for reading, say."""
-
-    def read(self, size: int, /) -> bytes:
-        """At most `size` bytes; none at the end."""
 
 
 class Agent:

@@ -18,8 +18,9 @@ from pathlib import Path
 from gasang.errors import DownloadError
 from gasang.guest.cache import obtain
 from gasang.guest.deb import read_package, read_tar
-from gasang.guest.default import CLOUD_KERNEL, fetch_kernel
+from gasang.guest.default import fetch_kernel
 from gasang.guest.initramfs import Directory, Entry, File, Symlink
+from gasang.guest.kernels import CLOUD_KERNEL
 from gasang.guest.packages import Progress, dependencies, download, download_all
 
 _MODULES = "lib/modules"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-Sink = Callable[[bytes], object]
+from gasang.guest.streams import Sink
 
 
 class Command:

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 
 from gasang.config import MachineConfig, RootFilesystem
 from gasang.guest.cache import obtain
+from gasang.guest.kernels import CLOUD_KERNEL, kernel_package
 
 if TYPE_CHECKING:
     from gasang.guest.initramfs import Entry
     from gasang.guest.packages import Progress
 
-CLOUD_KERNEL = "linux-image-cloud-amd64"
-GENERIC_KERNEL = "linux-image-amd64"
 APPEND = "console=ttyS0 quiet panic=-1 cryptomgr.notests no_timer_check nowatchdog tsc=reliable"
 """The kernel command line of the default guest.
 
@@ -106,11 +105,6 @@ def _defaults(root: RootFilesystem) -> list[Entry]:
     words = {"environ": environment, "cwd": root.cwd, "user": root.user}
     files = (File(f"{_DEFAULTS}/{name}", text.encode()) for name, text in words.items())
     return [Directory(_DEFAULTS), *files]
-
-
-def kernel_package(config: MachineConfig) -> str:
-    """The package of the default guest's kernel: the cloud's, which boots sooner, if that has the drivers."""
-    return GENERIC_KERNEL if any(each.kind == "9p" for each in config.folders) else CLOUD_KERNEL
 
 
 def drivers(config: MachineConfig) -> tuple[str, ...]:

@@ -23,8 +23,8 @@ from gasang.guest.protocol import (
     text,
     texts,
 )
+from gasang.guest.streams import Sink
 
-Sink = Callable[[bytes], object]
 NOT_EXECUTABLE, NOT_FOUND, SIGNALLED = 126, 127, 128
 
 _NAME = re.compile(r"[^=\0]+")

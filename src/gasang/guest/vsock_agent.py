@@ -12,17 +12,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from signal import SIGKILL
-from subprocess import CompletedProcess
-from typing import Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from gasang.errors import GasangError, GuestAgentError, GuestFileError, GuestTimeout
 from gasang.guest import tree
-from gasang.guest.agent import Source
-from gasang.guest.guest_command import Command, Request, Sink
+from gasang.guest.guest_command import Command, Request
 from gasang.guest.guest_process import GuestProcess
 from gasang.guest.protocol import (
     CHUNK,
@@ -37,6 +34,10 @@ from gasang.guest.protocol import (
     blob,
     text,
 )
+from gasang.guest.streams import Sink, Source
+
+if TYPE_CHECKING:
+    from subprocess import CompletedProcess
 
 KILL_GRACE = 5.0
 """Seconds that a killed command gets to end."""
@@ -58,8 +59,7 @@ class Greetings(Protocol):
     def accept(self, timeout: float | None = None) -> socket.socket: ...
 
 
-@dataclass(frozen=True)
-class Running:
+class Running(NamedTuple):
     """A command that the agent runs: its process and its words."""
 
     process: int
@@ -123,6 +123,8 @@ class VsockAgent:
     ) -> CompletedProcess[bytes]:
         """Run a command to its end; a string is for `sh -c`. As `Agent.run`, and as another `user`; `started`
         is told of the command, which another thread may close."""
+        from subprocess import CompletedProcess  # noqa: PLC0415 - slow to load, and not always needed
+
         output, errors = bytearray(), bytearray()
         try:
             code = self.stream(

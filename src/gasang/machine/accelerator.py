@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from gasang._engine import probe_kvm
 from gasang.config import MachineConfig
@@ -17,16 +16,14 @@ DEVICE = Path("/dev/kvm")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """An accelerator by the engine's name, and why it is that one."""
 
     name: Literal["kvm", "bt", "interp"]
     why: str
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """A step of the probe of KVM: `failure` says why it does not work."""
 
     name: str

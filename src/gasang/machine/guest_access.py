@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from subprocess import CompletedProcess
 from typing import TYPE_CHECKING
 
 from gasang.config import MachineConfig
 from gasang.errors import ConfigError, GuestCommandFailed
 
 if TYPE_CHECKING:
+    from subprocess import CompletedProcess
+
     from gasang.guest.agent import Agent
     from gasang.guest.guest_command import Command
     from gasang.guest.guest_process import GuestProcess

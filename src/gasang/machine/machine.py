@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
-from gasang import loaders, profile, storage
+from gasang import loaders, log, profile, storage
 from gasang._engine import EngineError
 from gasang.config import (
     Accelerator,
@@ -28,7 +27,6 @@ from gasang.config import (
     Transport,
 )
 from gasang.errors import ConfigError, GasangError, GuestTimeout, MachineDied, SnapshotError
-from gasang.loaders import BootRequest
 from gasang.machine.accelerator import Choice, choose
 from gasang.machine.channel import Channel
 from gasang.machine.code_log import CodeLogReader
@@ -47,11 +45,12 @@ from gasang.machine.standing_still import StandingStill
 from gasang.units import format_size, parse_size
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from gasang._engine import DescriptorTable, Segment
     from gasang.guest.agent import Agent
     from gasang.guest.vsock_agent import VsockAgent
-
-_log = logging.getLogger("gasang")
+    from gasang.loaders import BootRequest
 
 
 class _Execution:
@@ -63,7 +62,7 @@ class _Execution:
     def lose_kvm(self, reason: str) -> None:
         """KVM cannot go on: translation does."""
         self.choice = Choice("bt", reason)
-        _log.warning("%s; the guest goes on by binary translation", reason)
+        log.warn("%s; the guest goes on by binary translation", reason)
 
 
 class Machine(GuestAccess, NetworkAccess, Observation):
@@ -102,7 +101,8 @@ class Machine(GuestAccess, NetworkAccess, Observation):
             self._balloon = self._pc.plug_balloon() if self.config.balloon else None
             self._vsock_agent = self._plug_vsock(restored=saved is not None) if self.config.vsock else None
             self._plug_network(self._pc)
-            self._pc.plug_folders(self.config.all_folders)
+            for number, folder in enumerate(self.config.all_folders):
+                self._pc.plug_folder(f"gasang{number}", folder)
             if self.config.ports:
                 self._ending.watch(self._pc.plug_console(self.config.ports).close)
             if saved is None:
@@ -414,7 +414,7 @@ class Machine(GuestAccess, NetworkAccess, Observation):
             duty()
         except GasangError as error:
             if self.outcome is None:
-                _log.warning("the guest is not as it should be: %s", str(error))
+                log.warn("the guest is not as it should be: %s", str(error))
             error.__traceback__ = None  # The agent keeps the error, and would keep this machine by it.
 
     def _await_mending(self) -> None:

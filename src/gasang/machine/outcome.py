@@ -10,31 +10,33 @@ _OUR_OWN_ERROR = 125
 _GUEST_FAILED = 255
 
 
-@dataclass(frozen=True, slots=True)
-class PowerOff:
+@dataclass(frozen=True)
+class _Fieldless:
+    """The same as any other of its class. To have `dataclass` make each of these took long."""
+
+
+class PowerOff(_Fieldless):
     """The guest switched the machine off."""
 
     reason: ClassVar[str] = "power-off"
     exit_code: ClassVar[int] = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Reboot:
+class Reboot(_Fieldless):
     """The guest asked for a reset; machines end there."""
 
     reason: ClassVar[str] = "reboot"
     exit_code: ClassVar[int] = 0
 
 
-@dataclass(frozen=True, slots=True)
-class HaltedForever:
+class HaltedForever(_Fieldless):
     """Every processor executed HLT with interrupts disabled."""
 
     reason: ClassVar[str] = "halted with interrupts disabled"
     exit_code: ClassVar[int] = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class DebugExit:
     """The guest wrote to isa-debug-exit."""
 
@@ -42,15 +44,14 @@ class DebugExit:
     exit_code: int
 
 
-@dataclass(frozen=True, slots=True)
-class TripleFault:
+class TripleFault(_Fieldless):
     """A fault came while a double fault was being delivered."""
 
     reason: ClassVar[str] = "triple fault"
     exit_code: ClassVar[int] = _GUEST_FAILED
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class GuestPanic:
     """The guest's kernel printed a panic before it halted or asked for a reset; `message` is what it said."""
 
@@ -62,15 +63,14 @@ class GuestPanic:
         return f"kernel panic: {self.message}" if self.message else "kernel panic"
 
 
-@dataclass(frozen=True, slots=True)
-class Stopped:
+class Stopped(_Fieldless):
     """The host stopped it: `Machine.stop`, the end of a `with` block, or of the program."""
 
     reason: ClassVar[str] = "stopped"
     exit_code: ClassVar[int] = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TimedOut:
     """The host stopped it because its time was up."""
 
@@ -82,7 +82,7 @@ class TimedOut:
         return f"timeout after {self.seconds:g} s"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class EngineFailed:
     """An error of ours, not of the guest."""
 

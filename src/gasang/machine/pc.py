@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from gasang import _engine, virtio
@@ -28,12 +29,7 @@ from gasang.devices.keyboard_controller import DATA, STATUS, KeyboardController
 from gasang.devices.pci import PciConfiguration
 from gasang.devices.power import PowerManagement
 from gasang.errors import ConfigError, KernelError, SnapshotError
-from gasang.firmware.bios import bios_remains
-from gasang.firmware.dsdt import SLEEP_TYPE_OFF
-from gasang.firmware.memory_map import FIRMWARE_START, memory_map, tables_below
-from gasang.firmware.seabios import configuration_files
-from gasang.firmware.tables import PM1_EVENT_PORT, SCI_IRQ, acpi_tables
-from gasang.loaders import BootImage, SegmentRegister, TableRegister
+from gasang.firmware.places import PM1_EVENT_PORT, SCI_IRQ, SLEEP_TYPE_OFF
 from gasang.machine import outcome
 from gasang.machine.ending import Ending
 from gasang.machine.ram import Ram
@@ -41,6 +37,9 @@ from gasang.machine.slots import Line, Slots
 from gasang.storage import Image
 
 if TYPE_CHECKING:
+    from gasang.firmware.memory_map import MemoryRange
+    from gasang.firmware.tables import AcpiTables
+    from gasang.loaders import BootImage
     from gasang.machine.console_ports import ConsolePorts
     from gasang.virtio import Balloon, VsockDevice
     from gasang.virtio.net import Cable
@@ -67,11 +66,7 @@ class Pc:
                 vcpu.watch_vmx(True)
             if config.trace_exits:
                 vcpu.watch_exits(True)
-        self._has_bios = config.bios is not None
-        self.memory_map = memory_map(config.memory, has_bios=self._has_bios)
-        address = tables_below(config.memory) if self._has_bios else FIRMWARE_START
-        by_mmio = config.virtio_devices if config.transport == "mmio" else 0
-        self.tables = acpi_tables(config.cpus, address, virtio_devices=by_mmio)
+        self._config = config
         self.power = PowerManagement(
             Line(self.vm, SCI_IRQ), lambda: ending.end(outcome.PowerOff()), SLEEP_TYPE_OFF
         )
@@ -107,12 +102,11 @@ class Pc:
         self.slots.plug(device)
         return device
 
-    def plug_folders(self, folders: Iterable[Folder]) -> None:
-        """Plug a file system device in for each folder. Raises `ConfigError`."""
+    def plug_folder(self, tag: str, folder: Folder) -> None:
+        """Plug a file system device in, under a tag. Raises `ConfigError`."""
         from gasang.machine.folders import folder_device  # noqa: PLC0415 - rarely needed
 
-        for number, folder in enumerate(folders):
-            self.slots.plug(folder_device(f"gasang{number}", folder))
+        self.slots.plug(folder_device(tag, folder))
 
     def plug_network(self, cable: Cable, mac: bytes) -> None:
         """Plug a network device in, which has the cable from now on."""
@@ -181,17 +175,38 @@ class Pc:
 
         Raises `KernelError` if no processor can be in the state that the image asks for.
         """
-        if not self._has_bios:
+        from gasang.machine.entry import engine_registers  # noqa: PLC0415 - as above
+
+        if self._config.bios is None:
+            from gasang.firmware.bios import bios_remains  # noqa: PLC0415 - as above
+
             for address, content in bios_remains().items():
                 self._write(address, content)
         self._write(self.tables.address, self.tables.content)
         for segment in image.segments:
             self._write(segment.address, segment.data)
-        registers = {name: _engine_register(value) for name, value in image.registers.items()}
         try:
-            self.vcpus[0].set_registers(**registers)
+            self.vcpus[0].set_registers(**engine_registers(image.registers))
         except _engine.EngineError as error:
             raise KernelError(f"this kernel cannot be entered: {error}") from error
+
+    @cached_property
+    def memory_map(self) -> tuple[MemoryRange, ...]:
+        """What firmware says of RAM."""
+        from gasang.firmware.memory_map import memory_map  # noqa: PLC0415 - slow to load; a restored one has it
+
+        return memory_map(self._config.memory, has_bios=self._config.bios is not None)
+
+    @cached_property
+    def tables(self) -> AcpiTables:
+        """What firmware says of the hardware."""
+        from gasang.firmware.memory_map import FIRMWARE_START, tables_below  # noqa: PLC0415 - as above
+        from gasang.firmware.tables import acpi_tables  # noqa: PLC0415 - as above
+
+        config = self._config
+        address = FIRMWARE_START if config.bios is None else tables_below(config.memory)
+        by_mmio = config.virtio_devices if config.transport == "mmio" else 0
+        return acpi_tables(config.cpus, address, virtio_devices=by_mmio)
 
     def _attach_devices(
         self, config: MachineConfig, ending: Ending, debug_output: Callable[[bytes], None]
@@ -225,7 +240,11 @@ class Pc:
         return RealTimeClock(self.vm.virtual_time, config.first_date, memory)
 
     def _firmware_configuration(self, config: MachineConfig) -> FirmwareConfiguration:
-        files = configuration_files(self.memory_map, self.tables) if self._has_bios else {}
+        files: dict[str, bytes] = {}
+        if config.bios is not None:
+            from gasang.firmware.seabios import configuration_files  # noqa: PLC0415 - as above
+
+            files = configuration_files(self.memory_map, self.tables)
         return FirmwareConfiguration(Ram(self.vm), config.memory, config.cpus, files)
 
     def _write(self, address: int, data: bytes | memoryview) -> None:
@@ -258,15 +277,3 @@ def new_vm(config: MachineConfig, accel: str, memory_image: tuple[int, int] | No
         )
     except _engine.EngineError as error:
         raise ConfigError(str(error)) from error
-
-
-def _engine_register(
-    value: int | SegmentRegister | TableRegister,
-) -> int | _engine.Segment | _engine.DescriptorTable:
-    match value:
-        case SegmentRegister(selector, base, limit, attributes):
-            return _engine.Segment(selector, base, limit, attributes)
-        case TableRegister(base, limit):
-            return _engine.DescriptorTable(base, limit)
-        case int():
-            return value

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gasang.config import Drive, Folder, MachineConfig, Network, RootFilesystem
 from gasang.errors import SnapshotError
@@ -18,8 +18,7 @@ _NOT_SAVED = frozenset(
 """What of a configuration concerns the boot, or whoever watches."""
 
 
-@dataclass(frozen=True)
-class SavedMachine:
+class SavedMachine(NamedTuple):
     """`state` is what `StandingStill.state` returned; RAM is in a file, at an offset."""
 
     state: Mapping[str, Any]

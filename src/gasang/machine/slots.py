@@ -10,8 +10,7 @@ from gasang.bus import AddressSpace
 from gasang.config import Transport
 from gasang.device import Device, Saved
 from gasang.devices.pci import HostBridge, PciFunction
-from gasang.firmware.dsdt import VIRTIO_FIRST_GSI, VIRTIO_LENGTH, VIRTIO_START
-from gasang.firmware.memory_map import LOW_RAM_LIMIT
+from gasang.firmware.places import LOW_RAM_LIMIT, VIRTIO_FIRST_GSI, VIRTIO_LENGTH, VIRTIO_START
 from gasang.machine.ram import Ram
 from gasang.virtio.device import VirtioDevice
 from gasang.virtio.pci import LENGTHS

@@ -13,9 +13,8 @@ import stat
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 from gasang.errors import ConfigError
 
@@ -28,8 +27,7 @@ _SYMBOLS = 200
 """How many of the symbols travel: those with the most samples."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """A machine at one time. Everything counts up: times (nanoseconds), samples by symbol, statistics."""
 
     pid: int
@@ -116,7 +114,7 @@ class Publisher:
             self._watch(1)
             try:
                 for _ in stream:
-                    stream.write(json.dumps(asdict(self._read())) + "\n")
+                    stream.write(json.dumps(self._read()._asdict()) + "\n")
                     stream.flush()
             except (OSError, ConfigError):
                 pass  # the watcher is gone, or the machine is not profiled any more

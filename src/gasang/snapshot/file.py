@@ -16,10 +16,9 @@ import os
 import struct
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from gasang.errors import SnapshotError
 from gasang.whole_file import replacing
@@ -36,8 +35,7 @@ _MOST_STATE = 256 << 20
 """Bytes of state that are believed to be one."""
 
 
-@dataclass(frozen=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """A snapshot that was opened: its state was checked, RAM is there in full length."""
 
     path: Path

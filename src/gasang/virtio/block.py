@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import errno
-import logging
 import struct
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 
+from gasang import log
 from gasang.device import Saved
 from gasang.storage import Image
 from gasang.storage.image import SECTOR
 from gasang.virtio.queue import MOST_DESCRIPTORS, Chain, Queue, QueueError
-
-_log = logging.getLogger("gasang")
 
 _HEADER = struct.Struct("<IIQ")
 _RANGE = struct.Struct("<QII")
@@ -183,7 +181,7 @@ class BlockDevice:
         """Say once of each kind of error that the host met it: the guest sees no more than that it failed."""
         if error.errno not in self._failures:
             self._failures.add(error.errno or errno.EIO)
-            _log.warning("disk %s: %s; the guest sees an I/O error", self._serial.decode(), error.strerror)
+            log.warn("disk %s: %s; the guest sees an I/O error", self._serial.decode(), error.strerror)
 
 
 def _parse(chain: Chain) -> tuple[int, int, list[memoryview]]:

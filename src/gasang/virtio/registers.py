@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from enum import IntEnum, IntFlag
 
+from gasang import log
 from gasang.device import MemoryInPlace, Saved
 from gasang.virtio.device import VirtioDevice, Worker, serve
 from gasang.virtio.msix import NO_VECTOR
@@ -14,7 +14,6 @@ from gasang.virtio.queue import Queue, QueueError
 NOTIFY_STRIDE = 4
 """Bytes from one queue's notification address to the next."""
 
-_log = logging.getLogger("gasang")
 
 _INDIRECT_DESCRIPTORS, _EVENT_INDEX, _VERSION_1 = 1 << 28, 1 << 29, 1 << 32
 _TRANSPORT = _INDIRECT_DESCRIPTORS | _EVENT_INDEX | _VERSION_1
@@ -314,7 +313,7 @@ class Registers:
 
     def _break(self, error: QueueError) -> None:
         """The driver broke a rule: nothing is done until it resets the device (2.1.2)."""
-        _log.warning("virtio device %d: %s; it waits for a reset", self._device.device_id, error)
+        log.warn("virtio device %d: %s; it waits for a reset", self._device.device_id, error)
         self._status |= Status.NEEDS_RESET
         self._configuration_changed()
 

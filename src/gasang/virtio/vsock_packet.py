@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Self
+from typing import NamedTuple, Self
 
 HOST_CID = 2
 STREAM = 1
@@ -27,8 +26,7 @@ class Operation(IntEnum):
     CREDIT_REQUEST = 7
 
 
-@dataclass(frozen=True, slots=True)
-class Packet:
+class Packet(NamedTuple):
     """A header, struct virtio_vsock_hdr."""
 
     source_cid: int
@@ -66,8 +64,7 @@ class Packet:
 
     def refusal(self) -> Packet:
         """The RST that answers it."""
-        return replace(
-            self,
+        return self._replace(
             source_cid=self.destination_cid,
             destination_cid=self.source_cid,
             source_port=self.destination_port,

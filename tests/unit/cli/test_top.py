@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from dataclasses import replace
 
 import pexpect
 import pytest
@@ -26,8 +25,7 @@ BEFORE = Reading(
         "blocks_translated": 7,
     },
 )
-NOW = replace(
-    BEFORE,
+NOW = BEFORE._replace(
     phases={"code": 3_500_000_000, "interpret": 500_000_000, "poll": 250_000_000, "idle": 750_000_000},
     symbols={"main": 100, "work": 80, "new": 70},
     counters={
@@ -64,7 +62,7 @@ def test_a_machine_that_did_nothing_yet_is_shown():
 
 
 def test_a_profile_that_began_anew_counts_from_there():
-    anew = replace(NOW, phases={"code": 800_000_000}, symbols={"main": 3})
+    anew = NOW._replace(phases={"code": 800_000_000}, symbols={"main": 3})
     lines = list(machine_lines(anew, BEFORE))
     assert lines[1].endswith("0.4 s")
     assert lines[4:] == ["   100.0%  main"]

@@ -6,9 +6,9 @@ import subprocess
 
 import pytest
 
-from gasang.firmware.dsdt import SLEEP_TYPE_OFF
 from gasang.firmware.memory_map import FIRMWARE_END, FIRMWARE_START
-from gasang.firmware.tables import IO_APIC, acpi_tables
+from gasang.firmware.places import IO_APIC, SLEEP_TYPE_OFF
+from gasang.firmware.tables import acpi_tables
 
 
 class Memory:
