@@ -1,10 +1,13 @@
 //! The host processor's time-stamp counter: reading it, and how fast it counts.
 
 use std::arch::x86_64::{__cpuid, _rdtsc};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-/// What measuring takes at most, roughly.
+/// What measuring takes at least.
 const MEASUREMENT: Duration = Duration::from_millis(4);
+/// A measurement that began before that begins anew: the host may have slept since, and one of its clocks not.
+const TOO_OLD: Duration = Duration::from_secs(10);
 
 /// The counter's frequency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,9 +44,18 @@ fn paired_reading() -> (Instant, u64) {
 }
 
 impl TimeStampCounter {
+    /// Begin to measure, so that `measure` need not wait; what was begun goes on.
+    pub fn begin() -> (Instant, u64) {
+        static BEGUN: OnceLock<(Instant, u64)> = OnceLock::new();
+        *BEGUN.get_or_init(paired_reading)
+    }
+
     /// Measure the frequency against the host's monotonic clock.
     pub fn measure() -> TimeStampCounter {
-        let (start, first) = paired_reading();
+        let (mut start, mut first) = TimeStampCounter::begin();
+        if start.elapsed() > TOO_OLD {
+            (start, first) = paired_reading();
+        }
         while start.elapsed() < MEASUREMENT {
             std::hint::spin_loop();
         }

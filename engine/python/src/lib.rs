@@ -55,7 +55,8 @@ mod _engine {
     };
 
     #[pymodule_init]
-    fn add_exit(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    fn initialize(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        gasang_vm::begin_to_measure();
         module.add("Exit", crate::exits::union(module.py())?)
     }
 }

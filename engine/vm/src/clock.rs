@@ -68,6 +68,11 @@ pub(crate) struct ClockState {
     skipped: u64,
 }
 
+/// Begin to measure how fast the host's counter counts: a machine that is made later need not wait for that.
+pub fn begin_to_measure() {
+    TimeStampCounter::begin();
+}
+
 /// The host's counter, measured once for each process.
 fn host_counter() -> TimeStampCounter {
     static COUNTER: OnceLock<TimeStampCounter> = OnceLock::new();

@@ -34,7 +34,7 @@ mod vmx;
 mod vmx_tables;
 
 pub use accelerator::AcceleratorKind;
-pub use clock::{ClockKind, TSC_HZ};
+pub use clock::{ClockKind, TSC_HZ, begin_to_measure};
 pub use error::Error;
 pub use events::Event;
 pub use exit::Exit;

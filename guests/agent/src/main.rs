@@ -62,21 +62,31 @@ fn greeting() -> Vec<u8> {
 
 /// Serve one connection; its end is all that there is to tell of an error.
 fn answer(mut connection: File) {
-    let Ok((request, payload)) = protocol::receive(&mut connection) else { return };
+    while let Ok((request, payload)) = protocol::receive(&mut connection) {
+        if !answer_one(&mut connection, request, &payload) {
+            return;
+        }
+    }
+}
+
+/// Answer a request; whether another may follow it.
+fn answer_one(connection: &mut File, request: u8, payload: &[u8]) -> bool {
     let done = match request {
-        kind::PING => protocol::send(&mut connection, kind::PONG, &greeting()),
-        kind::RUN => command::run(&mut connection, &payload),
-        kind::READ => files::read(&mut connection, &payload),
-        kind::WRITE => files::write(&mut connection, &payload),
-        kind::PUSH => tree::push(&mut connection, &payload),
-        kind::PULL => tree::pull(&mut connection, &payload),
-        kind::LIST => processes::list(&mut connection),
-        kind::PROXY => proxy::join(&mut connection, &payload),
-        kind::REPAIR => repair::repair(&mut connection, &payload),
+        kind::PING => protocol::send(connection, kind::PONG, &greeting()),
+        kind::RUN => command::run(connection, payload),
+        kind::READ => files::read(connection, payload),
+        kind::WRITE => files::write(connection, payload),
+        kind::PUSH => tree::push(connection, payload),
+        kind::PULL => tree::pull(connection, payload),
+        kind::LIST => processes::list(connection),
+        kind::PROXY => proxy::join(connection, payload),
+        kind::REPAIR => repair::repair(connection, payload),
         _ => Err(protocol::invalid("an unknown request")),
     };
     if let Err(error) = done {
-        let _ = protocol::send(&mut connection, kind::ERROR, &protocol::failure(&error));
+        let _ = protocol::send(connection, kind::ERROR, &protocol::failure(&error));
         let _ = connection.flush();
+        return false;
     }
+    request == kind::REPAIR
 }

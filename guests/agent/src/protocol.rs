@@ -1,7 +1,7 @@
 //! What host and agent say to each other: version 1.
 //!
 //! The agent connects once to port [`READY_PORT`] of the host (CID 2), sends `Pong`, and closes: it is up. It
-//! listens at [`PORT`]; each connection is one request of the host's.
+//! listens at [`PORT`]; each connection is one request of the host's, or a `Repair` and then one.
 //!
 //! A frame is a type (u8), the length of its payload (u32, at most [`MOST_PAYLOAD`]) and the payload. Numbers
 //! are little-endian; a string or a list is a u32 count and then so many bytes or elements. `fails` is an

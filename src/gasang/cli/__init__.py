@@ -87,12 +87,14 @@ def _dispatch(words: list[str]) -> int:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     words, command = _split_command(words)
     named = next((word for word in words if not word.startswith("-")), None)
-    for name, summary in _VERBS.items():
-        verb = verbs.add_parser(name, help=summary)
-        if name == named:  # a verb is loaded when it is meant
-            module = importlib.import_module(f"gasang.cli.{name}")
-            module.add_options(verb)
-            verb.set_defaults(main=module.main, parser=verb)
+    if named in _VERBS:  # a verb is loaded when it is meant, and then no other is of interest
+        module = importlib.import_module(f"gasang.cli.{named}")
+        verb = verbs.add_parser(named, help=_VERBS[named])
+        module.add_options(verb)
+        verb.set_defaults(main=module.main, parser=verb)
+    else:
+        for name, summary in _VERBS.items():
+            verbs.add_parser(name, help=summary)
     options, unknown = parser.parse_known_args(words)
     _check_words(options, unknown, command)
     options.command = command

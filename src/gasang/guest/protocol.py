@@ -100,7 +100,7 @@ class Frames:
     def _exactly(self, length: int, deadline: float | None) -> bytes:
         data = bytearray()
         while len(data) < length:
-            if deadline is not None and not self._readable(deadline):
+            if deadline is not None and not self.is_readable(deadline):
                 raise GuestTimeout("the guest's agent did not answer in time")
             try:
                 more = self.socket.recv(length - len(data))
@@ -111,7 +111,8 @@ class Frames:
             data += more
         return bytes(data)
 
-    def _readable(self, deadline: float) -> bool:
+    def is_readable(self, deadline: float) -> bool:
+        """Wait until something has come, or the end, or the deadline; whether it has."""
         poll = select.poll()
         try:
             poll.register(self.socket, select.POLLIN)

@@ -81,6 +81,7 @@ class VsockAgent:
         self._changed = threading.Condition()
         self._ready = greetings is None
         self._ended: Exception | None = None
+        self._kept: Frames | None = None
         if greetings is not None:
             threading.Thread(target=self._await, args=(greetings,), name="gasang-agent", daemon=True).start()
 
@@ -94,6 +95,7 @@ class VsockAgent:
         with self._changed:
             self._ended = error
             self._changed.notify_all()
+        self._keep(None)
 
     def wait_ready(self, timeout: float | None = None) -> None:
         """Wait until the guest's half has reported.
@@ -273,11 +275,16 @@ class VsockAgent:
         now = time.time_ns() if time_ns is None else time_ns
         random = os.urandom(_RANDOM_BYTES)
         payload = struct.pack("<Q", now) + blob(random) + text(hostname) + text(machine_id) + blob(mac)
-        with self._request(Kind.REPAIR, payload) as frames:
-            try:
-                _expect_ok(frames, "repair")
-            except GuestFileError as error:
+        frames = self._connect(None)
+        try:
+            frames.send(Kind.REPAIR, payload)
+            _expect_ok(frames, "repair")
+        except BaseException as error:
+            frames.close()
+            if isinstance(error, GuestFileError):
                 raise GuestAgentError(f"the guest cannot be repaired: {error.text}") from None
+            raise self._explain() if isinstance(error, ConnectionEnded) else error from None
+        self._keep(frames)  # A guest was mended for something: it is ready for that.
 
     def connect(self) -> socket.socket:
         """A connection to the agent, for a request of somebody else's."""
@@ -300,8 +307,28 @@ class VsockAgent:
         finally:
             frames.close()
 
+    def _keep(self, frames: Frames | None) -> None:
+        """Keep a connection for the next request, in the place of the one that was kept."""
+        with self._changed:
+            kept, self._kept = self._kept, frames
+        if kept is not None:
+            kept.close()
+
+    def _take_kept(self) -> Frames | None:
+        """The connection that was kept, if it still is one."""
+        with self._changed:
+            kept, self._kept = self._kept, None
+        if kept is not None and kept.is_readable(
+            time.monotonic()
+        ):  # The agent says nothing unasked: it is gone.
+            kept.close()
+            return None
+        return kept
+
     def _connect(self, deadline: float | None) -> Frames:
         self.wait_ready(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        if (kept := self._take_kept()) is not None:
+            return kept
         left = _ANSWER if deadline is None else max(0.0, min(_ANSWER, deadline - time.monotonic()))
         try:
             return Frames(self._dial(PORT, left))
