@@ -107,22 +107,22 @@ class BlockDevice:
     def _do(self, chain: Chain) -> int:
         """Do a request; how many bytes of its buffers may have been written, the status among them."""
         kind, sector, data = _parse(chain)
-        status = self._answer(kind, sector, data, chain.writable)
+        status = self._answer(kind, sector, data, chain)
         last = chain.writable[-1]
         last[len(last) - 1] = status
-        return sum(map(len, chain.writable))
+        return chain.room
 
-    def _answer(self, kind: int, sector: int, data: list[memoryview], writable: list[memoryview]) -> Status:
+    def _answer(self, kind: int, sector: int, data: list[memoryview], chain: Chain) -> Status:
         try:
             match kind:
                 case Request.IN:
-                    status = self._read(sector, _without_status(writable))
+                    status = self._read(sector, _without_status(chain.writable), chain.room - 1)
                 case Request.OUT:
                     status = self._write(sector, data)
                 case Request.FLUSH:
                     status = self._flush()
                 case Request.GET_ID:
-                    status = self._identify(_without_status(writable))
+                    status = self._identify(_without_status(chain.writable))
                 case Request.DISCARD | Request.WRITE_ZEROES:
                     status = self._zero(data)
                 case _:
@@ -136,8 +136,7 @@ class BlockDevice:
         self._image.flush()
         return Status.OK
 
-    def _read(self, sector: int, buffers: Sequence[memoryview]) -> Status:
-        length = sum(map(len, buffers))
+    def _read(self, sector: int, buffers: Sequence[memoryview], length: int) -> Status:
         if not self._holds(sector, length):
             return Status.IO_ERROR
         self._image.read_into(sector * SECTOR, buffers)

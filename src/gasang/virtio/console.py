@@ -168,7 +168,7 @@ class ConsoleDevice:
         did = False
         pending = self._pending[port]
         while pending and (chain := queue.pop()) is not None:
-            room = sum(map(len, chain.writable))
+            room = chain.room
             if not room:
                 raise QueueError("a buffer to receive in that cannot be written")
             with self._lock:
@@ -183,7 +183,7 @@ class ConsoleDevice:
         did = False
         while self._messages and (chain := queue.pop()) is not None:
             message = self._messages.popleft()
-            if sum(map(len, chain.writable)) < len(message):
+            if chain.room < len(message):
                 raise QueueError("a buffer that a message of the console's has no room in")
             fill(chain.writable, message)
             queue.push(chain, len(message))

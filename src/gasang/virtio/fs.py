@@ -39,7 +39,7 @@ class FsDevice(FolderDevice):
         if len(head) < REQUEST.size:
             raise QueueError("a request with half a header")
         length, operation, number, node, *_ = REQUEST.unpack(head)
-        room = sum(map(len, chain.writable))
+        room = chain.room
         if operation in _UNANSWERED:
             self._server.forget(operation, node, _body(chain, operation, length))
             return 0

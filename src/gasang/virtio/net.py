@@ -186,7 +186,7 @@ class NetDevice:
             missing = length
             while missing > 0 and (chain := queue.pop()) is not None:
                 chains.append(chain)
-                missing -= sum(map(len, chain.writable))
+                missing -= chain.room
                 if Feature.MRG_RXBUF not in self._chosen:
                     return chains
             if missing <= 0:
@@ -206,7 +206,7 @@ class NetDevice:
             queue.push(chains[0], 0)  # One buffer, and too short: the frame is lost.
             return
         for chain in chains:
-            count = min(sum(map(len, chain.writable)), len(data))
+            count = min(chain.room, len(data))
             fill(chain.writable, data[:count])
             data = data[count:]
             queue.push(chain, count)

@@ -38,7 +38,7 @@ class Plan9Device(FolderDevice):
         if len(head) < HEAD.size:
             raise QueueError("a message with half a header")
         size, kind, tag = HEAD.unpack(head)
-        room = sum(map(len, chain.writable)) - HEAD.size
+        room = chain.room - HEAD.size
         if room < ERROR.size:
             raise QueueError("a message without room for its answer")
         count, code = outcome(lambda: self._done(kind, size - HEAD.size, chain, room))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 import threading
 from dataclasses import dataclass
+from functools import lru_cache
 
 from gasang.device import GuestMemoryError, MemoryInPlace, Saved
 
@@ -35,6 +36,9 @@ class Chain:
     writable: list[memoryview]
     writable_ranges: list[tuple[int, int]]
     """Where the latter are in guest memory: address and length."""
+
+    room: int
+    """How many bytes they have together."""
 
 
 class Queue:
@@ -121,14 +125,16 @@ class Queue:
         self._next = (self._next + 1) % _WRAP
         try:
             readable, writable = self._collect(head)
-            return Chain(head, self._memory.views(readable), self._memory.views(writable), writable)
+            views = self._memory.views(writable)
+            return Chain(head, self._memory.views(readable), views, writable, sum(map(len, views)))
         except GuestMemoryError as error:
             raise QueueError(f"a buffer is no RAM: {error}") from error
 
     def push(self, chain: Chain, written: int) -> None:
         """The request is done, and so many bytes of its buffers written. `publish` lets the driver see it."""
         if written:
-            self._memory.written(_first(chain.writable_ranges, written))
+            ranges = chain.writable_ranges
+            self._memory.written(ranges if written == chain.room else _first(ranges, written))
         _USED.pack_into(self._ring, 4 + 8 * (self._used % self.size), chain.head, written)
         self._used = (self._used + 1) % _WRAP
 
@@ -178,7 +184,12 @@ class Queue:
         chain = _walk(self._table, self.size, head)
         last = chain[-1]
         if last[2] & _INDIRECT:
-            chain[-1:] = self._indirect(*last[:3])
+            table = self._indirect(*last[:3])
+            if len(chain) == 1 and (usual := _usual(table)) is not None:
+                return usual
+            chain[-1:] = _walk(table, len(table) // _DESCRIPTOR.size, 0)
+            if chain[-1][2] & _INDIRECT:
+                raise QueueError("an indirect table in another")
         readable: list[_Range] = []
         writable: list[_Range] = []
         start = end = 0
@@ -199,19 +210,43 @@ class Queue:
         ranges.append((start, end - start))
         return readable, writable
 
-    def _indirect(self, address: int, length: int, flags: int) -> list[_Descriptor]:
-        """What a descriptor that points to a table of others stands for (2.7.5.3)."""
+    def _indirect(self, address: int, length: int, flags: int) -> memoryview:
+        """The table of others that a descriptor stands for (2.7.5.3)."""
         count, rest = divmod(length, _DESCRIPTOR.size)
         if flags & _NEXT or rest or not 0 < count <= MOST_DESCRIPTORS:
             raise QueueError(f"an indirect table of {length} bytes where it may not be")
-        found = _walk(self._memory.view(address, length), count, 0)
-        if found[-1][2] & _INDIRECT:
-            raise QueueError("an indirect table in another")
-        return found
+        return self._memory.view(address, length)
 
 
 _Range = tuple[int, int]
 _Descriptor = tuple[int, int, int]
+
+
+_LONG = 16
+"""Buffers from which on a chain is taken as a whole: a loop over hundreds takes longer than to fill them."""
+
+_FOLLOWING = tuple(range(1, MOST_DESCRIPTORS))
+
+
+@lru_cache(maxsize=8)
+def _columns(count: int) -> struct.Struct:
+    return struct.Struct("<" + "QIHH" * count)
+
+
+def _usual(table: memoryview) -> tuple[list[_Range], list[_Range]] | None:
+    """The buffers of a long chain if it is as drivers write them: one behind the other, filling its table."""
+    count = len(table) // _DESCRIPTOR.size
+    if count < _LONG:
+        return None
+    fields = _columns(count).unpack(table)
+    lengths, flags = fields[1::4], fields[2::4]
+    readable = flags.count(_NEXT)
+    if flags != (_NEXT,) * readable + (_NEXT | _WRITE,) * (count - 1 - readable) + (_WRITE,):
+        return None
+    if fields[3:-1:4] != _FOLLOWING[: count - 1] or 0 in lengths:
+        return None
+    ranges = list(zip(fields[0::4], lengths, strict=True))
+    return ranges[:readable], ranges[readable:]
 
 
 def _walk(table: memoryview, size: int, index: int) -> list[_Descriptor]:

@@ -455,7 +455,7 @@ class VsockDevice:
 
     def _give(self, chain: Chain) -> int | None:
         """Fill a buffer of the guest's with the next packet: how many bytes; None if there is none."""
-        if sum(map(len, chain.writable)) <= HEADER_SIZE:
+        if chain.room <= HEADER_SIZE:
             raise QueueError("a buffer without room for a packet")
         while self._room_again and not self._owed:
             _, connection = self._room_again.popitem()

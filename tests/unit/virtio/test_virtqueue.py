@@ -83,6 +83,80 @@ def test_an_indirect_table_is_a_chain():
     assert (bytes(chain.readable[0]), chain.writable_ranges) == (b"header", [(status, 1)])
 
 
+def long_chain(change=lambda entries: None):
+    """A request of a hundred buffers in an indirect table: two to read, the others to write, a page apart."""
+    memory = Memory(1 << 20)
+    queue = Queue(memory)
+    set_up(queue)
+    queue.enable(event_index=False)
+    entries = [[0x10000 + 0x1000 * n, 8, (WRITE if n > 1 else 0) | NEXT, n + 1] for n in range(100)]
+    entries[-1][2] = WRITE
+    change(entries)
+    driver = Driver(memory)
+    table, _ = driver.place(b"".join(struct.pack("<QIHH", *entry) for entry in entries))
+    driver.describe(3, table, 16 * len(entries), INDIRECT)
+    driver.offer(3)
+    return memory, queue
+
+
+def test_a_long_chain_has_all_its_buffers():
+    memory, queue = long_chain()
+    chain = queue.pop()
+    assert [len(view) for view in chain.readable] == [8, 8]
+    assert chain.writable_ranges == [(0x10000 + 0x1000 * n, 8) for n in range(2, 100)]
+    assert chain.room == 98 * 8
+    queue.push(chain, 12)
+    queue.push(chain, chain.room)
+    assert memory.told == [(0x12000, 8), (0x13000, 4), *chain.writable_ranges]
+
+
+def test_a_long_chain_may_be_written_in_any_order():
+    def swap(entries):
+        entries[5][3], entries[6][3], entries[7][3] = 7, 8, 6
+
+    _, queue = long_chain(swap)
+    ranges = queue.pop().writable_ranges
+    assert [address >> 12 & 0xFF for address, _ in ranges[:8]] == [
+        0x12,
+        0x13,
+        0x14,
+        0x15,
+        0x17,
+        0x16,
+        0x18,
+        0x19,
+    ]
+
+
+def test_a_long_chain_may_end_before_its_table():
+    def end(entries):
+        entries[50][2] = WRITE
+
+    _, queue = long_chain(end)
+    assert len(queue.pop().writable_ranges) == 49
+
+
+@pytest.mark.parametrize(
+    ("number", "field", "value", "said"),
+    [
+        (50, 1, 0, "no bytes"),
+        (50, 2, NEXT, "behind one to write"),
+        (50, 3, 200, "descriptor 200 of 100"),
+        (50, 3, 49, "without an end"),
+        (99, 2, WRITE | NEXT, "without an end"),
+        (99, 2, INDIRECT, "an indirect table in another"),
+        (50, 0, 1 << 40, "no RAM"),
+    ],
+)
+def test_what_breaks_a_rule_in_a_long_chain_is_named(number, field, value, said):
+    def change(entries):
+        entries[number][field] = value
+
+    _, queue = long_chain(change)
+    with pytest.raises(QueueError, match=said):
+        queue.pop()
+
+
 def test_interrupts_are_suppressed_by_the_flag():
     memory, queue, driver = made()
     struct.pack_into("<H", memory.bytes, AVAILABLE, 1)
