@@ -37,8 +37,8 @@ test: $(ENGINE) | test-tools  ## every test: the engine's, then Python's; PYTEST
 nested: $(ENGINE)  ## hypervisors in guests: KVM, QEMU and Xen as Debian packages them; PYTEST="-k name" for some
 	$(BIN)/pytest --slow tests/nested $(PYTEST)
 
-disks: $(ENGINE)  ## a Debian with GRUB on a disk: made, booted by SeaBIOS, saved; PYTEST="-k name" for some
-	$(BIN)/pytest --slow tests/boot/test_debian_disk.py $(PYTEST)
+disks: $(ENGINE)  ## Debians on disks, with GRUB, debootstrap and cloud-init, booted by SeaBIOS; PYTEST="-k name" for some
+	$(BIN)/pytest --slow tests/boot/test_debian_disk.py tests/boot/test_debootstrap.py tests/boot/test_cloud_init.py $(PYTEST)
 
 within: $(ENGINE)  ## gasang in gasang: our accelerator on Debian's KVM in a guest of ours; part of `make test` too
 	$(BIN)/pytest tests/nested/test_gasang.py $(PYTEST)

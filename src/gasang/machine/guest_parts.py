@@ -23,8 +23,10 @@ def bios_of(bios: str | Path, progress: Progress | None = None) -> Path:
 
 
 def drive_of(drive: Drive | str | Path) -> Drive:
-    """A drive as callers name it."""
-    return drive if isinstance(drive, Drive) else Drive(Path(drive))
+    """A drive as callers name it: a string as on the command line, a path as it is. Raises `ConfigError`."""
+    if isinstance(drive, Drive):
+        return drive
+    return Drive.parse(drive) if isinstance(drive, str) else Drive(drive)
 
 
 def root_of(root: RootFilesystem | str | Path, *, is_default: bool) -> RootFilesystem:

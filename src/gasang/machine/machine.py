@@ -175,8 +175,9 @@ class Machine(GuestAccess, NetworkAccess, Observation):
         """Start a machine; with no kernel named, the default guest.
 
         `memory` is a size such as "512M", or bytes as a number, `rootfs` a directory or a container image's
-        file, `bios` a file or "seabios" for Debian's; the rest is described at `MachineConfig`. Raises
-        `ConfigError`, `KernelError`, and for the default guest `GuestImageError`.
+        file, `bios` a file or "seabios" for Debian's; strings in `drives` and `folders` are as on the command
+        line. The rest is described at `MachineConfig`. Raises `ConfigError`, `KernelError`, and for the
+        default guest `GuestImageError`.
         """
         root = (
             None
