@@ -149,6 +149,16 @@ def test_a_folder_is_a_root_that_is_not_written(folder, tmp_path):
     assert os.listdir(tmp_path / "more") == ["new"]
 
 
+@pytest.mark.parametrize("kind", ["folder", "image"])
+def test_it_has_the_network(kind, request):
+    """Which its own files need not know how to set up."""
+    with Machine.boot(rootfs=request.getfixturevalue(kind), net="user", accel="bt") as machine:
+        found = machine.run("cat /etc/resolv.conf; cat /proc/net/route", timeout=120, check=True).stdout
+    server, _, route, *_ = found.decode().splitlines()
+    assert server == "nameserver 10.0.2.3"
+    assert route.split()[:3] == ["eth0", "00000000", "0202000A"], "by way of 10.0.2.2"
+
+
 def test_the_command_line_runs_the_images_command(gasang, image):
     for _ in range(2):  # the second in the snapshot that the first leaves
         done = gasang("run", "-q", "--rootfs", image)

@@ -34,10 +34,9 @@ gasang=/etc/gasang root=$GASANG_ROOT
 unset GASANG_ROOT
 [ -z "$root" ] || . $gasang/root.sh
 
-# A network device asks who it is, four times within four seconds at most.
+# A network device, if there is one, asks who it is, four times within four seconds at most.
 ip link set lo up
-if [ -e /sys/class/net/eth0 ]; then
-    ip link set eth0 up
+if ip link set eth0 up 2>/dev/null; then
     udhcpc -i eth0 -n -q -f -t 4 -T 1 -s $gasang/udhcpc.sh >/dev/null 2>&1
 fi
 
