@@ -44,6 +44,6 @@ def test_cloud_init_reads_the_seed(gasang, disk, tmp_path):
     drives = [disk, f"file={seed},readonly=on"]
     with Machine.boot(bios="seabios", drives=drives, vsock=True, net="user", memory="1G", accel="bt") as vm:
         assert b"status: done" in vm.run("cloud-init status --wait", timeout=1200).stdout
-        said = vm.run("cloud-id; hostname; cat /home/debian/.ssh/authorized_keys", check=True).stdout
+        said = vm.run("cloud-id; hostname; cat ~debian/.ssh/authorized_keys", check=True).stdout
         assert said.decode().splitlines() == ["nocloud", "box", KEY]
         assert vm.run("systemctl is-enabled gasang-agent").stdout == b"enabled\n"
