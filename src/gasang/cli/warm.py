@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import gasang
 from gasang.cli.report import complain
 from gasang.config import MachineConfig
-from gasang.errors import SnapshotError
+from gasang.errors import GasangError, SnapshotError
 from gasang.guest.cache import cache_directory
 from gasang.guest.kernels import kernel_package
 from gasang.guest.mending import mend
@@ -90,9 +90,10 @@ def _save(machine: Machine, path: Path) -> bool:
 def _rehearse(machine: Machine) -> None:
     """Do what each command begins with, and something like one: what these need is in the guest's memory
     then, and not fetched there by every machine that goes on from here."""
-    for _ in range(_REHEARSALS):
-        mend(machine.vsock_agent, None, _HOSTNAME)
-        machine.run(_LIKE_A_COMMAND)
+    with suppress(GasangError):  # A guest that can do no such thing goes on without.
+        for _ in range(_REHEARSALS):
+            mend(machine.vsock_agent, None, _HOSTNAME)
+            machine.run(_LIKE_A_COMMAND)
 
 
 def _forget_others(path: Path) -> None:
