@@ -45,6 +45,26 @@ def test_the_second_command_does_not_boot(cache):
     assert [each.stat().st_ino for each in snapshots(cache)] == [inode], "it was used"
 
 
+def test_the_second_command_loads_only_what_it_uses(cache):
+    """Modules that take long to load, and are for other things: a boot, archives, errors, processes."""
+    gasang(cache, "--", "true")
+    program = (
+        "import sys; from gasang.__main__ import main; "
+        "sys.argv[1:] = ['run', '-q', '-m', '128M', '--accel', 'bt', '--', 'true']; "
+        "code = main(); print(code, *sorted(sys.modules))"
+    )
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache.parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, timeout=PATIENCE, check=True
+    )
+    code, *loaded = done.stdout.decode().split()
+    assert code == "0"
+    assert "gasang.machine.snapshots" in loaded
+    slow = {"gasang.loaders.image", "gasang.firmware.tables", "gasang.guest.default", "gasang.guest.agent"}
+    slow |= {"logging", "random", "shutil", "subprocess", "tarfile", "tempfile", "traceback", "zipfile"}
+    assert slow.isdisjoint(loaded)
+
+
 def test_commands_do_not_see_each_other(cache):
     for _ in range(2):
         assert gasang(cache, "--", "sh", "-c", "ls /tmp/mark; touch /tmp/mark").stdout == b""
