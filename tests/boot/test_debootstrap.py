@@ -28,10 +28,8 @@ chroot . passwd -q -d root
 printf 'GRUB_TIMEOUT=0\\nGRUB_CMDLINE_LINUX=console=ttyS0\\nGRUB_TERMINAL=serial\\n' >etc/default/grub
 chroot . grub-install --target=i386-pc /dev/vda >&2
 chroot . update-grub >&2
-umount dev proc sys
 cd /
-umount /disk
-sync
+umount -R /disk
 """
 
 
