@@ -47,7 +47,7 @@ from gasang.units import format_size, parse_size
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from gasang._engine import DescriptorTable, Segment
+    from gasang._engine import DescriptorTable, Segment, Vm
     from gasang.guest.agent import Agent
     from gasang.guest.vsock_agent import VsockAgent
     from gasang.loaders import BootRequest
@@ -87,7 +87,7 @@ class Machine(GuestAccess, NetworkAccess, Observation):
             seconds = 0.0 if self.config.deterministic else saved.seconds
             self.config = replace(self.config, date=self.config.first_date + timedelta(seconds=seconds))
         self._execution = _Execution(choose(self.config))
-        vm = new_vm(self.config, self._execution.choice.name, None if saved is None else saved.memory_image)
+        vm = _vm(self.config, self._execution.choice.name, saved)
         seed = self.config.seed if self.config.deterministic else None
         self._ports = SerialPorts(vm.serial_input, seed)
         self._debug_console = Channel("the debug console", lambda _: 0)
@@ -524,6 +524,12 @@ class Machine(GuestAccess, NetworkAccess, Observation):
         return CodeLogReader(
             self._pc.vm.take_code_log, profile.PerfMap(self._guest_symbols()).add, self._ending
         )
+
+
+def _vm(config: MachineConfig, accel: str, saved: SavedMachine | None) -> Vm:
+    if saved is None:
+        return new_vm(config, accel)
+    return new_vm(replace(config, cpu=saved.processor(config.cpu)), accel, saved.memory_image)
 
 
 def _entropy(config: MachineConfig) -> Callable[[int], bytes]:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gasang._engine import cpu_features
 from gasang.config import Drive, Folder, MachineConfig, Network, RootFilesystem
 from gasang.errors import SnapshotError
 
@@ -34,6 +35,17 @@ class SavedMachine(NamedTuple):
             return max((datetime.now(UTC) - saved).total_seconds(), 0.0)
         except (KeyError, TypeError, ValueError) as error:
             raise SnapshotError(f"its date is none: {error!r}") from error
+
+    def processor(self, model: str) -> str:
+        """A CPU model without what the processors did not have. Raises `SnapshotError`.
+
+        Another accelerator or host may offer more, but the guest knows what they had.
+        """
+        try:
+            had = frozenset(self.state["machine"]["engine"]["features"])
+        except (KeyError, TypeError) as error:
+            raise SnapshotError(f"its processors are none: {error!r}") from error
+        return ",".join([model, *(f"-{name}" for name in cpu_features() if name not in had)])
 
 
 def state_of_config(config: MachineConfig) -> dict[str, Any]:
