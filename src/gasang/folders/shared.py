@@ -24,6 +24,10 @@ MOST_BYTES = 1 << 20
 MOST_OPEN = 512
 """Files and listings that a guest may have open at a time."""
 
+MOST_LISTED = 256 << 20
+"""Bytes of names, each with what it costs us, in all listings that are open."""
+
+_NAME_COST = 64
 _PERMISSIONS = 0o1777
 _OPEN_FLAGS = os.O_ACCMODE | os.O_TRUNC
 _ALWAYS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -91,6 +95,7 @@ class SharedFolder:
         """Descriptor and node, by handle."""
 
         self._listings: dict[int, tuple[int, list[bytes]]] = {}
+        self._listed = 0
         self._next_handle = 0
 
     def close(self) -> None:
@@ -106,6 +111,7 @@ class SharedFolder:
             os.close(descriptor)
         self._files.clear()
         self._listings.clear()
+        self._listed = 0
         self.nodes.forget_all()
 
     def _to_be_written(self) -> None:
@@ -267,7 +273,8 @@ class SharedFolder:
 
     def release(self, handle: int) -> None:
         """Close a file or a listing, if it is open."""
-        self._listings.pop(handle, None)
+        if handle in self._listings:
+            self._listed -= _cost(self._listings.pop(handle)[1])
         if handle in self._files:
             os.close(self._files.pop(handle)[0])
 
@@ -297,8 +304,13 @@ class SharedFolder:
             raise error(errno.EBADF)
         node, names = self._listings[handle]
         if offset == 0:
+            self._listed -= _cost(names)
             names = [b".", b"..", *_names_in(self.nodes.directory(node))]
-            self._listings[handle] = (node, names)
+            self._listings[handle] = node, []
+            if self._listed + _cost(names) > MOST_LISTED:
+                raise error(errno.ENFILE)
+            self._listings[handle] = node, names
+            self._listed += _cost(names)
         return node, names
 
     def status_in(self, node: int, name: bytes) -> os.stat_result:
@@ -319,6 +331,10 @@ def owner(status: os.stat_result) -> tuple[int, int]:
     """User and group of a file as the guest sees them."""
     user = 0 if status.st_uid == _OWN_USER else status.st_uid
     return user, 0 if status.st_gid == _OWN_GROUP else status.st_gid
+
+
+def _cost(names: list[bytes]) -> int:
+    return sum(map(len, names)) + _NAME_COST * len(names)
 
 
 def _names_in(directory: int) -> list[bytes]:

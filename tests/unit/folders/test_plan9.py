@@ -304,6 +304,18 @@ def test_a_guest_cannot_hold_without_end(client, monkeypatch):
     assert len(client.shared.nodes) == known
 
 
+def test_listings_are_bounded_together(client, folder, monkeypatch):
+    for number in range(100):
+        (folder / "sub" / f"{number:0200}").touch()
+    monkeypatch.setattr("gasang.folders.shared.MOST_LISTED", 60_000)
+    one, two, three = (client.opened(b"sub", flags=0) for _ in range(3))
+    for _ in range(3):  # read again and again, each counts once
+        assert len(client.names(one)) == len(client.names(two)) == 104
+    client.refused(errno.ENFILE, Kind.READDIR, struct.pack("<IQI", three, 0, 4096))
+    client.ask(Kind.CLUNK, struct.pack("<I", one))
+    assert len(client.names(three)) == 104
+
+
 def test_no_message_breaks_it_or_leaves_the_folder(client, folder):
     chance = random.Random(9)
     outside = sorted(path for path in folder.parent.iterdir())
