@@ -2,9 +2,11 @@
 
 import os
 import signal
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 
@@ -195,6 +197,46 @@ def test_trees_go_in_and_out(vm, tmp_path):
     assert vm.read("/tmp/tool") == b"#!/bin/sh\n"
     with pytest.raises(FileNotFoundError):
         vm.copy_in(tmp_path / "nothing", "/tmp")
+
+
+@contextmanager
+def echoing(vm, port):
+    """A server in the guest that says everything again, once."""
+    server = vm.popen(f"nc -l -p {port} -e cat")
+    vm.run(f"until netstat -ltn | grep -q :{port}; do sleep 0.1; done", timeout=60, check=True)
+    yield
+    server.close()
+
+
+def test_a_machine_without_a_network_has_ports(vm):
+    content = os.urandom(3 << 20)
+    with echoing(vm, 4444):
+        where = vm.expose(4444)
+        host, port = where.split(":")
+        with socket.create_connection((host, int(port)), 60) as connection:
+            sender = threading.Thread(target=lambda: (connection.sendall(content), connection.shutdown(1)))
+            sender.start()
+            with connection.makefile("rb") as stream:
+                assert stream.read() == content
+            sender.join()
+    with socket.create_connection((host, int(port)), 60) as connection:
+        assert connection.recv(1) == b"", "nobody listens there any more"
+    with pytest.raises(ConfigError, match="cannot be listened at for port 80"):
+        vm.expose(80, int(port))
+    vm.unexpose(where)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((host, int(port)), 60)
+    with pytest.raises(ConfigError, match="nothing of the guest is exposed"):
+        vm.unexpose(where)
+
+
+def test_ports_end_with_the_machine():
+    with Machine.boot(accel="bt", vsock=True) as machine:
+        host, port = machine.expose(80).split(":")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((host, int(port)), 60)
+    with pytest.raises(ConfigError, match="has ended"):
+        machine.expose(80)
 
 
 def test_a_port_of_the_guest_is_reached(vm):

@@ -78,12 +78,17 @@ def test_it_ends_with_its_machine():
 
 
 @needs_passt
-def test_it_publishes_nothing():
-    with (
-        Machine.boot(net="passt", accel="bt") as vm,
-        pytest.raises(ConfigError, match="passt does not do that"),
-    ):
+def test_ports_are_the_agents_business():
+    with Machine.boot(net="passt", accel="bt") as vm, pytest.raises(ConfigError, match="no agent"):
         vm.expose(80)
+    with Machine.boot(net="passt", accel="bt", vsock=True) as vm:
+        host, port = vm.expose(7777).split(":")
+        server = vm.popen("nc -l -p 7777 -e cat")
+        vm.run("until netstat -ltn | grep -q :7777; do sleep 0.1; done", timeout=60, check=True)
+        with socket.create_connection((host, int(port)), 60) as connection:
+            connection.sendall(b"around")
+            assert connection.recv(100) == b"around"
+        server.close()
 
 
 def test_without_passt_there_is_a_clear_error(monkeypatch, tmp_path):

@@ -24,7 +24,7 @@ def add_options(options: argparse._ActionsContainer) -> None:
         action="append",
         default=[],
         help="a port of this host's loopback, or ADDRESS:HOST:GUEST, that is one of the guest's; "
-        "may be repeated; needs --net",
+        "may be repeated; with no --net user the guest's agent connects it",
     )
 
 

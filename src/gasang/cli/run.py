@@ -318,8 +318,8 @@ def _configuration(options: argparse.Namespace) -> MachineConfig:
 
 
 def _needs_vsock(options: argparse.Namespace) -> bool:
-    """Whether the default guest's agent behind it is needed: it mounts folders, and knows users."""
-    asked = options.volume or options.rootfs or options.user or options.tty
+    """Whether the default guest's agent behind it is needed: for folders, users, and ports."""
+    asked = options.volume or options.rootfs or options.user or options.tty or options.publish
     return (bool(asked) and options.kernel is None) or (bool(options.bios) and options.command is not None)
 
 

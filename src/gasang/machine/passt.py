@@ -91,16 +91,6 @@ class PasstNetwork:
     def set_mac(self, mac: bytes) -> None:
         """It learns addresses from frames."""
 
-    def expose(self, guest_port: int, address: str) -> str:
-        """It was told at its start what to publish: nothing. Raises `ConfigError`."""
-        raise ConfigError(
-            f"port {guest_port} cannot be published at {address}: passt does not do that, --net user does"
-        )
-
-    def unexpose(self, address: str) -> None:
-        """Raises `ConfigError`."""
-        raise ConfigError(f"nothing of the guest is exposed at {address}")
-
     def state(self) -> Saved:
         """Nothing: connections end with the one that passt had."""
         return {"connections": []}
