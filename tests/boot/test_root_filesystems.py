@@ -138,10 +138,11 @@ def test_a_snapshot_of_it_restores(guest, tmp_path):
         assert other.run("echo $FOO; ls /box").stdout == b"bar\n"
 
 
-def test_a_folder_is_a_root_that_is_not_written(folder, tmp_path):
+@pytest.mark.parametrize("kind", ["virtiofs", "9p"])
+def test_a_folder_is_a_root_that_is_not_written(folder, tmp_path, kind):
     before = sums_of(folder)
     (tmp_path / "more").mkdir()
-    with Machine.boot(rootfs=folder, folders=[f"{tmp_path}/more:/mnt/more"]) as machine:
+    with Machine.boot(rootfs=folder, folders=[f"{tmp_path}/more:/mnt/more:{kind}"]) as machine:
         assert sums_in(machine) == before
         machine.run("touch /new /mnt/more/new; ls /new", check=True)
         assert machine.run("id -u; echo $PWD").stdout == b"0\n/root\n"

@@ -8,12 +8,13 @@
 echo gasang >/proc/sys/kernel/hostname
 
 # Drivers, if there are any: of PCI functions and what ACPI names, then of the virtio devices that these are. Others
-# the kernel asks for: a file system that is mounted.
+# the kernel asks for: a file system that is mounted. That of 9P is loaded here: another root has no modules.
 if [ -d /lib/modules ]; then
     echo /usr/bin/modprobe >/proc/sys/kernel/modprobe
     for bus in pci acpi virtio; do
         cat /sys/bus/$bus/devices/*/modalias | xargs modprobe -a
     done 2>/dev/null
+    [ ! -e /sys/module/9pnet_virtio ] || modprobe 9p
 fi
 
 # Ports of a virtio console get names, as udev gives them; they come some time after their driver.
