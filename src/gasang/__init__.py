@@ -27,6 +27,7 @@ from gasang.errors import (
     RootFilesystemError,
     SnapshotError,
 )
+from gasang.lazy import attributes
 
 if TYPE_CHECKING:
     from gasang.config import MachineConfig
@@ -52,18 +53,13 @@ __all__ = [
 ]
 
 
+_find = attributes(__name__, {"AsyncMachine": "machine", "Machine": "machine", "MachineConfig": "config"})
+
+
 def __getattr__(name: str) -> Any:
     """What takes long to load is loaded when it is asked for: `gasang --version` needs no engine."""
-    if name in ("AsyncMachine", "Machine"):
-        from gasang import machine  # noqa: PLC0415
-
-        return getattr(machine, name)
-    if name == "MachineConfig":
-        from gasang.config import MachineConfig  # noqa: PLC0415
-
-        return MachineConfig
     if name == "__version__":
         from importlib import metadata  # noqa: PLC0415 - it takes longer to load than the rest
 
         return metadata.version("gasang")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _find(name)

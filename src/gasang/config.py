@@ -162,8 +162,9 @@ class Folder:
 
         Raises `ConfigError`.
         """
-        host, guest, *options = text.split(":", 2) if text.count(":") else (text, "")
-        words = options[0].split(",") if options else []
+        host, _, rest = text.partition(":")
+        guest, colon, options = rest.partition(":")
+        words = options.split(",") if colon else []
         kinds = [kind for kind in get_args(FolderKind) if kind in words]
         access = [word for word in ("ro", "rw") if word in words]
         if (

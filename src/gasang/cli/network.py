@@ -35,6 +35,12 @@ def asked_for(options: argparse.Namespace) -> Network | None:
     return None if options.net is None else Network.parse(options.net)
 
 
+def by_agent(options: argparse.Namespace) -> bool:
+    """Whether the guest's agent connects the ports. Raises `ConfigError`."""
+    network = asked_for(options)
+    return bool(options.publish) and (network is None or network.kind != "user")
+
+
 def published(machine: Machine, options: argparse.Namespace) -> Machine:
     """The machine, with connections to the host's ports from now on. Raises `ConfigError`, and then it is
     stopped."""

@@ -319,7 +319,7 @@ def _configuration(options: argparse.Namespace) -> MachineConfig:
 
 def _needs_vsock(options: argparse.Namespace) -> bool:
     """Whether the default guest's agent behind it is needed: for folders, users, and ports."""
-    asked = options.volume or options.rootfs or options.user or options.tty or options.publish
+    asked = options.volume or options.rootfs or options.user or options.tty or network.by_agent(options)
     return (bool(asked) and options.kernel is None) or (bool(options.bios) and options.command is not None)
 
 

@@ -16,6 +16,7 @@ from gasang.folders.shared import (
     MOST_BYTES,
     Attributes,
     Change,
+    Entry,
     Found,
     SharedFolder,
     owner,
@@ -204,31 +205,26 @@ class FuseServer:
 
     def _readdir(self, _node: int, body: bytes, *, plus: bool) -> bytes:
         handle, offset, size, *_ = messages.READ.unpack_from(body)
-        node, names = self._folder.listed(handle, offset)
         reply, size = bytearray(), min(size, MOST_BYTES)
-        for index in range(min(offset, len(names)), len(names)):
-            name = names[index]
-            length = messages.DIRECTORY_ENTRY.size + len(name)
+        for entry in self._folder.entries(handle, offset):
+            length = messages.DIRECTORY_ENTRY.size + len(entry.name)
             padded = (length + 7 & ~7) + (_ENTRY_SIZE if plus else 0)
             if len(reply) + padded > size:
                 break
-            try:
-                status = self._folder.status_in(node, name)
-            except OSError:
-                continue  # It is gone meanwhile.
             start = len(reply)
             if plus:
-                is_self = name in (b".", b"..")
-                told = (
-                    _NO_ENTRY + _attributes(status)
-                    if is_self
-                    else _entry(self._folder.told(node, name, status))
-                )
-                reply += told
-            kind = stat.S_IFMT(status.st_mode) >> 12
-            reply += messages.DIRECTORY_ENTRY.pack(status.st_ino, index + 1, len(name), kind) + name
+                reply += self._listed(entry)
+            status, kind = entry.status, stat.S_IFMT(entry.status.st_mode) >> 12
+            reply += messages.DIRECTORY_ENTRY.pack(status.st_ino, entry.offset, len(entry.name), kind)
+            reply += entry.name
             reply += bytes(start + padded - len(reply))
         return bytes(reply)
+
+    def _listed(self, entry: Entry) -> bytes:
+        """The guest is told of what it lists, but for the directory itself and the one above."""
+        if entry.name in (b".", b".."):
+            return _NO_ENTRY + _attributes(entry.status)
+        return _entry(self._folder.told(entry.directory, entry.name, entry.status))
 
 
 _ENTRY_SIZE = messages.ENTRY.size + messages.ATTRIBUTES.size

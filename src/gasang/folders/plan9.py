@@ -315,19 +315,14 @@ class Plan9Server:
 
     def _readdir(self, fields: Fields) -> bytes:
         number, offset, size = fields.numbers(messages.TRANSFER)
-        node, names = self._folder.listed(self._handle(number), offset)
         room = min(size, self._most - messages.HEAD.size - messages.TRANSFERRED.size)
         reply = bytearray()
-        for index in range(min(offset, len(names)), len(names)):
-            name = names[index]
-            if len(reply) + messages.ENTRY.size + messages.COUNT.size + len(name) > room:
+        for entry in self._folder.entries(self._handle(number), offset):
+            if len(reply) + messages.ENTRY.size + messages.COUNT.size + len(entry.name) > room:
                 break
-            try:
-                status = self._folder.status_in(node, name)
-            except OSError:
-                continue  # It is gone meanwhile.
-            qid = messages.QID.unpack(self._qid(status))
-            reply += messages.ENTRY.pack(*qid, index + 1, stat.S_IFMT(status.st_mode) >> 12) + text(name)
+            qid = messages.QID.unpack(self._qid(entry.status))
+            kind = stat.S_IFMT(entry.status.st_mode) >> 12
+            reply += messages.ENTRY.pack(*qid, entry.offset, kind) + text(entry.name)
         return messages.TRANSFERRED.pack(len(reply)) + reply
 
     def _mkdir(self, fields: Fields) -> bytes:

@@ -84,14 +84,8 @@ ANSWER_ERROR = 7
 
 
 class Valid(IntFlag):
-    """Which attributes a request sets, and how."""
+    """How a SETATTR request sets times, beside the attributes that `Change` names."""
 
-    MODE = 1 << 0
-    UID = 1 << 1
-    GID = 1 << 2
-    SIZE = 1 << 3
-    ATIME = 1 << 4
-    MTIME = 1 << 5
     ATIME_SET = 1 << 7
     MTIME_SET = 1 << 8
 

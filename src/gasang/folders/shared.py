@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import IntFlag
 from pathlib import Path
@@ -44,6 +44,17 @@ class Found(NamedTuple):
     number: int
     """Its node's."""
 
+    status: os.stat_result
+
+
+class Entry(NamedTuple):
+    """A file of a listing."""
+
+    offset: int
+    """Where the listing goes on behind it."""
+
+    directory: int
+    name: bytes
     status: os.stat_result
 
 
@@ -298,8 +309,22 @@ class SharedFolder:
         self._listings[handle] = (node, [])
         return handle
 
-    def listed(self, handle: int, offset: int) -> tuple[int, list[bytes]]:
-        """The directory's node and the names in it, which are read when a listing begins."""
+    def entries(self, handle: int, offset: int) -> Iterator[Entry]:
+        """What a listing goes on with; the names are read when it begins, those that are gone left out."""
+        node, names = self._listed_names(handle, offset)
+        directory = self.nodes.directory(node)
+        for index in range(min(offset, len(names)), len(names)):
+            name = names[index]
+            try:
+                # What is above the folder is not said.
+                inside = name if name != b".." else b"."
+                status = os.stat(inside, dir_fd=directory, follow_symlinks=False)
+            except OSError:
+                continue
+            yield Entry(index + 1, node, name, status)
+
+    def _listed_names(self, handle: int, offset: int) -> tuple[int, list[bytes]]:
+        """The directory's node, and the names in it."""
         if handle not in self._listings:
             raise error(errno.EBADF)
         node, names = self._listings[handle]
@@ -312,11 +337,6 @@ class SharedFolder:
             self._listings[handle] = node, names
             self._listed += _cost(names)
         return node, names
-
-    def status_in(self, node: int, name: bytes) -> os.stat_result:
-        """What is known of a file by a name of a listing; what is above the folder is not said."""
-        inside = name if name != b".." else b"."
-        return os.stat(inside, dir_fd=self.nodes.directory(node), follow_symlinks=False)
 
     def sync_directory(self, node: int) -> None:
         """Have a directory's names on the disk."""

@@ -11,7 +11,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from signal import SIGKILL
@@ -253,13 +253,8 @@ class VsockAgent:
 
     def proxy(self, port: int) -> socket.socket:
         """A connection to 127.0.0.1:`port` in the guest. Raises `GuestFileError` if nobody listens there."""
-        frames = self._connect(None)
-        try:
-            frames.send(Kind.PROXY, struct.pack("<H", port))
+        with self._request(Kind.PROXY, struct.pack("<H", port), stays=True) as frames:
             _expect_ok(frames, f"port {port}")
-        except BaseException:
-            frames.close()
-            raise
         return frames.socket
 
     def repair(
@@ -275,15 +270,11 @@ class VsockAgent:
         now = time.time_ns() if time_ns is None else time_ns
         random = os.urandom(_RANDOM_BYTES)
         payload = struct.pack("<Q", now) + blob(random) + text(hostname) + text(machine_id) + blob(mac)
-        frames = self._connect(None)
         try:
-            frames.send(Kind.REPAIR, payload)
-            _expect_ok(frames, "repair")
-        except BaseException as error:
-            frames.close()
-            if isinstance(error, GuestFileError):
-                raise GuestAgentError(f"the guest cannot be repaired: {error.text}") from None
-            raise self._explain() if isinstance(error, ConnectionEnded) else error from None
+            with self._request(Kind.REPAIR, payload, stays=True) as frames:
+                _expect_ok(frames, "repair")
+        except GuestFileError as error:
+            raise GuestAgentError(f"the guest cannot be repaired: {error.text}") from None
         self._keep(frames)  # A guest was mended for something: it is ready for that.
 
     def connect(self) -> socket.socket:
@@ -297,15 +288,18 @@ class VsockAgent:
             return _greeting(kind, payload)
 
     @contextmanager
-    def _request(self, kind: Kind, payload: bytes = b"") -> Iterator[Frames]:
+    def _request(self, kind: Kind, payload: bytes = b"", *, stays: bool = False) -> Iterator[Frames]:
+        """A request, and a connection for its answer, closed behind it unless it `stays` and all is well."""
         frames = self._connect(None)
-        try:
-            frames.send(kind, payload)
-            yield frames
-        except ConnectionEnded:
-            raise self._explain() from None
-        finally:
-            frames.close()
+        with ExitStack() as unless_it_stays:
+            unless_it_stays.callback(frames.close)
+            try:
+                frames.send(kind, payload)
+                yield frames
+            except ConnectionEnded:
+                raise self._explain() from None
+            if stays:
+                unless_it_stays.pop_all()
 
     def _keep(self, frames: Frames | None) -> None:
         """Keep a connection for the next request, in the place of the one that was kept."""
@@ -318,9 +312,8 @@ class VsockAgent:
         """The connection that was kept, if it still is one."""
         with self._changed:
             kept, self._kept = self._kept, None
-        if kept is not None and kept.is_readable(
-            time.monotonic()
-        ):  # The agent says nothing unasked: it is gone.
+        # The agent says nothing unasked: what can be read is the end.
+        if kept is not None and kept.is_readable(time.monotonic()):
             kept.close()
             return None
         return kept

@@ -14,7 +14,7 @@ from gasang.folders import plan9_messages as messages
 from gasang.folders.nodes import ROOT
 from gasang.folders.plan9 import MOST_MESSAGE
 from gasang.folders.plan9_messages import Fields, Kind, Valid, text
-from gasang.folders.shared import MOST_OPEN
+from gasang.folders.shared import MOST_OPEN, Change
 
 ROOT_FID, NO_FID = 0, 0xFFFF_FFFF
 
@@ -186,23 +186,23 @@ def test_an_open_file_without_a_name_is_still_one(client, folder):
     os.pwrite(client.server.file(fid, writing=True), b"12345", 0)
     client.ask(Kind.UNLINKAT, bytes(4), text(b"temporary"), struct.pack("<I", 0))
     assert client.status(fid)[3] == 0
-    client.set(fid, Valid.SIZE | Valid.MODE, mode=0o600, size=3)
+    client.set(fid, Change.SIZE | Change.MODE, mode=0o600, size=3)
     assert client.status(fid)[5] == 3
     assert stat.S_IMODE(client.status(fid)[0]) == 0o600
 
 
 def test_attributes_are_set(client, folder):
     fid = client.at(b"file")
-    some = Valid.MODE | Valid.SIZE | Valid.ATIME | Valid.MTIME | Valid.ATIME_SET | Valid.MTIME_SET
+    some = Change.MODE | Change.SIZE | Change.ATIME | Change.MTIME | Valid.ATIME_SET | Valid.MTIME_SET
     client.set(fid, some, mode=0o4755, size=3, times=(1000, 5, 2000, 6))
     found = (folder / "file").stat()
     assert (found.st_atime_ns, found.st_mtime_ns) == (1000 * 10**9 + 5, 2000 * 10**9 + 6)
     assert (stat.S_IMODE(found.st_mode), found.st_size) == (0o755, 3)
-    client.set(fid, Valid.ATIME | Valid.MTIME | Valid.MTIME_SET, times=(0, 0, 3000, 7))
+    client.set(fid, Change.ATIME | Change.MTIME | Valid.MTIME_SET, times=(0, 0, 3000, 7))
     found = (folder / "file").stat()
     assert found.st_mtime_ns == 3000 * 10**9 + 7
     assert found.st_atime > 10**9
-    client.set(fid, Valid.ATIME | Valid.MTIME)
+    client.set(fid, Change.ATIME | Change.MTIME)
     assert (folder / "file").stat().st_mtime > 10**9
 
 
@@ -241,7 +241,7 @@ def test_no_link_of_the_host_leads_out(client, folder):
     client.refused(errno.ELOOP, Kind.LOPEN, struct.pack("<II", out, 0))
     client.refused(errno.ENOTDIR, Kind.WALK, struct.pack("<IIH", out, 99, 1), text(b"x"))
     with pytest.raises(OSError, match="not supported"):
-        client.set(out, Valid.MODE, mode=0o777)
+        client.set(out, Change.MODE, mode=0o777)
     assert (folder.parent / "outside").read_text() == "secret"
 
 
@@ -258,7 +258,7 @@ def test_a_folder_to_be_read_is_not_written(folder):
         (Kind.LINK, (bytes(4), one, name)),
         (Kind.RENAMEAT, (bytes(4), text(b"file"), bytes(4), name)),
         (Kind.UNLINKAT, (bytes(4), text(b"file"), bytes(4))),
-        (Kind.SETATTR, (one, struct.pack("<I", Valid.SIZE), bytes(52))),
+        (Kind.SETATTR, (one, struct.pack("<I", Change.SIZE), bytes(52))),
         (Kind.REMOVE, (one,)),
     ):
         client.refused(errno.EROFS, kind, *fields)

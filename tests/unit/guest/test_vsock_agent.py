@@ -72,3 +72,13 @@ def test_a_repair_that_is_refused_is_said():
     with pytest.raises(GuestAgentError, match="cannot be repaired: no"):
         VsockAgent(guest.dial).repair()
     assert guest.hung_up.wait(60)
+
+
+def test_a_port_of_a_guest_that_is_gone_is_an_error_of_ours():
+    def dial(port, timeout):
+        ours, theirs = socket.socketpair()
+        theirs.close()
+        return ours
+
+    with pytest.raises(GuestAgentError, match="the guest's agent does not answer"):
+        VsockAgent(dial).proxy(80)
